@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One client's connection: asyncvarlink behind limits of our own.
+
+asyncvarlink keeps as much as a client sends without a NUL, takes descriptors
+nobody asked for, and stops reading while a call runs. Here a message has an
+end, descriptors are counted and closed, and a client that goes is noticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+
+from asyncvarlink import (
+    FileDescriptorArray,
+    VarlinkInterfaceRegistry,
+    VarlinkInterfaceServerProtocol,
+    VarlinkTransport,
+)
+from asyncvarlink.serviceinterface import VarlinkServiceInterface
+from asyncvarlink.types import JSONObject
+
+from ..errors import BrokerFailure
+from ..model import Peer
+from ..version import __version__
+from ..wire.interface import BrokerInterface, Service, to_wire
+
+_log = logging.getLogger(__name__)
+
+MESSAGE_LIMIT = 64 * 1024  # bytes
+DESCRIPTOR_LIMIT = 8  # a connection; no call takes any
+
+
+class _Transport(VarlinkTransport):
+    MAX_RECV_FDS = DESCRIPTOR_LIMIT + 1
+
+
+class Connection(VarlinkInterfaceServerProtocol):
+    """Serves one peer. Not to be used again once it is lost."""
+
+    def __init__(
+        self, peer: Peer, service: Service, on_lost: Callable[[Connection], None]
+    ) -> None:
+        registry = VarlinkInterfaceRegistry()
+        registry.register_interface(BrokerInterface(service, peer))
+        registry.register_interface(
+            VarlinkServiceInterface(
+                vendor="tapster",
+                product="tapsterd",
+                version=__version__,
+                url="https://varlink.org",
+                registry=registry,
+            )
+        )
+        super().__init__(registry)
+        self.peer = peer
+        self.last_activity = asyncio.get_running_loop().time()
+        self.calls = 0  # running now
+        self._on_lost = on_lost
+        self._unfinished = 0  # bytes since the last NUL
+        self._descriptors = 0
+        self._hangup: socket.socket | None = None
+        self._base: VarlinkTransport | None = None
+
+    def attach_socket(self, connection: socket.socket) -> None:
+        """Take over an accepted, non-blocking socket: it is closed with this."""
+        loop = asyncio.get_running_loop()
+        self._base = _Transport(loop, connection, connection, self)
+        # While a call runs the transport does not read, so it would not see
+        # the client go. A second descriptor of the same socket does.
+        self._hangup = connection.dup()
+
+    def abort(self) -> None:
+        """Close now, whatever is queued."""
+        if self._base is not None:
+            self._base.abort()
+
+    def message_received(self, data: bytes, fds: FileDescriptorArray | None) -> None:
+        self.last_activity = asyncio.get_running_loop().time()
+        if fds is not None:
+            # The transport closes them when this returns: nobody refers to them.
+            self._descriptors += len(fds)
+            if self._descriptors > DESCRIPTOR_LIMIT:
+                self._violation("sent too many descriptors")
+                return
+        first_end = data.find(b"\0")
+        if (
+            self._unfinished + (len(data) if first_end < 0 else first_end)
+            > MESSAGE_LIMIT
+        ):
+            self._violation("sent too large a message")
+            return
+        last_end = data.rfind(b"\0")
+        self._unfinished = (
+            len(data) - last_end - 1
+            if last_end >= 0
+            else (self._unfinished + len(data))
+        )
+        try:
+            super().message_received(data, None)
+        except (ValueError, RecursionError):
+            self._violation("sent no JSON")
+
+    def error_received(
+        self, err: Exception, data: bytes, fds: FileDescriptorArray | None
+    ) -> None:
+        self._violation("sent no JSON object")
+
+    def _violation(self, what: str) -> None:
+        _log.warning("uid %d, pid %d %s", self.peer.uid, self.peer.pid, what)
+        self.abort()
+
+    def request_received(
+        self, obj: JSONObject, fds: FileDescriptorArray | None
+    ) -> asyncio.Future[None] | None:
+        future: asyncio.Future[None] | None = super().request_received(obj, fds)
+        if future is not None and self._hangup is not None:
+            self.calls += 1
+            asyncio.get_running_loop().add_reader(self._hangup, self._check_hangup)
+            future.add_done_callback(self._call_ended)
+        return future
+
+    def _call_ended(self, _: asyncio.Future[None]) -> None:
+        self.calls -= 1
+        self.last_activity = asyncio.get_running_loop().time()
+        if self._hangup is not None:
+            asyncio.get_running_loop().remove_reader(self._hangup)
+
+    def _check_hangup(self) -> None:
+        """Readable during a call: the client has gone, or sent ahead."""
+        if self._hangup is None:
+            return
+        try:
+            data = self._hangup.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        asyncio.get_running_loop().remove_reader(self._hangup)
+        if not data:
+            self.abort()
+
+    def handle_call_exception(self, exc: BaseException, oneway: bool) -> None:
+        """Log in full what nobody foresaw; tell the caller nothing of it."""
+        if isinstance(exc, asyncio.CancelledError):
+            return
+        _log.error("unexpected error in a call of uid %d", self.peer.uid, exc_info=exc)
+        raise to_wire(
+            BrokerFailure("internal error", "the broker's log has the reason")
+        )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._hangup is not None:
+            asyncio.get_running_loop().remove_reader(self._hangup)
+            self._hangup.close()
+            self._hangup = None
+        self._on_lost(self)

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The tab: every NIC that was handed out, what it was for, and whose it is.
+
+The kernel is the truth about what exists. A record says what the kernel can't:
+one file a NIC in the runtime directory, which does not outlive a reboot, as
+the taps do not. A record is written before its tap is handed out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..kernel.tun import is_valid_name
+from ..model import State
+from ..networks.dnsmasq import remove_file, write_file
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Nic:
+    """One tap of ours. `network` is None on a Linux bridge that is not ours."""
+
+    ifname: str
+    ifindex: int
+    bridge: str
+    bridge_index: int
+    network: str | None
+    uid: int
+    user: str
+    pid: int
+    name: str
+    mac: str | None
+    ipv4: str | None
+    ipv6: str | None
+    mtu: int
+    state: State
+    reason: str | None = None
+
+    @property
+    def scope(self) -> tuple[str, int, str]:
+        """What a guest's name is unique in: one user's guests on one network."""
+        return (self.network or f"bridge:{self.bridge}", self.uid, self.name)
+
+
+class Ledger:
+    """All NICs, found by whatever is known of them."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        self._by_ifname: dict[str, Nic] = {}
+        self._by_index: dict[int, Nic] = {}
+        self._by_scope: dict[tuple[str, int, str], Nic] = {}
+        self._by_mac: dict[tuple[int, str], Nic] = {}
+        self._by_bridge: dict[str, dict[str, Nic]] = {}
+        self._waiting: dict[str, Nic] = {}
+        self._counts: Counter[tuple[int, str | None]] = Counter()
+        self._lowest_number: dict[tuple[str, int], int] = {}
+
+    def __iter__(self) -> Iterator[Nic]:
+        return iter(self._by_ifname.values())
+
+    def __len__(self) -> int:
+        return len(self._by_ifname)
+
+    def by_ifname(self, ifname: str) -> Nic | None:
+        return self._by_ifname.get(ifname)
+
+    def by_index(self, ifindex: int) -> Nic | None:
+        return self._by_index.get(ifindex)
+
+    def by_scope(self, scope: tuple[str, int, str]) -> Nic | None:
+        return self._by_scope.get(scope)
+
+    def by_mac(self, bridge_index: int, mac: str) -> Nic | None:
+        return self._by_mac.get((bridge_index, mac))
+
+    def on_bridge(self, bridge: str) -> list[Nic]:
+        return list(self._by_bridge.get(bridge, {}).values())
+
+    def waiting(self) -> list[Nic]:
+        return list(self._waiting.values())
+
+    def count(self, uid: int, network: str) -> int:
+        """How many NICs a user has on a network."""
+        return self._counts[uid, network]
+
+    def free_name(self, where: str, uid: int) -> str:
+        """A name for a guest that was given none: vm1, or the next that is free."""
+        number = self._lowest_number.get((where, uid), 1)
+        while (where, uid, f"vm{number}") in self._by_scope:
+            number += 1
+        self._lowest_number[where, uid] = number
+        return f"vm{number}"
+
+    def add(self, nic: Nic) -> None:
+        """Enter a NIC and write its record."""
+        self._write(nic)
+        self._counts[nic.uid, nic.network] += 1
+        self._index(nic)
+
+    def _index(self, nic: Nic) -> None:
+        self._by_ifname[nic.ifname] = nic
+        self._by_index[nic.ifindex] = nic
+        self._by_scope[nic.scope] = nic
+        self._by_bridge.setdefault(nic.bridge, {})[nic.ifname] = nic
+        if nic.state is State.WAITING:
+            self._waiting[nic.ifname] = nic
+        else:
+            self._waiting.pop(nic.ifname, None)
+        if nic.mac is not None and nic.state is State.ACTIVE:
+            self._by_mac[nic.bridge_index, nic.mac] = nic
+
+    def update(self, nic: Nic) -> None:
+        """Write the record anew and find the NIC by its MAC from now on."""
+        self._write(nic)
+        self._index(nic)
+
+    def remove(self, nic: Nic) -> None:
+        """Strike a NIC off and remove its record."""
+        if self._by_ifname.pop(nic.ifname, None) is None:
+            return
+        self._counts[nic.uid, nic.network] -= 1
+        if not self._counts[nic.uid, nic.network]:
+            del self._counts[nic.uid, nic.network]
+        on_bridge = self._by_bridge[nic.bridge]
+        del on_bridge[nic.ifname]
+        if not on_bridge:
+            del self._by_bridge[nic.bridge]
+        self._waiting.pop(nic.ifname, None)
+        where, uid, name = nic.scope
+        number = name.removeprefix("vm")
+        if number.isdecimal() and int(number) < self._lowest_number.get(
+            (where, uid), 1
+        ):
+            self._lowest_number[where, uid] = int(number)
+        self._by_index.pop(nic.ifindex, None)
+        self._by_scope.pop(nic.scope, None)
+        if nic.mac is not None and self._by_mac.get((nic.bridge_index, nic.mac)) is nic:
+            del self._by_mac[nic.bridge_index, nic.mac]
+        remove_file(self._path(nic.ifname))
+
+    def forget(self, ifname: str) -> None:
+        """Remove the record of a NIC that was never entered here."""
+        remove_file(self._path(ifname))
+
+    def _path(self, ifname: str) -> str:
+        return os.path.join(self._directory, ifname)
+
+    def _write(self, nic: Nic) -> None:
+        fields = {
+            field.name: getattr(nic, field.name) for field in dataclasses.fields(nic)
+        }
+        write_file(self._path(nic.ifname), json.dumps(fields))
+
+    def records(self) -> Iterator[Nic]:
+        """What an earlier broker wrote; a record that makes no sense is removed."""
+        for ifname in sorted(os.listdir(self._directory)):
+            path = self._path(ifname)
+            try:
+                with open(path, encoding="utf-8") as file:
+                    nic = read_record(json.load(file))
+                if nic.ifname != ifname or not is_valid_name(ifname):
+                    raise ValueError("it is about another device")
+            except (ValueError, TypeError, KeyError) as err:
+                _log.warning("record %s is damaged and removed: %s", path, err)
+                remove_file(path)
+                continue
+            yield nic
+
+
+def read_record(data: object) -> Nic:
+    """:raises ValueError, TypeError: these are not a NIC's fields and types."""
+    if not isinstance(data, dict):
+        raise TypeError("not an object")
+    nic = Nic(**data)
+    for field in dataclasses.fields(Nic):
+        value = getattr(nic, field.name)
+        optional = "None" in str(field.type)
+        wanted: type = int if str(field.type).startswith("int") else str
+        if not (isinstance(value, wanted) or (optional and value is None)):
+            raise TypeError(f"{field.name} is {value!r}")
+    nic.state = State(nic.state)
+    return nic

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""tapsterd: the command."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from ..errors import TapsterError
+from .options import parse
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command. Its errors are one line on stderr, and status 1."""
+    options = parse(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="tapsterd: %(levelname)s: %(message)s",
+        stream=sys.stderr,
+    )
+    os.umask(0o077)
+    try:
+        if options.rootless:
+            from .rootless import supervise
+
+            return supervise(options)
+        from .serve import run
+
+        return run(options, None)
+    except TapsterError as err:
+        print(f"tapsterd: {err.oneline()}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Who is at the other end of a socket, by the kernel's word (unix(7))."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+
+from ..model import Peer
+
+SO_PEERGROUPS = 59  # asm-generic/socket.h; not in Python's socket module
+_UCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
+_GROUPS = 64  # at first; the kernel says when it is too few
+
+
+def identify(connection: socket.socket) -> Peer:
+    """The process that called connect(2), as it was then.
+
+    :raises OSError: this is not a connected Unix socket.
+    """
+    pid, uid, gid = _UCRED.unpack(
+        connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    )
+    return Peer(uid, gid, frozenset(_groups(connection)) | {gid}, pid)
+
+
+def _groups(connection: socket.socket) -> list[int]:
+    size = _GROUPS
+    while True:
+        try:
+            raw = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, size * 4)
+        except OSError as err:
+            if err.errno == errno.ERANGE and size < 65536:  # NGROUPS_MAX
+                size *= 8
+                continue
+            raise
+        return list(struct.unpack(f"{len(raw) // 4}I", raw))

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a broker does first: find what an earlier one left, and finish it.
+
+The kernel says what exists, the records what it was for. A NIC with both is
+gone on with; a record without its tap is a teardown that is still due. The
+nftables tables are made anew from what was found, in one transaction: running
+guests notice nothing, and whatever did not belong is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+
+from ..kernel import rtnetlink
+from ..kernel.netlink import NetlinkError
+from ..kernel.nft import NftError
+from ..kernel.rtnetlink import Link
+from ..model import State
+from ..networks import nat, ruleset
+from ..networks.nat import NatNetwork
+from .broker import TAP_ALIAS, Broker
+from .ledger import Nic
+
+_log = logging.getLogger(__name__)
+
+
+async def reconcile(broker: Broker) -> None:
+    """Bring records, kernel and processes together. Call it once, at the start.
+
+    :raises NetlinkError, NftError: the kernel would not even answer.
+    """
+    env = broker.env
+    links = {link.ifindex: link for link in rtnetlink.links(env.netlink)}
+    found: list[Nic] = []
+    vanished: list[Nic] = []
+    for nic in broker.ledger.records():
+        (found if _is_same(nic, links.get(nic.ifindex)) else vanished).append(nic)
+    networks = _recall_networks(broker)
+
+    text = ruleset.tables()
+    for network in networks:
+        if network.bridge_index:
+            text += ruleset.add_network(
+                network.bridge, network.subnet4, network.subnet6
+            )
+    for nic in found:
+        chain = "nat" if nic.network else "lan"
+        mac = nic.mac if nic.state is not State.WAITING else None
+        text += ruleset.add_port(
+            nic.ifname, chain, mac, nic.ipv4, refused=nic.state is State.REFUSED
+        )
+    env.nft.run("make tables", text)
+
+    for nic in found:
+        broker.ledger.add(nic)
+    for nic in vanished:
+        _log.info("%s went while no broker ran", nic.ifname)
+        broker.ledger.forget(nic.ifname)
+        broker.events.about("detached", nic)
+    for network in networks:
+        ifnames = {nic.ifname for nic in broker.ledger.on_bridge(network.bridge)}
+        network.find_dnsmasq()
+        if network.bridge_index and ifnames:
+            await network.adopt(ifnames)
+            broker.networks[network.key] = network
+        else:
+            await network.down()
+    _delete_lost_bridges(broker, links)
+    if not broker.networks and env.forwarding.changed:
+        env.forwarding.restore()
+
+
+def _is_same(nic: Nic, link: Link | None) -> bool:
+    """Whether the device is the recorded one: index, name and our alias, which
+    nobody without CAP_NET_ADMIN can set."""
+    return (
+        link is not None
+        and link.name == nic.ifname
+        and link.alias.startswith(TAP_ALIAS)
+    )
+
+
+def _recall_networks(broker: Broker) -> list[NatNetwork]:
+    networks = []
+    for bridge in sorted(os.listdir(broker.env.directory)):
+        try:
+            network = NatNetwork.recall(broker.env, bridge)
+        except (OSError, ValueError, KeyError, TypeError) as err:
+            path = os.path.join(broker.env.directory, bridge)
+            _log.warning("%s is damaged and removed: %s", path, err)
+            shutil.rmtree(path, ignore_errors=True)
+            continue
+        network.find_bridge()
+        networks.append(network)
+    return networks
+
+
+def _delete_lost_bridges(broker: Broker, links: dict[int, Link]) -> None:
+    """Bridges that bear our mark and have no record, if they have no port."""
+    known = {network.bridge for network in broker.networks.values()}
+    used = {link.master for link in links.values()}
+    for link in links.values():
+        if (
+            link.kind == "bridge"
+            and link.name.startswith(nat.BRIDGE_PREFIX)
+            and link.alias.startswith(nat.ALIAS)
+            and link.name not in known
+            and link.ifindex not in used
+        ):
+            try:
+                broker.env.netlink.transact(
+                    [rtnetlink.delete_link(link.ifindex, link.name)]
+                )
+            except NetlinkError as err:
+                _log.debug("%s", err)
+
+
+def remove_tables(broker: Broker) -> None:
+    """Leave nothing in nftables; for a broker that ends with no NIC."""
+    try:
+        broker.env.nft.run("delete tables", ruleset.no_tables())
+    except NftError as err:
+        _log.warning("%s", err)

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The broker as a process: what it is put together from, in order, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import socket
+from ipaddress import IPv4Network, IPv6Network
+from typing import NamedTuple
+
+from ..errors import BrokerUnavailable
+from ..kernel import process
+from ..kernel.netlink import NetlinkError, NetlinkSocket
+from ..kernel.nft import Nft, NftError
+from ..networks.forwarding import Forwarding
+from ..networks.nat import Environment
+from ..networks.store import StateStore
+from ..policy.config import Config, load
+from . import activation, reconcile
+from .activation import notify
+from .broker import Broker
+from .events import Events
+from .first_mac import FirstMac
+from .ledger import Ledger
+from .listener import Listener
+from .options import Options
+from .service import BrokerService
+from .watch import Watch
+
+_log = logging.getLogger(__name__)
+
+
+class Rootless(NamedTuple):
+    """What the supervisor outside knows and the broker inside can't see."""
+
+    listening: socket.socket
+    upstream: tuple[str, ...]
+    avoid: tuple[IPv4Network | IPv6Network, ...]
+
+
+def run(options: Options, rootless: Rootless | None) -> int:
+    """Serve until told to stop, or, rootless, until nobody needs it.
+
+    :raises BrokerUnavailable: it can't start; the message says why.
+    :raises ConfigError: a configuration file is wrong.
+    """
+    config = load(options.config)
+    if not process.has_capability(process.CAP_NET_ADMIN):
+        raise BrokerUnavailable(
+            "tapsterd needs CAP_NET_ADMIN in its network namespace",
+            "start it as root, or use --rootless",
+        )
+    lock = _lock(options.runtime)
+    try:
+        listening = _listening(options, rootless)
+        try:
+            return asyncio.run(_serve(options, config, listening, rootless))
+        except (NetlinkError, NftError) as err:
+            raise BrokerUnavailable(f"the kernel does not take part: {err}") from err
+        finally:
+            listening.close()
+    finally:
+        os.close(lock)
+
+
+def _lock(runtime: str) -> int:
+    """Be the only broker of a runtime directory."""
+    try:
+        os.makedirs(runtime, mode=0o755, exist_ok=True)
+        fd = os.open(
+            os.path.join(runtime, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+    except OSError as err:
+        raise BrokerUnavailable(
+            f"cannot use {runtime}: {err.strerror}", "see --runtime-dir"
+        ) from err
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise BrokerUnavailable(f"another broker uses {runtime}") from None
+    return fd
+
+
+def _listening(options: Options, rootless: Rootless | None) -> socket.socket:
+    if rootless is not None:
+        return rootless.listening.dup()
+    try:
+        activated = activation.activated_socket()
+    except ValueError as err:
+        raise BrokerUnavailable(f"socket activation: {err}") from err
+    # Everyone may ask; who may have what is policy.
+    return (
+        activated if activated is not None else activation.listen(options.socket, 0o666)
+    )
+
+
+def _environment(options: Options, rootless: Rootless | None) -> Environment:
+    networks = os.path.join(options.runtime, "networks")
+    try:
+        # What is below belongs to dnsmasq's group where it has one: it must
+        # pass, and nobody else can look.
+        os.chmod(options.runtime, 0o700 if rootless else 0o755)
+        os.makedirs(networks, exist_ok=True)
+        os.chmod(networks, 0o711)
+        store = StateStore(options.state)
+    except OSError as err:
+        raise BrokerUnavailable(
+            f"cannot use {err.filename}: {err.strerror}",
+            "see --runtime-dir and --state-dir",
+        ) from err
+    try:
+        nft = Nft()
+    except OSError as err:
+        raise BrokerUnavailable(
+            f"libnftables is missing: {err}", "apt install libnftables1"
+        ) from err
+    return Environment(
+        netlink=NetlinkSocket(),
+        nft=nft,
+        store=store,
+        forwarding=Forwarding(os.path.join(options.runtime, "sysctl.json")),
+        directory=networks,
+        upstream=rootless.upstream if rootless else (),
+        avoid=rootless.avoid if rootless else (),
+    )
+
+
+async def _serve(
+    options: Options,
+    config: Config,
+    listening: socket.socket,
+    rootless: Rootless | None,
+) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    env = _environment(options, rootless)
+    events = Events()
+    ledger = Ledger(os.path.join(options.runtime, "nics"))
+    broker = Broker(config, env, ledger, events)
+    watch = Watch()
+    first_mac = FirstMac(broker)
+    await reconcile.reconcile(broker)
+    watch.start(broker, first_mac)
+    if ledger.waiting():
+        first_mac.start()
+
+    service = BrokerService(broker, "rootless" if rootless else "system")
+    listener = Listener(listening, service, config.limits)
+    listener.start()
+    idle = None
+    if rootless is not None:
+        idle = loop.create_task(_stop_when_idle(broker, listener, stop))
+    notify("READY=1")
+    _log.info("serving %s", options.socket)
+    await stop.wait()
+
+    notify("STOPPING=1")
+    if idle is not None:
+        idle.cancel()
+    events.close()
+    listener.close()
+    first_mac.stop()
+    await broker.stop()
+    if not len(ledger):
+        reconcile.remove_tables(broker)
+    watch.stop()
+    broker.close()
+    env.netlink.close()
+    return 0
+
+
+async def _stop_when_idle(
+    broker: Broker, listener: Listener, stop: asyncio.Event
+) -> None:
+    """End when there has been no NIC and no connection for the time set."""
+    limit = broker.config.broker.idle_seconds
+    since = asyncio.get_running_loop().time()
+    while True:
+        await asyncio.sleep(max(min(limit / 10, 1.0), 0.05))
+        now = asyncio.get_running_loop().time()
+        if len(broker.ledger) or len(listener):
+            since = now
+        elif now - since >= limit:
+            _log.info("idle for %g s; ending", limit)
+            stop.set()
+            return

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Hears from the kernel what becomes of our devices, and passes it on."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable
+
+from ..kernel import rtnetlink
+from ..kernel.netlink import NetlinkMonitor, Reply
+from .broker import Broker
+from .first_mac import FirstMac
+
+_log = logging.getLogger(__name__)
+
+_BURST = 64  # datagrams read before others get their turn
+
+
+class Watch:
+    """One netlink monitor on the running event loop."""
+
+    def __init__(self) -> None:
+        """Listens from now on; what comes before `start` waits in the socket."""
+        self._monitor = NetlinkMonitor(
+            [rtnetlink.RTNLGRP_LINK, rtnetlink.RTNLGRP_NEIGH]
+        )
+        self._handle: Callable[[Reply], None] = lambda _: None
+        self._resynchronise: Callable[[], None] = lambda: None
+
+    def start(self, broker: Broker, first_mac: FirstMac) -> None:
+        def handle(reply: Reply) -> None:
+            if reply.type == rtnetlink.RTM_DELLINK:
+                # A port that leaves its bridge is told in family AF_BRIDGE.
+                if rtnetlink.link_family(reply) == 0:
+                    nic = broker.ledger.by_index(rtnetlink.link_index(reply))
+                    if nic is not None:
+                        broker.nic_gone(nic)
+            elif reply.type == rtnetlink.RTM_NEWNEIGH:
+                first_mac.neighbour(rtnetlink.parse_neighbour(reply))
+
+        def resynchronise() -> None:
+            alive = {link.ifindex for link in rtnetlink.links(broker.env.netlink)}
+            for nic in list(broker.ledger):
+                if nic.ifindex not in alive:
+                    broker.nic_gone(nic)
+
+        self._handle, self._resynchronise = handle, resynchronise
+        asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._read)
+
+    def _read(self) -> None:
+        for _ in range(_BURST):
+            try:
+                replies = self._monitor.read()
+            except OSError as err:
+                if err.errno != errno.ENOBUFS:
+                    raise
+                _log.warning("netlink messages were lost; looking at everything again")
+                self._resynchronise()
+                continue
+            if replies is None:
+                return
+            for reply in replies:
+                self._handle(reply)
+
+    def stop(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._monitor.fileno())
+        self._monitor.close()

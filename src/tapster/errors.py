@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Everything this project raises on purpose.
+
+A user meets each of these as one line and, where there is one, a hint that
+says what to do; `cli.main` prints them, nothing below it exits.
+
+    TapsterError
+     ├── UsageError              the command line or an argument is wrong
+     ├── ConfigError             a configuration file is wrong (file:line:column)
+     ├── BrokerUnavailable       nobody answers, and none could be started
+     ├── ProtocolError           the broker's answer makes no sense
+     └── RequestError            the broker answered: no
+          ├── InvalidRequest     a parameter is not acceptable
+          ├── NotAuthorized      not allowed, or no such thing: the same answer
+          ├── QuotaExceeded      the caller has as many NICs as it may have
+          ├── NameInUse          a guest of that name is attached already
+          ├── MacInUse           another guest of that network has that MAC
+          ├── AddressesExhausted the network has no address left
+          ├── NoSuchNic          nothing of that name that the caller may see
+          ├── BrokerBusy         a limit of the broker was met; try again
+          └── BrokerFailure      the broker's fault; its log has the details
+"""
+
+from __future__ import annotations
+
+
+class TapsterError(Exception):
+    """Base of all errors this project raises on purpose.
+
+    :param message: one line, without a full stop.
+    :param hint: what the reader can do about it, one line, or None.
+    """
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+    def oneline(self) -> str:
+        """The message and its hint as one line, for stderr."""
+        text = f"{self.message} ({self.hint})" if self.hint else self.message
+        return " ".join(text.split())
+
+
+class UsageError(TapsterError):
+    """The command line or an argument is wrong."""
+
+
+class ConfigError(TapsterError):
+    """A configuration file is wrong; the message starts with its place."""
+
+
+class BrokerUnavailable(TapsterError):
+    """No broker answers, and none could be started."""
+
+
+class ProtocolError(TapsterError):
+    """The broker's answer makes no sense."""
+
+
+class RequestError(TapsterError):
+    """The broker answered that it will not do what was asked."""
+
+
+class InvalidRequest(RequestError):
+    """A parameter of the request is not acceptable; the message names it."""
+
+
+class NotAuthorized(RequestError):
+    """Not allowed, or no such network or bridge: callers get one answer."""
+
+
+class QuotaExceeded(RequestError):
+    """The caller has as many NICs as it may have."""
+
+
+class NameInUse(RequestError):
+    """A guest of that name is attached to that network already."""
+
+
+class MacInUse(RequestError):
+    """Another guest of that network has that MAC address."""
+
+
+class AddressesExhausted(RequestError):
+    """The network has no free address left."""
+
+
+class NoSuchNic(RequestError):
+    """There is no such NIC, or the caller may not see it."""
+
+
+class BrokerBusy(RequestError):
+    """A limit of the broker was met; trying again later may help."""
+
+
+class BrokerFailure(RequestError):
+    """The broker failed to do what it had granted; its log has the details."""

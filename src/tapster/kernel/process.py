@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Processes by descriptor: who a pid is now, and not who had it before.
+
+pidfd_open(2), pidfd_send_signal(2), prctl(2), capabilities(7), proc(5).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+
+PR_SET_PDEATHSIG = 1
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_RAISE = 2
+
+CAP_NET_BIND_SERVICE = 10
+CAP_NET_ADMIN = 12
+CAP_NET_RAW = 13
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def oserror(operation: str) -> OSError:
+    """The calling thread's errno as an exception that names the call."""
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), operation)
+
+
+def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0) -> None:
+    """prctl(2); the fifth argument is zero."""
+    args = [ctypes.c_ulong(value) for value in (arg2, arg3, arg4, 0)]
+    if _libc.prctl(option, *args) < 0:
+        raise oserror(f"prctl {option}")
+
+
+def start_time(pid: int) -> int | None:
+    """When the process started, in clock ticks since boot; None if it is gone.
+
+    With the pid it names one process for as long as the machine runs.
+    """
+    fields = _stat(pid)
+    return int(fields[19]) if fields and fields[0] not in ("Z", "X") else None
+
+
+def parent(pid: int) -> int | None:
+    """The parent's pid, as the kernel tells it; None if the process is gone."""
+    fields = _stat(pid)
+    return int(fields[1]) if fields else None
+
+
+def _stat(pid: int) -> list[str] | None:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def effective_capabilities() -> int:
+    """The calling process's effective set, as a bit mask."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("CapEff:"):
+                return int(line.split()[1], 16)
+    return 0
+
+
+def has_capability(number: int) -> bool:
+    return bool(effective_capabilities() >> number & 1)
+
+
+class Process:
+    """One process, held by a pidfd. `close()` closes the descriptor only."""
+
+    def __init__(self, pid: int) -> None:
+        """:raises ProcessLookupError: there is no such process."""
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        started = start_time(pid)
+        if started is None:
+            os.close(self.pidfd)
+            raise ProcessLookupError(
+                errno.ESRCH, os.strerror(errno.ESRCH), "pidfd_open"
+            )
+        self.started = started
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Signal the process; nothing happens if it is gone."""
+        if self.pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self.pidfd, number)
+            except ProcessLookupError:
+                pass
+
+    def reap(self) -> int | None:
+        """The exit status if this was our child and has ended, else None."""
+        try:
+            result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            return None
+        return result.si_status if result else None
+
+    def close(self) -> None:
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+def find(pid: int, started: int) -> Process | None:
+    """The process of that pid, if it is the one that started at `started`."""
+    try:
+        process = Process(pid)
+    except OSError:
+        return None
+    if process.started != started:
+        process.close()
+        return None
+    return process

@@ -1,0 +1,430 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is said over rtnetlink about links, bridge ports, addresses and routes.
+
+Each function makes one request, to be sent by `NetlinkSocket.transact` alone
+or in a batch, or reads one reply. Numbers: linux/if_link.h, linux/rtnetlink.h,
+linux/neighbour.h, linux/if_bridge.h; see also rtnetlink(7).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+from collections.abc import Iterator
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
+from typing import NamedTuple
+
+from .netlink import (
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    NetlinkError,
+    NetlinkSocket,
+    Reply,
+    Request,
+    attr,
+    attr_str,
+    attr_u8,
+    attr_u32,
+    attrs,
+    nested,
+)
+
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
+RTM_NEWADDR, RTM_GETADDR = 20, 22
+RTM_GETROUTE = 26
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
+RTM_NEWLINKPROP = 108
+
+RTNLGRP_LINK = 1
+RTNLGRP_NEIGH = 3
+
+AF_BRIDGE = 7
+IFF_UP = 0x1
+IFF_LOWER_UP = 0x10000
+
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU = 1, 3, 4
+IFLA_MASTER, IFLA_PROTINFO, IFLA_LINKINFO, IFLA_IFALIAS = 10, 12, 18, 20
+IFLA_STATS64, IFLA_AF_SPEC = 23, 26
+IFLA_PROP_LIST, IFLA_ALT_IFNAME = 52, 53
+IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
+IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 4, 5
+IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
+
+IFLA_BRPORT_GUARD, IFLA_BRPORT_PROTECT = 5, 6
+IFLA_BRPORT_LEARNING, IFLA_BRPORT_UNICAST_FLOOD = 8, 9
+IFLA_BRPORT_LOCKED, IFLA_BRPORT_MAB = 39, 40
+IFLA_BR_STP_STATE, IFLA_BR_MCAST_SNOOPING = 5, 23
+
+NDA_DST, NDA_LLADDR, NDA_MASTER, NDA_FLAGS_EXT = 1, 2, 9, 15
+NTF_SELF, NTF_MASTER, NTF_STICKY = 0x02, 0x04, 0x40
+NTF_EXT_LOCKED = 1 << 1
+NUD_NOARP, NUD_PERMANENT = 0x40, 0x80
+
+IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
+IFA_F_NODAD = 0x02
+RTA_DST = 1
+RTN_UNICAST, RTN_LOCAL = 1, 2
+
+_IFINFO = struct.Struct("=BxHiII")  # family, type, index, flags, change
+_NDMSG = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
+_IFADDR = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
+_RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst length, …, type, flags
+_STATS64 = struct.Struct("=4Q")  # rx packets, tx packets, rx bytes, tx bytes
+
+Network = IPv4Network | IPv6Network
+
+
+class Link(NamedTuple):
+    """A network device as the kernel tells it."""
+
+    ifindex: int
+    name: str
+    flags: int
+    mtu: int
+    address: str
+    master: int
+    kind: str
+    alias: str
+    altnames: tuple[str, ...]
+    port: dict[int, int]  # IFLA_BRPORT_* → value, for the one-byte settings
+    rx_packets: int
+    tx_packets: int
+    rx_bytes: int
+    tx_bytes: int
+
+
+class Neighbour(NamedTuple):
+    """A forwarding entry of a bridge, or a neighbour of another kind."""
+
+    family: int
+    ifindex: int
+    master: int
+    mac: str
+    state: int
+    flags: int
+    ext_flags: int
+
+
+def mac_bytes(mac: str) -> bytes:
+    """Six bytes of ``aa:bb:cc:dd:ee:ff``; raises ValueError for anything else."""
+    raw = bytes.fromhex(mac.replace(":", ""))
+    if len(raw) != 6 or len(mac) != 17:
+        raise ValueError(f"not a MAC address: {mac!r}")
+    return raw
+
+
+def mac_text(raw: bytes | memoryview) -> str:
+    return bytes(raw).hex(":")
+
+
+# Requests
+
+
+def set_link(
+    index: int,
+    what: str,
+    *,
+    mac: str | None = None,
+    mtu: int | None = None,
+    alias: str | None = None,
+    master: int | None = None,
+    no_ipv6_address: bool = False,
+    up: bool | None = None,
+) -> Request:
+    """Change a device. `no_ipv6_address` keeps the kernel from giving it a
+    link-local address when it comes up (addr_gen_mode none)."""
+    body = b""
+    if mac is not None:
+        body += attr(IFLA_ADDRESS, mac_bytes(mac))
+    if mtu is not None:
+        body += attr_u32(IFLA_MTU, mtu)
+    if alias is not None:
+        body += attr(IFLA_IFALIAS, alias.encode()[:255])
+    if master is not None:
+        body += attr_u32(IFLA_MASTER, master)
+    if no_ipv6_address:
+        mode = attr_u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE)
+        body += nested(IFLA_AF_SPEC, nested(socket.AF_INET6, mode))
+    change = 0 if up is None else IFF_UP
+    return Request(
+        f"set {what}",
+        RTM_NEWLINK,
+        0,
+        _IFINFO.pack(0, 0, index, IFF_UP if up else 0, change) + body,
+    )
+
+
+def add_bridge(name: str, mac: str, mtu: int) -> Request:
+    """Make a bridge that is ours: no STP, no multicast snooping (it would
+    need a querier), and a MAC given explicitly, so that no port's is adopted."""
+    data = attr_u32(IFLA_BR_STP_STATE, 0) + attr_u8(IFLA_BR_MCAST_SNOOPING, 0)
+    return Request(
+        f"create bridge {name}",
+        RTM_NEWLINK,
+        NLM_F_CREATE | NLM_F_EXCL,
+        _IFINFO.pack(0, 0, 0, 0, 0)
+        + attr_str(IFLA_IFNAME, name)
+        + attr(IFLA_ADDRESS, mac_bytes(mac))
+        + attr_u32(IFLA_MTU, mtu)
+        + nested(
+            IFLA_LINKINFO,
+            attr_str(IFLA_INFO_KIND, "bridge"),
+            nested(IFLA_INFO_DATA, data),
+        ),
+    )
+
+
+def set_link_by_name(name: str, *, alias: str, no_ipv6_address: bool) -> Request:
+    """Name a device's purpose before its index is known, in the batch that makes it."""
+    body = attr_str(IFLA_IFNAME, name) + attr(IFLA_IFALIAS, alias.encode()[:255])
+    if no_ipv6_address:
+        mode = attr_u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE)
+        body += nested(IFLA_AF_SPEC, nested(socket.AF_INET6, mode))
+    return Request(f"set {name}", RTM_SETLINK, 0, _IFINFO.pack(0, 0, 0, 0, 0) + body)
+
+
+def add_altname(index: int, altname: str) -> Request:
+    """Give a device an alternative name (at most 127 bytes, unique in the namespace)."""
+    return Request(
+        f"add alternative name {altname}",
+        RTM_NEWLINKPROP,
+        NLM_F_CREATE | NLM_F_EXCL,
+        _IFINFO.pack(0, 0, index, 0, 0)
+        + nested(IFLA_PROP_LIST, attr_str(IFLA_ALT_IFNAME, altname)),
+    )
+
+
+def delete_link(index: int, what: str) -> Request:
+    return Request(f"delete {what}", RTM_DELLINK, 0, _IFINFO.pack(0, 0, index, 0, 0))
+
+
+def set_port(index: int, what: str, **settings: int) -> Request:
+    """Change settings of a bridge port: learning, flood, locked, mab, guard, protect.
+
+    A kernel that does not know a setting ignores it: read it back with
+    `get_link` before relying on it.
+    """
+    body = b"".join(
+        attr_u8(_PORT_SETTINGS[name], value) for name, value in settings.items()
+    )
+    return Request(
+        f"set bridge port {what}",
+        RTM_SETLINK,
+        0,
+        _IFINFO.pack(AF_BRIDGE, 0, index, 0, 0) + nested(IFLA_PROTINFO, body),
+    )
+
+
+_PORT_SETTINGS = {
+    "learning": IFLA_BRPORT_LEARNING,
+    "flood": IFLA_BRPORT_UNICAST_FLOOD,
+    "locked": IFLA_BRPORT_LOCKED,
+    "mab": IFLA_BRPORT_MAB,
+    "guard": IFLA_BRPORT_GUARD,
+    "protect": IFLA_BRPORT_PROTECT,
+}
+
+
+def add_fdb(index: int, mac: str, *, replace: bool = False) -> Request:
+    """A static and sticky forwarding entry: frames to `mac` go to this port,
+    and no other port can take it over. Refused with EEXIST, unless `replace`,
+    if the bridge knows that MAC already."""
+    return Request(
+        f"add forwarding entry {mac}",
+        RTM_NEWNEIGH,
+        NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL),
+        _NDMSG.pack(AF_BRIDGE, index, NUD_NOARP, NTF_MASTER | NTF_STICKY, 0)
+        + attr(NDA_LLADDR, mac_bytes(mac)),
+    )
+
+
+def delete_fdb(index: int, mac: str) -> Request:
+    return Request(
+        f"delete forwarding entry {mac}",
+        RTM_DELNEIGH,
+        0,
+        _NDMSG.pack(AF_BRIDGE, index, 0, NTF_MASTER, 0)
+        + attr(NDA_LLADDR, mac_bytes(mac)),
+    )
+
+
+def add_address(index: int, address: IPv4Interface | IPv6Interface) -> Request:
+    """Give a device an address, without duplicate address detection."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    raw = address.ip.packed
+    scope = 253 if address.is_link_local else 0
+    body = attr(IFA_LOCAL, raw) + attr(IFA_ADDRESS, raw)
+    if address.version == 6:
+        body += attr_u32(IFA_FLAGS, IFA_F_NODAD)
+    return Request(
+        f"add address {address}",
+        RTM_NEWADDR,
+        NLM_F_CREATE | NLM_F_EXCL,
+        _IFADDR.pack(family, address.network.prefixlen, 0, scope, index) + body,
+    )
+
+
+# Queries
+
+SIOCGIFINDEX = 0x8933  # netdevice(7)
+_IFREQ_INDEX = struct.Struct("16si20x")
+
+
+def index_of(sock: socket.socket, name: str) -> int:
+    """The index of the device of that name, by one ioctl on any socket.
+
+    :raises OSError: ENODEV, there is none.
+    """
+    reply = fcntl.ioctl(sock, SIOCGIFINDEX, _IFREQ_INDEX.pack(name.encode(), 0))
+    return int(_IFREQ_INDEX.unpack(reply)[1])
+
+
+def get_fdb(netlink: NetlinkSocket, bridge: int, mac: str) -> Neighbour | None:
+    """The bridge's forwarding entry for a MAC; None if it has none."""
+    payload = _NDMSG.pack(AF_BRIDGE, 0, 0, 0, 0)
+    payload += attr(NDA_LLADDR, mac_bytes(mac)) + attr_u32(NDA_MASTER, bridge)
+    request = Request(f"get forwarding entry {mac}", RTM_GETNEIGH, 0, payload)
+    try:
+        replies = netlink.transact([request])
+    except NetlinkError as err:
+        if err.errno == 2:  # ENOENT
+            return None
+        raise
+    return parse_neighbour(replies[0]) if replies else None
+
+
+def get_link(netlink: NetlinkSocket, which: int | str) -> Link | None:
+    """The device of that index or name; None if there is none."""
+    if isinstance(which, int):
+        payload = _IFINFO.pack(0, 0, which, 0, 0)
+    else:
+        payload = _IFINFO.pack(0, 0, 0, 0, 0) + attr_str(IFLA_IFNAME, which)
+    try:
+        replies = netlink.transact(
+            [Request(f"get link {which}", RTM_GETLINK, 0, payload)]
+        )
+    except NetlinkError as err:
+        if err.errno in (
+            19,
+            22,
+            34,
+        ):  # ENODEV; EINVAL, ERANGE: no device has such a name
+            return None
+        raise
+    return parse_link(replies[0]) if replies else None
+
+
+def links(netlink: NetlinkSocket) -> list[Link]:
+    """All devices of the namespace."""
+    request = Request("list links", RTM_GETLINK, 0, _IFINFO.pack(0, 0, 0, 0, 0))
+    return [parse_link(reply) for reply in netlink.dump(request)]
+
+
+def fdb_entries(netlink: NetlinkSocket, bridge: int) -> list[Neighbour]:
+    """The forwarding table of the bridge with index `bridge`."""
+    payload = _NDMSG.pack(AF_BRIDGE, 0, 0, 0, 0) + attr_u32(NDA_MASTER, bridge)
+    request = Request("list forwarding entries", RTM_GETNEIGH, 0, payload)
+    return [parse_neighbour(reply) for reply in netlink.dump(request)]
+
+
+def used_networks(netlink: NetlinkSocket) -> Iterator[tuple[int, Network]]:
+    """(device index, network) of every address, and (0, network) of every
+    route of every table, the default routes left out."""
+    request = Request("list addresses", RTM_GETADDR, 0, _IFADDR.pack(0, 0, 0, 0, 0))
+    for reply in netlink.dump(request):
+        family, length, _, _, index = _IFADDR.unpack_from(reply.payload)
+        if family not in (socket.AF_INET, socket.AF_INET6):
+            continue
+        for kind, value in attrs(reply.payload, _IFADDR.size):
+            if kind == IFA_ADDRESS:
+                yield index, ip_network((bytes(value), length), strict=False)
+    for wanted in (socket.AF_INET, socket.AF_INET6):
+        request = Request("list routes", RTM_GETROUTE, 0, _RTMSG.pack(wanted, *[0] * 8))
+        for reply in netlink.dump(request):
+            family, length, _, _, _, _, _, kind_of_route, _ = _RTMSG.unpack_from(
+                reply.payload
+            )
+            if (
+                family != wanted
+                or kind_of_route not in (RTN_UNICAST, RTN_LOCAL)
+                or not length
+            ):
+                continue
+            index = 0
+            destination = None
+            for kind, value in attrs(reply.payload, _RTMSG.size):
+                if kind == RTA_DST:
+                    destination = bytes(value)
+                elif kind == 4:  # RTA_OIF
+                    index = struct.unpack("=I", value)[0]
+            if destination is not None:
+                yield index, ip_network((destination, length), strict=False)
+
+
+# Replies
+
+
+def _text(value: memoryview) -> str:
+    return bytes(value).rstrip(b"\0").decode(errors="replace")
+
+
+def parse_link(reply: Reply) -> Link:
+    """Read RTM_NEWLINK or RTM_DELLINK; what the kernel left out is empty or 0."""
+    _, _, index, flags, _ = _IFINFO.unpack_from(reply.payload)
+    name = address = kind = alias = ""
+    mtu = master = 0
+    altnames: list[str] = []
+    port: dict[int, int] = {}
+    stats = (0, 0, 0, 0)
+    for number, value in attrs(reply.payload, _IFINFO.size):
+        if number == IFLA_IFNAME:
+            name = _text(value)
+        elif number == IFLA_ADDRESS:
+            address = mac_text(value)
+        elif number == IFLA_MTU:
+            mtu = struct.unpack("=I", value)[0]
+        elif number == IFLA_MASTER:
+            master = struct.unpack("=I", value)[0]
+        elif number == IFLA_IFALIAS:
+            alias = _text(value)
+        elif number == IFLA_STATS64:
+            stats = _STATS64.unpack_from(value)
+        elif number == IFLA_PROP_LIST:
+            altnames += [_text(v) for k, v in attrs(value) if k == IFLA_ALT_IFNAME]
+        elif number == IFLA_LINKINFO:
+            for info, inner in attrs(value):
+                if info == IFLA_INFO_KIND:
+                    kind = _text(inner)
+                elif info == IFLA_INFO_SLAVE_DATA:
+                    port = {k: v[0] for k, v in attrs(inner) if len(v) == 1}
+    return Link(
+        index, name, flags, mtu, address, master, kind, alias, tuple(altnames), port,
+        stats[0], stats[1], stats[2], stats[3],
+    )  # fmt: skip
+
+
+def link_index(reply: Reply) -> int:
+    """Only the index of RTM_NEWLINK or RTM_DELLINK: what the watch needs first."""
+    return int(_IFINFO.unpack_from(reply.payload)[2])
+
+
+def link_family(reply: Reply) -> int:
+    """AF_BRIDGE says that a port left its bridge, not that the device is gone."""
+    return reply.payload[0]
+
+
+def parse_neighbour(reply: Reply) -> Neighbour:
+    """Read RTM_NEWNEIGH or RTM_DELNEIGH."""
+    family, index, state, flags, _ = _NDMSG.unpack_from(reply.payload)
+    mac = ""
+    master = ext = 0
+    for number, value in attrs(reply.payload, _NDMSG.size):
+        if number == NDA_LLADDR:
+            mac = mac_text(value)
+        elif number == NDA_MASTER:
+            master = struct.unpack("=I", value)[0]
+        elif number == NDA_FLAGS_EXT:
+            ext = struct.unpack("=I", value)[0]
+    return Neighbour(family, index, master, mac, state, flags, ext)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""net.* sysctls of the network namespace that the calling process is in.
+
+/proc/sys/net follows the reader's namespace, unlike /sys/class/net, which
+follows its mount.
+"""
+
+from __future__ import annotations
+
+import os
+
+_ROOT = "/proc/sys/net"
+
+
+def _path(key: str) -> str:
+    # A device name may hold dots, so keys are given with slashes.
+    parts = key.split("/")
+    if not all(parts) or ".." in parts or "." in parts:
+        raise ValueError(f"not a sysctl: {key!r}")
+    return os.path.join(_ROOT, *parts)
+
+
+def read(key: str) -> str | None:
+    """The value of e.g. ``ipv4/ip_forward``; None if this kernel has none."""
+    try:
+        with open(_path(key), encoding="ascii") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return None
+
+
+def write(key: str, value: str) -> None:
+    """:raises OSError: EACCES without CAP_NET_ADMIN, ENOENT if there is none."""
+    with open(_path(key), "w", encoding="ascii") as file:
+        file.write(value)
+
+
+def children(key: str) -> list[str]:
+    """The names below e.g. ``ipv6/conf``; empty if there is no such key."""
+    try:
+        return sorted(os.listdir(_path(key)))
+    except FileNotFoundError:
+        return []
+
+
+def in_initial_namespace() -> bool:
+    """Whether this is the host's first network namespace.
+
+    net.core.netdev_budget is one of the settings that the kernel shows only
+    there (net/core/sysctl_net_core.c, net_core_table).
+    """
+    return os.path.exists(f"{_ROOT}/core/netdev_budget")

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which MAC, address and subnet a guest gets: the same ones next time.
+
+Pure functions. Everything is derived from a seed that is this host's own, so
+that two hosts on one LAN do not give out the same MAC, and from names, so
+that nothing has to be remembered for it to be found again; where two names
+fall on one place, the one that came first keeps it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+)
+
+# Where per-user subnets are looked for. Large enough for 16384 of them, and
+# not where Docker (172.17/16), libvirt (192.168.122/24), the usual home
+# routers (192.168/16) or carrier NAT (100.64/10) live.
+POOL = IPv4Network("10.64.0.0/10")
+PREFIX_LENGTH = 24
+HOST_SIDE_PREFIX = 0xFE  # what tapster and libvirt give the host's end of a tap
+
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def digest(seed: bytes, *parts: object) -> bytes:
+    """32 bytes from the seed and the parts, which can't run into one another."""
+    text = b"".join(
+        len(str(p).encode()).to_bytes(4, "big") + str(p).encode() for p in parts
+    )
+    return hashlib.blake2b(text, key=seed[:64], digest_size=32).digest()
+
+
+def base36(number: int, width: int) -> str:
+    """`number` modulo 36**width, with leading zeros."""
+    out = ""
+    for _ in range(width):
+        number, digit = divmod(number, 36)
+        out = _DIGITS[digit] + out
+    return out
+
+
+def guest_macs(seed: bytes, *identity: object) -> Iterator[str]:
+    """MACs for a guest, best first: locally administered, unicast, and with a
+    first byte that is neither the host side's 0xFE nor QEMU's 0x52."""
+    attempt = 0
+    while True:
+        raw = bytearray(digest(seed, "mac", attempt, *identity)[:6])
+        raw[0] = raw[0] & 0xFC | 0x02
+        if raw[0] not in (HOST_SIDE_PREFIX, 0x52):
+            yield raw.hex(":")
+        attempt += 1
+
+
+def host_side_mac(guest_mac: str) -> str:
+    """The MAC of the host's end: high, so that no bridge ever adopts it.
+
+    The rest is the guest's, or for a guest whose own MAC starts with 0xFE,
+    its complement: the two ends must differ.
+    """
+    tail = guest_mac[3:]
+    if guest_mac.lower().startswith("fe"):
+        tail = bytes(255 - byte for byte in bytes.fromhex(tail.replace(":", ""))).hex(
+            ":"
+        )
+    return f"{HOST_SIDE_PREFIX:02x}:{tail}"
+
+
+def eui64(prefix: IPv6Network, mac: str) -> IPv6Address:
+    """The address that SLAAC makes of this prefix and MAC (RFC 4291, appendix A)."""
+    raw = bytes.fromhex(mac.replace(":", ""))
+    interface = bytes((raw[0] ^ 2,)) + raw[1:3] + b"\xff\xfe" + raw[3:]
+    return IPv6Address(int(prefix.network_address) | int.from_bytes(interface, "big"))
+
+
+def free_ipv4_subnet(
+    seed: bytes, used: Iterable[IPv4Network | IPv6Network], *identity: object
+) -> IPv4Network | None:
+    """A /24 of the pool that overlaps nothing in `used`; None if there is none."""
+    taken = [net for net in used if isinstance(net, IPv4Network) and net.overlaps(POOL)]
+    count = 1 << (PREFIX_LENGTH - POOL.prefixlen)
+    first = int.from_bytes(digest(seed, "subnet", *identity)[:8], "big")
+    size = 1 << (32 - PREFIX_LENGTH)
+    for step in range(count):
+        base = int(POOL.network_address) + (first + step) % count * size
+        subnet = IPv4Network((base, PREFIX_LENGTH))
+        if not any(subnet.overlaps(net) for net in taken):
+            return subnet
+    return None
+
+
+def unique_local_subnet(seed: bytes, *identity: object) -> IPv6Network:
+    """A /64 below fd00::/8 with a global id that is this host's (RFC 4193)."""
+    global_id = digest(seed, "ula")[:5]
+    subnet_id = digest(seed, "ula-subnet", *identity)[:2]
+    return IPv6Network((b"\xfd" + global_id + subnet_id + bytes(8), 64))
+
+
+def gateway(subnet: IPv4Network | IPv6Network) -> IPv4Address | IPv6Address:
+    """The host's own address in a subnet: the first."""
+    return ip_address(int(subnet.network_address) + 1)
+
+
+def guest_address(
+    seed: bytes,
+    subnet: IPv4Network,
+    taken: Collection[str] | Callable[[str], bool],
+    name: str,
+) -> str | None:
+    """An address for a guest: never the network's, the gateway's or the
+    broadcast address, and not one that is taken; None if all are."""
+    is_taken = taken if callable(taken) else taken.__contains__
+    first_host, count = int(subnet.network_address) + 2, subnet.num_addresses - 3
+    start = int.from_bytes(digest(seed, "address", subnet, name)[:8], "big")
+    for step in range(count):
+        address = str(IPv4Address(first_host + (start + step) % count))
+        if not is_taken(address):
+            return address
+    return None

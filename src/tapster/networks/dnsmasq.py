@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""dnsmasq: DHCP, DNS and router advertisements of one network instance.
+
+One process a bridge, bound to that bridge alone. It answers only guests that
+have a reservation, which is a file of their own in a directory that dnsmasq
+watches: a new guest needs no signal and no restart.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pwd
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network
+from typing import NamedTuple
+
+from ..errors import BrokerFailure
+from ..kernel import process
+
+_log = logging.getLogger(__name__)
+
+LEASE_TIME = "1h"
+START_LIMIT = 5.0  # seconds
+LOG_LIMIT = 256 * 1024  # bytes
+_POLL = 0.002  # seconds between looks at the pid file
+
+
+class Settings(NamedTuple):
+    """What one dnsmasq serves."""
+
+    bridge: str
+    subnet4: IPv4Network
+    subnet6: IPv6Network | None
+    domain: str
+    mtu: int
+    directory: str  # its own, below the runtime directory
+    upstream: Sequence[str]  # resolvers; none: those of /etc/resolv.conf
+    user: str | None  # whom it becomes; None: stays who it is
+
+
+def executable() -> str | None:
+    """Where dnsmasq is; Debian has it in /usr/sbin, which users' PATHs lack."""
+    return shutil.which("dnsmasq") or shutil.which("dnsmasq", path="/usr/sbin:/sbin")
+
+
+def service_user() -> str | None:
+    """The account for dnsmasq when the broker is root."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("dnsmasq", "nobody"):
+        try:
+            pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return name
+    return None
+
+
+def configuration(settings: Settings) -> str:
+    """The text of dnsmasq.conf."""
+    s = settings
+    lines = [
+        f"interface={s.bridge}",
+        "except-interface=lo",
+        "bind-interfaces",
+        "keep-in-foreground",
+        f"pid-file={s.directory}/dnsmasq.pid",
+        f"log-facility={s.directory}/dnsmasq.log",
+        f"dhcp-leasefile={s.directory}/leases",
+        "no-hosts",
+        "no-ping",
+        "dhcp-authoritative",
+        "dhcp-ignore-names",  # a guest's name is the broker's to give
+        f"dhcp-hostsdir={s.directory}/dhcp",
+        f"hostsdir={s.directory}/hosts",
+        f"domain={s.domain}",
+        f"local=/{s.domain}/",
+        "domain-needed",
+        f"dhcp-option=option:domain-search,{s.domain}",
+        f"dhcp-option=option:mtu,{s.mtu}",
+        f"dhcp-range={s.subnet4.network_address},static,{s.subnet4.netmask},{LEASE_TIME}",
+    ]
+    if s.subnet6 is not None:
+        lines += [
+            "enable-ra",
+            f"ra-param={s.bridge},mtu:{s.mtu},30",
+            f"dhcp-range={s.subnet6.network_address},static,slaac,64,{LEASE_TIME}",
+            f"dhcp-option=option6:domain-search,{s.domain}",
+        ]
+    if s.upstream:
+        lines += ["no-resolv", *(f"server={server}" for server in s.upstream)]
+    if s.user is not None:
+        lines.append(f"user={s.user}")
+    return "\n".join(lines) + "\n"
+
+
+def reservation(mac: str, ipv4: str, ipv6: str | None, name: str) -> str:
+    """A guest's line in the DHCP directory (dnsmasq(8), --dhcp-host)."""
+    address6 = f",[{ipv6}]" if ipv6 else ""
+    return f"{mac},{ipv4}{address6},{name}\n"
+
+
+def names(ipv4: str, ipv6: str | None, name: str, domain: str) -> str:
+    """A guest's lines in the hosts directory."""
+    text = f"{ipv4} {name}.{domain} {name}\n"
+    if ipv6:
+        text += f"{ipv6} {name}.{domain} {name}\n"
+    return text
+
+
+def prepare_directory(settings: Settings) -> None:
+    """Make the directory, readable for the broker and dnsmasq alone."""
+    group = -1
+    if settings.user is not None:
+        group = pwd.getpwnam(settings.user).pw_gid
+    for path in (
+        settings.directory,
+        f"{settings.directory}/dhcp",
+        f"{settings.directory}/hosts",
+    ):
+        os.makedirs(path, mode=0o750, exist_ok=True)
+        os.chown(path, -1, group)
+        os.chmod(path, 0o2750 if group >= 0 else 0o750)
+    write_file(f"{settings.directory}/dnsmasq.conf", configuration(settings))
+
+
+def write_file(path: str, text: str) -> None:
+    """Write a file that is ours, its group that of its directory."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(path, flags, 0o640)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def remove_file(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def spawn(settings: Settings) -> process.Process:
+    """Start dnsmasq on a directory that `prepare_directory` made.
+
+    Blocks until it has bound its sockets (some 20 ms), so run it in a thread.
+
+    :returns: the running process; the caller closes the pidfd.
+    :raises BrokerFailure: it did not start; the message is its own.
+    """
+    program = executable()
+    if program is None:
+        raise BrokerFailure("dnsmasq is not installed", "apt install dnsmasq-base")
+    pid_file = f"{settings.directory}/dnsmasq.pid"
+    remove_file(pid_file)
+    child = subprocess.Popen(
+        [program, f"--conf-file={settings.directory}/dnsmasq.conf"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        cwd="/",
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+        start_new_session=True,
+    )
+    assert child.stderr is not None  # noqa: S101 - for the type checker
+    with child.stderr as stderr:
+        limit = time.monotonic() + START_LIMIT
+        while time.monotonic() < limit:
+            if child.poll() is not None:
+                text = stderr.read().decode(errors="replace").strip()
+                raise BrokerFailure(
+                    f"dnsmasq did not start: {text or child.returncode}"
+                )
+            if _is_written(pid_file):
+                running = process.Process(child.pid)
+                child.returncode = 0  # reaped through the pidfd, not by Popen
+                return running
+            time.sleep(_POLL)
+    child.kill()
+    child.wait()
+    raise BrokerFailure(f"dnsmasq was not ready within {START_LIMIT:.0f} s")
+
+
+def _is_written(path: str) -> bool:
+    try:
+        return os.stat(path).st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def is_ours(pid: int, directory: str) -> bool:
+    """Whether `pid` runs with the configuration file of this directory."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return (
+                f"--conf-file={directory}/dnsmasq.conf".encode()
+                in file.read().split(b"\0")
+            )
+    except OSError:
+        return False
+
+
+def trim_log(directory: str) -> None:
+    """Keep its log from filling the runtime directory (dnsmasq appends)."""
+    path = f"{directory}/dnsmasq.log"
+    try:
+        if os.stat(path).st_size > LOG_LIMIT:
+            os.truncate(path, 0)
+    except FileNotFoundError:
+        pass

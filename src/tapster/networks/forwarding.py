@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""IP forwarding on the host, while a NATed network is up and not longer.
+
+The kernel forwards IPv6 only when it does so for all devices, and a device
+that forwards ignores router advertisements: a host that has its own address
+from one would lose it. Such a device is told to go on listening (accept_ra 2,
+Documentation/networking/ip-sysctl.rst). What was changed is written down, so
+that a broker that comes after a crash can put it back.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+
+from ..kernel import sysctl
+from .dnsmasq import remove_file, write_file
+
+_log = logging.getLogger(__name__)
+
+_IPV4 = "ipv4/ip_forward"
+_IPV6 = "ipv6/conf/all/forwarding"
+
+
+class Forwarding:
+    """The host's forwarding switches, and their values from before."""
+
+    def __init__(self, path: str) -> None:
+        """:param path: where the former values are kept while changed."""
+        self._path = path
+        self._before: dict[str, str] = {}
+        try:
+            with open(path, encoding="utf-8") as file:
+                self._before = {str(k): str(v) for k, v in json.load(file).items()}
+        except FileNotFoundError:
+            pass
+        except (ValueError, AttributeError) as err:
+            _log.warning("%s is damaged, sysctls will stay as they are: %s", path, err)
+
+    def enable(self) -> None:
+        """Switch forwarding on; :raises OSError: the kernel refused."""
+        wanted: dict[str, str] = {}
+        if sysctl.read(_IPV6) == "0":
+            for device in sysctl.children("ipv6/conf"):
+                key = f"ipv6/conf/{device}/accept_ra"
+                if device not in ("all", "default") and sysctl.read(key) == "1":
+                    wanted[key] = "2"
+            wanted[_IPV6] = "1"
+        if sysctl.read(_IPV4) == "0":
+            wanted[_IPV4] = "1"
+        if not wanted:
+            return
+        for key in wanted:
+            self._before.setdefault(key, sysctl.read(key) or "0")
+        write_file(self._path, json.dumps(self._before))
+        for key, value in wanted.items():
+            sysctl.write(key, value)
+            _log.info("set net/%s to %s", key, value)
+
+    def restore(self) -> None:
+        """Put back what `enable` changed, in the opposite order."""
+        for key, value in reversed(self._before.items()):
+            try:
+                sysctl.write(key, value)
+            except OSError as err:  # the device may be gone
+                _log.info("net/%s not put back: %s", key, err)
+        self._before.clear()
+        remove_file(self._path)
+
+    @property
+    def changed(self) -> bool:
+        return os.path.exists(self._path)

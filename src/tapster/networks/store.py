@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What must be the same after a reboot: the seed, subnets, guests' addresses.
+
+One small JSON file a network instance in the state directory, replaced
+atomically. A file that can't be read is put aside, not trusted: guests then
+get the addresses that the seed gives them, which are nearly always the same.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import secrets
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+
+_log = logging.getLogger(__name__)
+
+REMEMBERED = 1024  # guests a network; the longest unused are forgotten first
+
+
+@dataclass(slots=True)
+class NetworkState:
+    """What is kept of one network instance."""
+
+    subnet4: IPv4Network | None = None
+    guests: dict[str, str] = field(
+        default_factory=dict
+    )  # name → IPv4, oldest use first
+
+
+class StateStore:
+    """The state directory. Only one broker uses it at a time."""
+
+    def __init__(self, directory: str) -> None:
+        """:raises OSError: it can't be made or written."""
+        self._directory = directory
+        os.makedirs(os.path.join(directory, "networks"), mode=0o700, exist_ok=True)
+        self.seed = self._seed()
+
+    def _seed(self) -> bytes:
+        path = os.path.join(self._directory, "seed")
+        try:
+            with open(path, encoding="ascii") as file:
+                seed = bytes.fromhex(file.read())
+            if len(seed) >= 16:
+                return seed
+            _log.warning("%s is damaged; guests will get new addresses", path)
+        except FileNotFoundError:
+            pass
+        except ValueError:
+            _log.warning("%s is damaged; guests will get new addresses", path)
+        seed = secrets.token_bytes(32)
+        self._replace(path, seed.hex())
+        return seed
+
+    def _path(self, key: str) -> str:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,100}", key):
+            raise ValueError(f"not a key: {key!r}")
+        return os.path.join(self._directory, "networks", f"{key}.json")
+
+    def load(self, key: str) -> NetworkState:
+        """What is known of the instance `key`; nothing, if it is new."""
+        path = self._path(key)
+        try:
+            with open(path, encoding="utf-8") as file:
+                data = json.load(file)
+            guests = {
+                str(name): str(address) for name, address in data["guests"].items()
+            }
+            return NetworkState(IPv4Network(data["subnet4"]), guests)
+        except FileNotFoundError:
+            return NetworkState()
+        except (ValueError, KeyError, TypeError, AttributeError) as err:
+            _log.warning("%s is damaged and put aside: %s", path, err)
+            os.replace(path, f"{path}.damaged")
+            return NetworkState()
+
+    def save(self, key: str, state: NetworkState) -> None:
+        while len(state.guests) > REMEMBERED:
+            del state.guests[next(iter(state.guests))]
+        data = {"subnet4": str(state.subnet4), "guests": state.guests}
+        self._replace(self._path(key), json.dumps(data))
+
+    @staticmethod
+    def _replace(path: str, text: str) -> None:
+        temporary = f"{path}.new"
+        fd = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
+        )
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)

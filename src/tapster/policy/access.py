@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Read a file only if somebody else could: the broker's stand-in for setuid.
+
+`qemu-bridge-helper` reads its files as the user who called it, so a file's
+mode is a grant. The broker is one process for all users and never changes its
+own identity; it has to work out what the kernel would have told the caller.
+
+The path is walked one component at a time on O_PATH descriptors, which pin
+what they name and open nothing: no FIFO is waited for, no device is started,
+and nothing can be exchanged between a check and its use. Each directory must
+let the caller search it, the file must let the caller read it; then exactly
+that file is opened. Modes, owners and POSIX ACLs are weighed as the kernel
+weighs them, symbolic links in sticky directories too.
+
+Two kinds of failure are kept apart. `OSError` is what the caller would have
+met as well. `Undecidable` is the broker's own trouble, or a file it must not
+touch: nobody knows what the caller would have read, so whoever asked has to
+refuse. What is seen is the broker's own mount namespace and root directory,
+and security modules are not asked.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+from typing import NamedTuple, NoReturn
+
+READ = 4
+SEARCH = 1
+
+# Errors of a lookup that do not depend on who looks.
+_SAME_FOR_ALL = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+_MAX_LINKS = 40  # the kernel's MAXSYMLINKS
+_STICKY_FOR_ALL = stat.S_ISVTX | stat.S_IWOTH
+_PROTECTED_SYMLINKS = "/proc/sys/fs/protected_symlinks"
+_DEV_NULL = os.makedev(1, 3)
+_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_ACL = "system.posix_acl_access"
+_ACL_VERSION = 2
+_USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 1, 2, 4, 8, 16, 32
+
+
+class Reader(NamedTuple):
+    """The identity whose right to read counts."""
+
+    uid: int
+    gid: int
+    groups: frozenset[int]
+
+
+class Undecidable(Exception):
+    """Nobody knows what the reader would have seen; the message says why."""
+
+
+class Contents(NamedTuple):
+    data: bytes
+    identity: tuple[int, int]  # device and inode
+
+
+def read_as(path: bytes, reader: Reader, limit: int) -> Contents:
+    """What `reader` would read from `path`; a directory reads as empty.
+
+    :raise OSError: the reader could not open it either.
+    :raise Undecidable: a FIFO, a device, more than `limit` bytes, or the
+        broker lacks a right that the reader has.
+    """
+    fd = _walk(path, reader)
+    try:
+        st = os.fstat(fd)
+        if not may(fd, st, READ, reader):
+            _fail(errno.EACCES)
+        return Contents(_contents(fd, st, limit), (st.st_dev, st.st_ino))
+    finally:
+        os.close(fd)
+
+
+def _contents(fd: int, st: os.stat_result, limit: int) -> bytes:
+    """Read the object behind an O_PATH descriptor, if it is harmless to."""
+    if stat.S_ISDIR(st.st_mode):
+        return b""
+    if stat.S_ISCHR(st.st_mode) and st.st_rdev == _DEV_NULL:
+        return b""
+    if stat.S_ISSOCK(st.st_mode):
+        _fail(errno.ENXIO)
+    if not stat.S_ISREG(st.st_mode):
+        raise Undecidable("neither a regular file nor a directory")
+    if st.st_size > limit:
+        raise Undecidable("too large")
+    data = b""
+    size = min(max(st.st_size, 4096), limit) + 1
+    try:
+        # Through /proc, because only that opens this very inode.
+        file = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            while len(data) <= limit and (piece := os.read(file, size)):
+                data += piece
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise Undecidable(f"the broker cannot read it: {error.strerror}") from error
+    if len(data) > limit:
+        raise Undecidable("too large")
+    return data
+
+
+def _walk(path: bytes, reader: Reader) -> int:
+    """An O_PATH descriptor of what `path` leads `reader` to; the caller closes."""
+    if not path.startswith(b"/") or b"\0" in path:
+        _fail(errno.ENOENT)
+    links = 0
+    todo = path.split(b"/")[::-1]
+    here = _lookup(b"/", None, True)
+    try:
+        while todo:
+            name = todo.pop()
+            st = os.fstat(here)
+            if not stat.S_ISDIR(st.st_mode):
+                _fail(errno.ENOTDIR)
+            if name in (b"", b"."):
+                continue
+            if not may(here, st, SEARCH, reader):
+                _fail(errno.EACCES)
+            there = _lookup(name, here, bool(todo))
+            found = os.fstat(there)
+            if not stat.S_ISLNK(found.st_mode):
+                os.close(here)
+                here = there
+                continue
+            try:
+                links += 1
+                if links > _MAX_LINKS:
+                    _fail(errno.ELOOP)
+                if not todo:
+                    _check_sticky(st, found, reader)
+                target = _readlink(there, found)
+            finally:
+                os.close(there)
+            todo += target.split(b"/")[::-1]
+            if target.startswith(b"/"):
+                os.close(here)
+                here = -1
+                here = _lookup(b"/", None, True)
+    except BaseException:
+        if here >= 0:
+            os.close(here)
+        raise
+    return here
+
+
+def _lookup(name: bytes, directory: int | None, more: bool) -> int:
+    """Open one component, itself and not what it links to, as O_PATH.
+
+    O_DIRECTORY makes an automount point mount; it is asked for where more of
+    the path follows, and not insisted on, for the name may be a link.
+    """
+    try:
+        if more:
+            try:
+                return os.open(name, _PATH | os.O_DIRECTORY, dir_fd=directory)
+            except NotADirectoryError:
+                pass
+        return os.open(name, _PATH, dir_fd=directory)
+    except OSError as error:
+        if error.errno in _SAME_FOR_ALL:
+            raise
+        raise Undecidable(f"the broker cannot reach it: {error.strerror}") from error
+
+
+def _readlink(fd: int, st: os.stat_result) -> bytes:
+    if st.st_dev == os.stat("/proc").st_dev:
+        # /proc/self and what lies behind it would be the broker's own.
+        raise Undecidable("leads through a link in /proc")
+    try:
+        return os.readlink(b"", dir_fd=fd)
+    except OSError as error:
+        raise Undecidable(f"the broker cannot follow it: {error.strerror}") from error
+
+
+def _check_sticky(
+    directory: os.stat_result, link: os.stat_result, reader: Reader
+) -> None:
+    """fs.protected_symlinks: in /tmp and its like only follow one's own links.
+
+    As in the kernel this is for the last component, and for root as well.
+    """
+    if link.st_uid in (reader.uid, directory.st_uid):
+        return
+    if directory.st_mode & _STICKY_FOR_ALL != _STICKY_FOR_ALL:
+        return
+    try:
+        with open(_PROTECTED_SYMLINKS, "rb") as setting:
+            if setting.read().strip() == b"0":
+                return
+    except OSError:
+        pass  # it has been the rule wherever nobody can say
+    _fail(errno.EACCES)
+
+
+def may(fd: int, st: os.stat_result, want: int, reader: Reader) -> bool:
+    """Whether `reader` has the right `want` (READ or SEARCH) to this inode.
+
+    The kernel's order: the owner by the mode alone; an ACL only while the
+    mode's group bits, which are its mask then, are not all off.
+
+    :raise Undecidable: the ACL cannot be read.
+    """
+    if reader.uid == 0:
+        return True
+    mode = st.st_mode
+    if st.st_uid == reader.uid:
+        return bool(mode >> 6 & want)
+    if mode & stat.S_IRWXG:
+        acl = _read_acl(fd)
+        if acl is not None:
+            return acl_permits(acl, st.st_gid, want, reader)
+    if st.st_gid == reader.gid or st.st_gid in reader.groups:
+        mode >>= 3
+    return bool(mode & want)
+
+
+def _read_acl(fd: int) -> bytes | None:
+    try:
+        # An O_PATH descriptor has no attributes of its own to read.
+        return os.getxattr(f"/proc/self/fd/{fd}", _ACL)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return None
+        raise Undecidable(f"its ACL cannot be read: {error.strerror}") from error
+
+
+def acl_permits(acl: bytes, owner_gid: int, want: int, reader: Reader) -> bool:
+    """Weigh a POSIX ACL, as its extended attribute holds it, for a non-owner.
+
+    :raise Undecidable: it is not such an ACL.
+    """
+    if len(acl) % 8 != 4 or struct.unpack_from("<I", acl)[0] != _ACL_VERSION:
+        raise Undecidable("its ACL makes no sense")
+    entries = list(struct.iter_unpack("<HHI", acl[4:]))
+    mask = next((perm for tag, perm, _ in entries if tag == _MASK), READ | SEARCH)
+    in_group = False
+    for tag, perm, id_ in entries:
+        if tag == _USER and id_ == reader.uid:
+            return bool(perm & mask & want)
+        if tag in (_GROUP_OBJ, _GROUP):
+            gid = owner_gid if tag == _GROUP_OBJ else id_
+            if gid == reader.gid or gid in reader.groups:
+                in_group = True
+                if perm & want:
+                    return bool(mask & want)
+        elif tag == _OTHER:
+            return not in_group and bool(perm & want)
+        elif tag not in (_USER_OBJ, _USER, _MASK):
+            raise Undecidable("its ACL makes no sense")
+    raise Undecidable("its ACL makes no sense")
+
+
+def _fail(number: int) -> NoReturn:
+    raise OSError(number, os.strerror(number))

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The Varlink interface io.tapster.Broker, as typed Python.
+
+This is the source: `io.tapster.Broker.varlink` beside it is generated from
+here (`python -m tapster.wire.interface`), committed, and held equal by a test.
+Doc strings of what is marked `varlinkmethod` become the comments there.
+"""
+
+# No "from __future__ import annotations": asyncvarlink reads the annotations.
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypedDict
+
+from asyncvarlink import (
+    FileDescriptor,
+    TypedVarlinkErrorReply,
+    VarlinkInterface,
+    varlinkmethod,
+)
+
+from .. import errors
+from ..model import AttachRequest, Peer
+
+INTERFACE = "io.tapster.Broker"
+
+
+@dataclass
+class Nic:
+    """One attached NIC. Counters are the guest's: rx is what it received."""
+
+    ifname: str
+    mac: str | None
+    ipv4: str | None
+    ipv6: str | None
+    mtu: int
+    bridge: str
+    network: str | None
+    uid: int
+    user: str
+    pid: int
+    name: str
+    state: str
+    reason: str | None
+    rx_bytes: int
+    rx_packets: int
+    tx_bytes: int
+    tx_packets: int
+
+
+@dataclass
+class Event:
+    """Something that happened to a NIC that the watcher may see."""
+
+    time: str
+    event: str
+    ifname: str | None
+    mac: str | None
+    ipv4: str | None
+    ipv6: str | None
+    bridge: str | None
+    network: str | None
+    uid: int
+    user: str
+    pid: int
+    name: str | None
+    reason: str | None
+
+
+@dataclass
+class Network:
+    """A network that the caller may use."""
+
+    name: str
+    mode: str
+    max_nics: int
+    nics: int
+
+
+class Info(TypedDict):
+    """What GetInfo answers."""
+
+    version: str
+    tier: str
+    networks: list[Network]
+    bridges: list[str]
+
+
+class Service(Protocol):
+    """What the daemon does behind the interface."""
+
+    async def attach(
+        self, peer: Peer, request: AttachRequest
+    ) -> tuple[FileDescriptor, Nic]: ...
+    async def detach(self, peer: Peer, ifname: str) -> None: ...
+    def list_nics(self, peer: Peer) -> list[Nic]: ...
+    def watch(self, peer: Peer) -> AsyncIterator[Event]: ...
+    def info(self, peer: Peer) -> Info: ...
+
+
+class NotAuthorized(TypedVarlinkErrorReply, interface=INTERFACE):
+    """Not allowed, or no such network or bridge: there is one answer."""
+
+    class Parameters:
+        message: str
+        hint: str | None
+
+
+class InvalidRequest(TypedVarlinkErrorReply, interface=INTERFACE):
+    """A parameter is not acceptable; the message names it."""
+
+    class Parameters:
+        message: str
+        hint: str | None
+
+
+class QuotaExceeded(TypedVarlinkErrorReply, interface=INTERFACE):
+    """The caller has as many NICs as it may have."""
+
+    class Parameters:
+        message: str
+        hint: str | None
+
+
+class NameInUse(TypedVarlinkErrorReply, interface=INTERFACE):
+    """A guest of that name is attached to that network already."""
+
+    class Parameters:
+        message: str
+        hint: str | None
+
+
+class MacInUse(TypedVarlinkErrorReply, interface=INTERFACE):
+    """Another guest of that network has that MAC address."""
+
+    class Parameters:
+        message: str
+        hint: str | None
+
+
+class AddressesExhausted(TypedVarlinkErrorReply, interface=INTERFACE):
+    """The network has no free address left."""
+
+    class Parameters:
+        message: str
+        hint: str | None
+
+
+class NoSuchNic(TypedVarlinkErrorReply, interface=INTERFACE):
+    """There is no such NIC, or the caller may not see it."""
+
+    class Parameters:
+        message: str
+        hint: str | None
+
+
+class BrokerBusy(TypedVarlinkErrorReply, interface=INTERFACE):
+    """A limit of the broker was met; trying again later may help."""
+
+    class Parameters:
+        message: str
+        hint: str | None
+
+
+class BrokerFailure(TypedVarlinkErrorReply, interface=INTERFACE):
+    """The broker failed to do what it had granted; its log has the details."""
+
+    class Parameters:
+        message: str
+        hint: str | None
+
+
+_ERRORS = (
+    NotAuthorized,
+    InvalidRequest,
+    QuotaExceeded,
+    NameInUse,
+    MacInUse,
+    AddressesExhausted,
+    NoSuchNic,
+    BrokerBusy,
+    BrokerFailure,
+)
+_BY_NAME = {error.__name__: error for error in _ERRORS}
+
+
+def to_wire(error: errors.RequestError) -> TypedVarlinkErrorReply:
+    """The reply for an error that the caller is meant to see."""
+    kind = _BY_NAME.get(type(error).__name__, BrokerFailure)
+    return kind(message=error.message, hint=error.hint)
+
+
+class Attached(TypedDict):
+    """What Attach answers; `fd` is an index into the descriptors sent along."""
+
+    fd: FileDescriptor
+    nic: Nic
+
+
+class BrokerInterface(VarlinkInterface, name=INTERFACE):
+    """Gives virtual machines network interfaces: taps on real bridges, wired,
+    locked and handed over as open file descriptors.
+    """
+
+    errors = _ERRORS
+
+    def __init__(self, service: Service, peer: Peer) -> None:
+        """One instance a connection: `peer` is who is at its other end."""
+        self._service = service
+        self._peer = peer
+
+    @varlinkmethod
+    async def Attach(
+        self,
+        *,
+        network: str | None = None,
+        bridge: str | None = None,
+        name: str | None = None,
+        mac: str | None = None,
+        vnet_hdr: bool | None = None,
+        for_parent: bool | None = None,
+    ) -> Attached:
+        """Make a tap on a network, or on the Linux bridge of that name, and
+        hand it over. The tap lives as long as its descriptor is open
+        somewhere. Without a name the guest gets one. Without a MAC a guest of
+        a network gets one, unless for_parent is set: then the port opens for
+        the first MAC that the guest shows. vnet_hdr (default true) asks for
+        IFF_VNET_HDR. for_parent says that the tap is for the caller's parent
+        process, which cannot be told a MAC: QEMU's helper does.
+        """
+        request = AttachRequest(
+            network=network,
+            bridge=bridge,
+            name=name,
+            mac=mac,
+            vnet_hdr=vnet_hdr is not False,
+            for_parent=for_parent is True,
+        )
+        with _errors_to_wire():
+            fd, nic = await self._service.attach(self._peer, request)
+        return {"fd": fd, "nic": nic}
+
+    @varlinkmethod
+    async def Detach(self, *, ifname: str) -> None:
+        """Take a NIC away from its guest: the tap is removed, whoever holds
+        its descriptor.
+        """
+        with _errors_to_wire():
+            await self._service.detach(self._peer, ifname)
+
+    @varlinkmethod(return_parameter="nics")
+    def List(self) -> list[Nic]:
+        """The caller's NICs; root sees all."""
+        with _errors_to_wire():
+            return self._service.list_nics(self._peer)
+
+    @varlinkmethod(return_parameter="event", delay_generator=False)
+    async def Watch(self) -> AsyncIterator[Event]:
+        """What happens to NICs that the caller may see, from now on. The
+        first event, "watching", says that the watch is in place.
+        """
+        with _errors_to_wire():
+            async for event in self._service.watch(self._peer):
+                yield event
+
+    @varlinkmethod
+    def GetInfo(self) -> Info:
+        """The broker's version and tier (system or rootless), the networks
+        that the caller may use, and the Linux bridges.
+        """
+        with _errors_to_wire():
+            return self._service.info(self._peer)
+
+
+@contextmanager
+def _errors_to_wire() -> Iterator[None]:
+    """Let what the caller is meant to see through, as its reply."""
+    try:
+        yield
+    except errors.RequestError as err:
+        raise to_wire(err) from err
+
+
+def description() -> str:
+    """The interface in Varlink's own language."""
+    return BrokerInterface.render_interface_description()
+
+
+if __name__ == "__main__":
+    import os
+
+    path = os.path.join(os.path.dirname(__file__), f"{INTERFACE}.varlink")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(description())
