@@ -28,7 +28,7 @@ import tapster
 from fakes import broker as fake
 from fakes.broker import ATTACHED, NIC, FakeBroker, Script, encode, error, say
 from tapster import bridge_helper as helper
-from tapster import client
+from tapster import connection, paths
 
 HELPER = os.path.abspath(helper.__file__)
 QEMU_BLOCKS = (
@@ -670,9 +670,10 @@ def test_extra_words_do_not_matter(extra: dict[str, Any]) -> None:
 
 
 def test_helper_and_client_agree() -> None:
+    assert connection.INTERFACE == paths.SOCKET_NAME
     assert tapster.__version__ == helper.VERSION
-    assert client.SYSTEM_SOCKET.encode() == helper.SYSTEM_SOCKET
-    assert client.INTERFACE.encode() == helper.SOCKET_NAME
+    assert paths.SYSTEM_SOCKET.encode() == helper.SYSTEM_SOCKET
+    assert paths.SOCKET_NAME.encode() == helper.SOCKET_NAME
 
 
 @pytest.mark.parametrize("runtime", ["/run/x", "relative", ""])
@@ -681,7 +682,7 @@ def test_they_look_in_the_same_place(
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
     monkeypatch.setitem(posix.environ, b"XDG_RUNTIME_DIR", runtime.encode())
-    assert client.runtime_directory().encode() == helper.runtime_directory()
+    assert paths.runtime_directory().encode() == helper.runtime_directory()
 
 
 def test_imports_are_few() -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapster.errors import UsageError
-from tapster.vmm.qemu import CommandLine, Grant, escape, is_qemu, parse
+from tapster.vmm.qemu import CommandLine, Grant, is_qemu, parse
 
 QEMU = "qemu-system-x86_64"
 
@@ -364,30 +363,3 @@ def test_without_a_bridge_option_every_argument_stays(argv: list[str]) -> None:
         assert result[start + 1] == "-device"
         del result[start - 1 : start + 3]
     assert result == argv
-
-
-property_text = st.text(alphabet="ab=,{} é", max_size=8)
-
-
-@given(property_text)
-def test_escaped_values_are_read_back(value: str) -> None:
-    argv = [QEMU, "-nic", f"bridge,x={escape(value)},br={escape(value)}"]
-    assert parse(argv).requests[0].bridge == value
-    assert parse(argv).with_taps([Grant(3, "M")])[-1] == (
-        f"tap,fd=3,x={escape(value)},mac=M"
-    )
-
-
-@given(st.dictionaries(st.text(max_size=5), st.text(max_size=5) | st.integers()))
-def test_json_keeps_what_it_does_not_know(more: dict[str, str | int]) -> None:
-    ours = {"type": "bridge", "id": "n", "br": "b"}
-    known = {*ours, "helper", "fd", "fds", "vlan", "model", "help"}
-    more = {key: value for key, value in more.items() if key not in known}
-    command = parse([QEMU, "-netdev", json.dumps({**more, **ours})])
-    assert command.requests[0].bridge == "b"
-    assert json.loads(command.with_taps([Grant(3, "M")])[-1]) == {
-        "type": "tap",
-        "fd": "3",
-        "id": "n",
-        **more,
-    }

@@ -49,18 +49,23 @@ _log = logging.getLogger(__name__)
 
 TAP_PREFIX = "tapster"
 TAP_ALIAS = "tapster nic"
+_GOING_TRIES, _GOING_WAIT = 40, 0.005  # seconds, each
+CLOSERS = 8  # threads that close taps
 _TAP_DIGITS = 8  # "tapster" and eight of base 36: all that 15 bytes hold
 
 
 class TapDescriptor:
-    """A tap's only descriptor. It closes itself in a thread of its own.
+    """A tap's only descriptor. It closes itself in a thread that can wait.
 
-    Closing the last descriptor of a tap takes the kernel some 20 ms; a caller
-    who died before the reply must not cost the others that time.
+    Closing the last descriptor of a tap takes the kernel some 20 ms. It is the
+    last one if the caller died before the reply, or closed its own at once;
+    neither may cost the others that time.
     """
 
     _queue: queue.SimpleQueue[int] = queue.SimpleQueue()
-    _thread: threading.Thread | None = None
+    _threads: list[threading.Thread] = []  # noqa: RUF012 - shared by all on purpose
+    pending = 0  # handed to the threads and not closed yet; changed under _lock
+    _lock = threading.Lock()
 
     def __init__(self, fd: int) -> None:
         """Takes the ownership of `fd`."""
@@ -76,9 +81,12 @@ class TapDescriptor:
         if fd < 0:
             return
         cls = TapDescriptor
-        if cls._thread is None:
-            cls._thread = threading.Thread(target=cls._work, name="close", daemon=True)
-            cls._thread.start()
+        while len(cls._threads) < CLOSERS:
+            thread = threading.Thread(target=cls._work, name="close", daemon=True)
+            cls._threads.append(thread)
+            thread.start()
+        with cls._lock:
+            cls.pending += 1
         cls._queue.put(fd)
 
     def __del__(self) -> None:
@@ -88,6 +96,8 @@ class TapDescriptor:
     def _work(cls) -> None:
         while True:
             os.close(cls._queue.get())
+            with cls._lock:
+                cls.pending -= 1
 
 
 class Broker:
@@ -136,6 +146,8 @@ class Broker:
         if link is not None:
             self._decide(peer, request, target)
             return self._attach_to_bridge(peer, request, link)
+        if target.network is not None:
+            await self._let_taps_go(peer.uid, target.network)
         self._decide(peer, request, target)
         network = await self._network(target.network or DEFAULT_NETWORK, peer.uid)
         # The network may have taken its time: what was true may not be now.
@@ -157,7 +169,6 @@ class Broker:
             for note in verdict.notes:
                 _log.warning("bridge.conf: %s", note)
         elif target.network is not None:
-            self._drop_vanished(peer.uid, target.network)
             nics = self.ledger.count(peer.uid, target.network)
         decision = decide(peer, target, nics, verdict)
         if not decision.allowed:
@@ -176,15 +187,21 @@ class Broker:
             "ask the administrator; without a bridge you get a network of your own",
         )
 
-    def _drop_vanished(self, uid: int, network: str) -> None:
-        """Take notice of taps that are gone before the watch told us.
+    async def _let_taps_go(self, uid: int, network: str) -> None:
+        """At the quota, wait for taps that are going just now.
 
-        Asked only when it matters: at the quota.
+        A tap that its caller closed at once may still be in our closing hands.
         """
-        if self.ledger.count(uid, network) < MAX_NICS:
-            return
-        for nic in [n for n in self.ledger if n.uid == uid and n.network == network]:
-            self._is_gone(nic)
+        tries = 0
+        while self.ledger.count(uid, network) >= MAX_NICS and tries < _GOING_TRIES:
+            for nic in [
+                n for n in self.ledger if n.uid == uid and n.network == network
+            ]:
+                self._is_gone(nic)
+            if not TapDescriptor.pending:
+                return
+            tries += 1
+            await asyncio.sleep(_GOING_WAIT)
 
     def _is_gone(self, nic: Nic) -> bool:
         link = rtnetlink.get_link(self.env.netlink, nic.ifindex)
@@ -211,7 +228,7 @@ class Broker:
             ipv6,
             network.mtu,
         )
-        return self._provision(nic, request.vnet_hdr, "nat", network)
+        return self._provision(nic, request.vnet_hdr, ruleset.NAT, network)
 
     def _attach_to_bridge(
         self, peer: Peer, request: AttachRequest, link: Link
@@ -226,7 +243,7 @@ class Broker:
         nic = self._new_nic(peer, request, name, mac, link.name, link.ifindex)
         nic.mtu = link.mtu
         self._pin_mac(link)
-        return self._provision(nic, request.vnet_hdr, "lan", None)
+        return self._provision(nic, request.vnet_hdr, ruleset.LAN, None)
 
     # allocate
 
@@ -312,10 +329,9 @@ class Broker:
             held.pop().close()
 
         def filter_port() -> None:
-            env.nft.run(
-                f"add port {nic.ifname}",
-                ruleset.add_port(nic.ifname, chain, nic.mac, nic.ipv4),
-            )
+            text = ruleset.add_port(nic.ifname, chain, nic.mac, nic.ipv4)
+            if text:
+                env.nft.run(f"add port {nic.ifname}", text)
 
         def publish_guest() -> None:
             if network is not None and nic.mac is not None and nic.ipv4 is not None:
@@ -479,7 +495,7 @@ class Broker:
 
     def _delete_elements(self, nic: Nic) -> None:
         """Remove a port's elements from nftables."""
-        elements = [("ports", nic.ifname)]
+        elements = [("ports", nic.ifname)] if nic.network else []
         if nic.state is State.WAITING:
             elements.append(("waiting", nic.ifname))
         elif nic.mac is not None and nic.ipv4 is not None:
@@ -562,13 +578,31 @@ class Broker:
             if not self.networks:
                 self.env.forwarding.restore()
 
-    async def stop(self) -> None:
-        """Take down every network that has no NIC. Guests keep theirs."""
+    async def stop(self, *, everything: bool) -> None:
+        """Take down every network that has no NIC; `everything`: every network.
+
+        The system's guests keep theirs over a restart. A rootless broker's
+        namespace ends with it.
+        """
         for handle in self._going.values():
             handle.cancel()
         self._going.clear()
+        for _ in range(_GOING_TRIES):
+            if not TapDescriptor.pending:
+                break
+            await asyncio.sleep(_GOING_WAIT)
+        for nic in list(self.ledger):
+            self._is_gone(nic)
+        for handle in self._going.values():
+            handle.cancel()
+        self._going.clear()
+        if everything:
+            for nic in list(self.ledger):
+                self.nic_gone(nic)
         for network in list(self.networks.values()):
             await self.take_down(network)
+        for handle in self._going.values():
+            handle.cancel()
 
 
 def user_name(uid: int) -> str:

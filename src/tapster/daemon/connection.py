@@ -9,7 +9,9 @@ end, descriptors are counted and closed, and a client that goes is noticed.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import os
 import socket
 from collections.abc import Callable
 
@@ -31,6 +33,21 @@ _log = logging.getLogger(__name__)
 
 MESSAGE_LIMIT = 64 * 1024  # bytes
 DESCRIPTOR_LIMIT = 8  # a connection; no call takes any
+
+_encoder = json.JSONEncoder(separators=(",", ":"))
+
+
+def _encode(obj: JSONObject) -> bytes:
+    """One message, as asyncvarlink would write it."""
+    return _encoder.encode(obj).encode() + b"\0"
+
+
+class _Socket(socket.socket):
+    """asyncio formats the descriptor each time it is not in the selector, and
+    the usual text of a socket costs two system calls."""
+
+    def __repr__(self) -> str:
+        return f"<socket {self.fileno()}>"
 
 
 class _Transport(VarlinkTransport):
@@ -61,16 +78,18 @@ class Connection(VarlinkInterfaceServerProtocol):
         self._on_lost = on_lost
         self._unfinished = 0  # bytes since the last NUL
         self._descriptors = 0
+        self._sending = 0  # messages in the transport's queue
         self._hangup: socket.socket | None = None
         self._base: VarlinkTransport | None = None
+        self._socket: socket.socket | None = None
 
     def attach_socket(self, connection: socket.socket) -> None:
         """Take over an accepted, non-blocking socket: it is closed with this."""
-        loop = asyncio.get_running_loop()
-        self._base = _Transport(loop, connection, connection, self)
-        # While a call runs the transport does not read, so it would not see
-        # the client go. A second descriptor of the same socket does.
-        self._hangup = connection.dup()
+        connection = _Socket(fileno=connection.detach())
+        self._base = _Transport(
+            asyncio.get_running_loop(), connection, connection, self
+        )
+        self._socket = connection
 
     def abort(self) -> None:
         """Close now, whatever is queued."""
@@ -116,17 +135,24 @@ class Connection(VarlinkInterfaceServerProtocol):
         self, obj: JSONObject, fds: FileDescriptorArray | None
     ) -> asyncio.Future[None] | None:
         future: asyncio.Future[None] | None = super().request_received(obj, fds)
-        if future is not None and self._hangup is not None:
+        if future is not None:
             self.calls += 1
-            asyncio.get_running_loop().add_reader(self._hangup, self._check_hangup)
+            if obj.get("more") and self._base is not None:
+                self._watch_hangup()
             future.add_done_callback(self._call_ended)
         return future
 
     def _call_ended(self, _: asyncio.Future[None]) -> None:
         self.calls -= 1
         self.last_activity = asyncio.get_running_loop().time()
-        if self._hangup is not None:
-            asyncio.get_running_loop().remove_reader(self._hangup)
+
+    def _watch_hangup(self) -> None:
+        """While a call runs the transport does not read, and would not see its
+        client go. For a call without end a second descriptor of the socket does.
+        """
+        if self._hangup is None and self._socket is not None:
+            self._hangup = self._socket.dup()
+            asyncio.get_running_loop().add_reader(self._hangup, self._check_hangup)
 
     def _check_hangup(self) -> None:
         """Readable during a call: the client has gone, or sent ahead."""
@@ -141,6 +167,45 @@ class Connection(VarlinkInterfaceServerProtocol):
         asyncio.get_running_loop().remove_reader(self._hangup)
         if not data:
             self.abort()
+
+    def send_message(
+        self, obj: JSONObject, fds: list[int] | None = None, autoclose: bool = True
+    ) -> asyncio.Future[None]:
+        """Send at once where nothing is queued, instead of a turn of the event
+        loop later; what the socket does not take goes the transport's way."""
+        if self._sending or self._base is None or self._base.is_closing():
+            return self._queue_message(super().send_message(obj, fds, autoclose))
+        data = _encode(obj)
+        try:
+            sent = self._send(data, fds)
+        except BlockingIOError:
+            return self._queue_message(super().send_message(obj, fds, autoclose))
+        except OSError as err:
+            _log.debug("uid %d is gone: %s", self.peer.uid, err)
+            self.abort()
+            sent = len(data)
+        if fds and autoclose:
+            for fd in fds:
+                os.close(fd)
+        if sent < len(data):
+            return self._queue_message(self._base.send_message(data[sent:]))
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+    def _send(self, data: bytes, fds: list[int] | None) -> int:
+        assert self._socket is not None  # noqa: S101 - there is one with _base
+        if fds:
+            return socket.send_fds(self._socket, [data], fds, socket.MSG_NOSIGNAL)
+        return self._socket.send(data, socket.MSG_NOSIGNAL)
+
+    def _queue_message(self, future: asyncio.Future[None]) -> asyncio.Future[None]:
+        self._sending += 1
+        future.add_done_callback(self._unqueue_message)
+        return future
+
+    def _unqueue_message(self, _: asyncio.Future[None]) -> None:
+        self._sending -= 1
 
     def handle_call_exception(self, exc: BaseException, oneway: bool) -> None:
         """Log in full what nobody foresaw; tell the caller nothing of it."""

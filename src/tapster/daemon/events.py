@@ -65,12 +65,22 @@ class Events:
             name=nic.name,
             reason=reason,
         )
+        # The caller waits for its reply, not for our log.
+        asyncio.get_running_loop().call_soon(self._publish, event)
+
+    def _publish(self, event: Event) -> None:
         _log.info(
             "%s %s: user %s (uid %d), pid %d, guest %s on %s, mac %s%s",
-            what, nic.ifname, nic.user, nic.uid, nic.pid, nic.name,
-            nic.network or nic.bridge, nic.mac or "not known yet",
-            f": {reason}" if reason else "",
-        )  # fmt: skip
+            event.event,
+            event.ifname,
+            event.user,
+            event.uid,
+            event.pid,
+            event.name,
+            event.network or event.bridge,
+            event.mac or "not known yet",
+            f": {event.reason}" if event.reason else "",
+        )
         self._tell(event)
 
     def denied(self, peer: Peer, user: str, what: str, reason: str) -> None:

@@ -19,6 +19,9 @@ def main(argv: list[str] | None = None) -> int:
         format="tapsterd: %(levelname)s: %(message)s",
         stream=sys.stderr,
     )
+    # Who logs a line is in the line; where in the source is not, so do not look.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     os.umask(0o077)
     try:
         if options.rootless:
@@ -33,3 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -20,7 +21,7 @@ from ..networks.forwarding import Forwarding
 from ..networks.nat import Environment
 from ..networks.store import StateStore
 from ..policy.config import Config, load
-from . import activation, reconcile
+from . import activation, eager, reconcile
 from .activation import notify
 from .broker import Broker
 from .events import Events
@@ -137,6 +138,7 @@ async def _serve(
     rootless: Rootless | None,
 ) -> int:
     loop = asyncio.get_running_loop()
+    eager.install(loop)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -157,6 +159,10 @@ async def _serve(
     idle = None
     if rootless is not None:
         idle = loop.create_task(_stop_when_idle(broker, listener, stop))
+    # What exists now lives as long as the process: no need to look at it again
+    # for garbage in the middle of a request.
+    gc.collect()
+    gc.freeze()
     notify("READY=1")
     _log.info("serving %s", options.socket)
     await stop.wait()
@@ -167,7 +173,7 @@ async def _serve(
     events.close()
     listener.close()
     first_mac.stop()
-    await broker.stop()
+    await broker.stop(everything=rootless is not None)
     if not len(ledger):
         reconcile.remove_tables(broker)
     watch.stop()

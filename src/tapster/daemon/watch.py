@@ -24,7 +24,8 @@ class Watch:
     def __init__(self) -> None:
         """Listens from now on; what comes before `start` waits in the socket."""
         self._monitor = NetlinkMonitor(
-            [rtnetlink.RTNLGRP_LINK, rtnetlink.RTNLGRP_NEIGH]
+            [rtnetlink.RTNLGRP_LINK, rtnetlink.RTNLGRP_NEIGH],
+            [rtnetlink.RTM_DELLINK, rtnetlink.RTM_NEWNEIGH],
         )
         self._handle: Callable[[Reply], None] = lambda _: None
         self._resynchronise: Callable[[], None] = lambda: None

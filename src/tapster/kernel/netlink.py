@@ -8,6 +8,7 @@ encoder of pyroute2. Formats: netlink(7), linux/netlink.h.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import struct
@@ -268,9 +269,16 @@ class NetlinkMonitor:
     `close()` closes its descriptor.
     """
 
-    def __init__(self, groups: Sequence[int], *, receive_buffer: int = 8 << 20) -> None:
+    def __init__(
+        self,
+        groups: Sequence[int],
+        types: Sequence[int],
+        *,
+        receive_buffer: int = 8 << 20,
+    ) -> None:
         """
         :param groups: RTNLGRP_* numbers.
+        :param types: of the messages wanted; the kernel drops others for us.
         :param receive_buffer: bytes the kernel may queue for us before it
             drops; needs CAP_NET_ADMIN to exceed net.core.rmem_max.
         """
@@ -284,9 +292,30 @@ class NetlinkMonitor:
             self._socket.setsockopt(socket.SOL_SOCKET, so_rcvbufforce, receive_buffer)
         except OSError:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self._buffer = bytearray(_RECEIVE)
+        self._filter(types)
         self._socket.bind((0, 0))
         for group in groups:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+
+    def _filter(self, types: Sequence[int]) -> None:
+        """A classic BPF program (socket(7), linux/filter.h) that lets messages
+        of these types through: each of our own attaches makes a dozen others."""
+        load_half, jump_equal, give = 0x28, 0x15, 0x06
+        # The type is at offset 4. BPF loads in network order, netlink has the host's.
+        wanted = [socket.htons(kind) for kind in types]
+        program = struct.pack("=HBBI", load_half, 0, 0, 4)
+        for position, kind in enumerate(wanted):
+            program += struct.pack("=HBBI", jump_equal, len(wanted) - position, 0, kind)
+        program += struct.pack("=HBBI", give, 0, 0, 0)
+        program += struct.pack("=HBBI", give, 0, 0, 0xFFFFFFFF)
+        text = ctypes.create_string_buffer(program)
+        so_attach_filter = 26
+        self._socket.setsockopt(
+            socket.SOL_SOCKET,
+            so_attach_filter,
+            struct.pack("@HP", len(program) // 8, ctypes.addressof(text)),
+        )
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -304,11 +333,10 @@ class NetlinkMonitor:
             must look at the whole state again.
         """
         try:
-            data, address = self._socket.recvfrom(_RECEIVE)
+            count, address = self._socket.recvfrom_into(self._buffer)
         except BlockingIOError:
             return None
         if address[0] != 0:
             return []
-        return [
-            Reply(kind, payload) for kind, _, _, payload in messages(memoryview(data))
-        ]
+        data = memoryview(bytes(memoryview(self._buffer)[:count]))
+        return [Reply(kind, payload) for kind, _, _, payload in messages(data)]

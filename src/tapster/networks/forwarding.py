@@ -21,6 +21,8 @@ _log = logging.getLogger(__name__)
 
 _IPV4 = "ipv4/ip_forward"
 _IPV6 = "ipv6/conf/all/forwarding"
+_NOT_DEVICES = ("all", "default")
+_NOT_UPLINKS = ("tapster", "tapbr", "lo")  # ours, and what hears nobody
 
 
 class Forwarding:
@@ -44,7 +46,9 @@ class Forwarding:
         if sysctl.read(_IPV6) == "0":
             for device in sysctl.children("ipv6/conf"):
                 key = f"ipv6/conf/{device}/accept_ra"
-                if device not in ("all", "default") and sysctl.read(key) == "1":
+                if device.startswith(_NOT_UPLINKS) or device in _NOT_DEVICES:
+                    continue
+                if sysctl.read(key) == "1":
                     wanted[key] = "2"
             wanted[_IPV6] = "1"
         if sysctl.read(_IPV4) == "0":

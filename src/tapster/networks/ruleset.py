@@ -14,13 +14,16 @@ from ipaddress import IPv4Network, IPv6Network
 
 BRIDGE_TABLE = "bridge tapster"
 INET_TABLE = "inet tapster"
+LAN, NAT = "lan", "nat"  # the chains for ports of each kind of network
 
 # The source MAC is the bridge's own business: a locked port drops every frame
 # whose source is not its static forwarding entry, after this chain and before
-# anything is forwarded. A port of the map `ports` jumps to what its kind of
-# network lets a guest say. A waiting port is locked and has no entry yet, so
-# the bridge drops all it sends: it only leaves one MAC in `first`, and never
-# more than one, whatever its guest sends (daemon/first_mac.py).
+# anything is forwarded. A port of ours may say what chain `lan` lets it say,
+# unless the map `ports` sends it to a narrower one: a device that is not yet,
+# or no longer, in any set is not free of checks. A waiting port is locked and
+# has no entry yet, so the bridge drops all it sends: it only leaves one MAC in
+# `first`, and never more than one, whatever its guest sends
+# (daemon/first_mac.py).
 _BRIDGE = """
 table bridge tapster {
     map ports { type ifname : verdict; }
@@ -48,6 +51,7 @@ table bridge tapster {
         type filter hook prerouting priority -200; policy accept;
         iifname @waiting add @first { iifname : ether saddr } accept
         iifname vmap @ports
+        iifname "tapster*" jump lan
     }
 }
 """
@@ -122,7 +126,7 @@ def add_port(
     ifname: str, chain: str, mac: str | None, ipv4: str | None, *, refused: bool = False
 ) -> str:
     """A port of ours. One without a MAC waits for its first, unless refused."""
-    entries = [("ports", f"{ifname} : jump {chain}")]
+    entries = [] if chain == LAN else [("ports", f"{ifname} : jump {chain}")]
     if mac is None and not refused:
         entries.append(("waiting", ifname))
     elif mac is not None and ipv4 is not None:

@@ -14,9 +14,10 @@ which then is the MAC asked for. Files (`-readconfig`) and `-set` are not read.
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from tapster.errors import UsageError
+from tapster.vmm.qemuopts import Props, escape
 
 
 # typing.NamedTuple would say this better; importing typing takes 8 ms.
@@ -70,109 +71,12 @@ _TYPES = _words("""
 _IMPLIED = {"net": "type", "netdev": "type", "nic": "type", "device": "driver"}
 
 
-class _Props:
-    """The properties in one option's value, in the order they were written.
-
-    :raise ValueError: the value is JSON and cannot be read.
-    """
-
-    __slots__ = ("_items", "_json")
-
-    def __init__(self, text: str, implied: str, json: bool = False) -> None:
-        self._json = json and text.startswith("{")
-        self._items = list(_read_json(text) if self._json else _split(text, implied))
-
-    def get(self, key: str) -> str | None:
-        """What QEMU would take: the last of several; of ids the first."""
-        values = [value for name, value, _ in self._items if name == key]
-        if not values:
-            return None
-        return str(values[0 if key == "id" else -1])
-
-    def text(
-        self,
-        first: Mapping[str, str] | None = None,
-        drop: Sequence[str] = (),
-        last: Mapping[str, str] | None = None,
-    ) -> str:
-        """The value again, with `first` and `last` around what is kept.
-
-        A key of `first` replaces the user's; its first key is the type, which
-        needs no name. What is kept is kept to the letter.
-        """
-        first, last = first or {}, last or {}
-        kept = [item for item in self._items if item[0] not in {*drop, *first}]
-        if self._json:
-            import json
-
-            whole = {**first, **{name: value for name, value, _ in kept}, **last}
-            return json.dumps(whole, ensure_ascii=False)
-        head = [f"{name}={escape(value)}" for name, value in first.items()]
-        head[:1] = [word.removeprefix("type=") for word in head[:1]]
-        tail = [f"{name}={escape(value)}" for name, value in last.items()]
-        # An empty piece would turn the comma before it into an escape.
-        return ",".join([*head, *(raw for *_, raw in kept if raw), *tail])
-
-
-def escape(value: str) -> str:
-    """The text of a property's value, as QEMU reads it back."""
-    return value.replace(",", ",,")
-
-
-def _split(text: str, implied: str) -> Iterator[tuple[str, object, str]]:
-    """QEMU's `key=value,flag,...`: (key, value, text) of each, as qemu_opts does."""
-    at = 0
-    while at < len(text):
-        start = at
-        equals, comma = text.find("=", at), text.find(",", at)
-        value: str
-        if equals >= 0 and (comma < 0 or equals < comma):
-            key = text[at:equals]
-            value, at = _value(text, equals + 1)
-        elif start == 0:
-            key = implied
-            value, at = _value(text, 0)
-        else:
-            at = comma if comma >= 0 else len(text)
-            key, value = text[start:at], "on"
-            if key.startswith("no"):
-                key, value = key[2:], "off"
-        yield key, value, text[start:at]
-        at += 1
-
-
-def _value(text: str, start: int) -> tuple[str, int]:
-    """The value that starts there, and where the comma after it is."""
-    end = start
-    while (end := text.find(",", end)) >= 0 and text.startswith(",,", end):
-        end += 2
-    if end < 0:
-        end = len(text)
-    return text[start:end].replace(",,", ","), end
-
-
-def _read_json(text: str) -> Iterator[tuple[str, object, str]]:
-    import json
-
-    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        if len(found := dict(pairs)) != len(pairs):
-            raise ValueError("duplicate key")
-        return found
-
-    try:
-        found = json.loads(text, object_pairs_hook=unique)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-    for name, value in found.items():
-        yield name, value, ""
-
-
 class _Option:
     """One option with its argument, and what is to become of it."""
 
     __slots__ = ("at", "ids", "mac_of", "name", "props", "request", "text", "vlan")
 
-    def __init__(self, at: int, name: str, text: str, props: _Props) -> None:
+    def __init__(self, at: int, name: str, text: str, props: Props) -> None:
         self.at = at
         self.name = name
         self.text = text
@@ -319,11 +223,11 @@ def parse(argv: Sequence[str]) -> CommandLine:
             options.append(option)
             only_prints |= option.asks_for_help
         elif name == "name":
-            guest_name = _Props(value, "guest").get("guest") or guest_name
+            guest_name = Props(value, "guest").get("guest") or guest_name
         elif name in _ONLY_PRINTS or (name in _LISTS_ON_HELP and value in _HELP):
             only_prints = True
         elif name in ("M", "machine"):
-            machine = _Props(value, "type").get("type") or machine
+            machine = Props(value, "type").get("type") or machine
     if only_prints:
         return CommandLine(argv, (), guest_name)
     taps = [option for option in options if option.type == "bridge"]
@@ -373,10 +277,10 @@ def _read(program: str, flag: str, at: int, name: str, value: str) -> _Option:
         return UsageError(f"{program}: {flag} {value}: {why}", hint)
 
     try:
-        props = _Props(value, _IMPLIED[name], json=name in ("netdev", "device"))
+        props = Props(value, _IMPLIED[name], json=name in ("netdev", "device"))
     except ValueError as error:
         if name == "device" and "netdev" not in value:
-            props = _Props("", "")  # no NIC of ours: for QEMU to read
+            props = Props("", "")  # no NIC of ours: for QEMU to read
         else:
             # QEMU takes single quotes as well; nobody is known to use them.
             hint = "write JSON with double quotes" if "'" in value else None

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The look of every command's --help, and of its usage errors."""
+
+from __future__ import annotations
+
+import argparse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def make_parser(
+    prog: str, description: str, examples: Sequence[str], usage: str | None = None
+) -> argparse.ArgumentParser:
+    """A parser whose options must be written out: scripts outlive abbreviations.
+
+    :param examples: complete command lines; a test parses each of them.
+    """
+    return argparse.ArgumentParser(
+        prog=prog,
+        usage=usage,
+        description=description,
+        epilog="\n  ".join(["examples:", *examples]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_rootless(parser: argparse.ArgumentParser) -> None:
+    """The option that means the same in every command."""
+    parser.add_argument(
+        "--rootless",
+        action="store_true",
+        help="use your own broker, even where the system has one",
+    )

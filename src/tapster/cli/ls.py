@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""tapster ls: which NICs there are, for people and for programs.
+
+A program gets the words of the wire, whatever they are, from --json. The table
+is for people: on a terminal rich draws it, elsewhere it is plain.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from tapster import client
+from tapster.cli import arguments as look
+from tapster.cli.text import note, size, visible
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Sequence
+    from typing import Any
+
+DESCRIPTION = """\
+List the NICs that you attached; as root, those of all users.
+
+RX and TX are bytes/packets that the guest received and sent. A NIC is `active`,
+`waiting` for the first packet of its guest, or `refused`, and why."""
+EXAMPLES = ("tapster ls", "tapster ls --json", "tapster ls --rootless")
+HEAD = (
+    "NAME",
+    "USER",
+    "PID",
+    "NETWORK",
+    "IFNAME",
+    "MAC",
+    "IPV4",
+    "IPV6",
+    "STATE",
+    "RX",
+    "TX",
+)
+COLOURS = {"active": "green", "waiting": "yellow"}
+
+
+def make_parser() -> ArgumentParser:
+    parser = look.make_parser("tapster ls", DESCRIPTION, EXAMPLES)
+    parser.add_argument(
+        "--json", action="store_true", help="a list of objects, all their words"
+    )
+    look.add_rootless(parser)
+    return parser
+
+
+def parse(arguments: Sequence[str]) -> Namespace:
+    return make_parser().parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """:raise TapsterError: a broker runs, or should, and gives no list."""
+    options = parse(arguments)
+    try:
+        nics = client.list_nics(rootless=options.rootless)
+        if not nics and not options.json:
+            note("nothing is attached")
+    except client.NotRunning as error:
+        nics = []  # as nobody can have a NIC then; but say which way it is
+        note(error.oneline())
+    if options.json:
+        print(json.dumps(nics, indent=2))
+    elif nics:
+        table = make_table(nics)
+        if sys.stdout.isatty():
+            draw(table)
+        else:
+            print(plain(table))
+    return 0
+
+
+def make_table(nics: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Rows of safe text, the head first; a last column has reasons, if any."""
+    reasons = [
+        visible(nic["reason"]) if nic["reason"] and nic["state"] != "active" else ""
+        for nic in nics
+    ]
+    rows = [list(HEAD)]
+    for nic in nics:
+        words = [nic[key] for key in ("name", "user", "pid")]
+        words += [nic["network"] or nic["bridge"]]
+        words += [nic[key] for key in ("ifname", "mac", "ipv4", "ipv6", "state")]
+        words += [
+            f"{size(nic[f'{way}_bytes'])}/{nic[f'{way}_packets']}"
+            for way in ("rx", "tx")
+        ]
+        rows.append([visible(word) for word in words])
+    if any(reasons):
+        for row, reason in zip(rows, ["REASON", *reasons], strict=True):
+            row.append(reason)
+    return rows
+
+
+def plain(table: Sequence[Sequence[str]]) -> str:
+    """Aligned columns, two blanks between them."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join(
+        "  ".join(
+            word.ljust(width) for word, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in table
+    )
+
+
+def draw(table: Sequence[Sequence[str]]) -> None:
+    """The table with colours. A line that is too long is the terminal's to wrap."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    head, *rows = table
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for title in head:
+        drawn.add_column(title, no_wrap=True)
+    for row in rows:
+        cells = [Text(word) for word in row]  # no str: that may have markup
+        cells[HEAD.index("STATE")].stylize(COLOURS.get(row[HEAD.index("STATE")], "red"))
+        drawn.add_row(*cells)
+    # Without a height rich takes a dumb terminal's width for 80.
+    Console(width=10_000, height=25).print(drawn)

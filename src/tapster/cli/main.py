@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""tapster: the command. It finds the command, and prints what went wrong, once.
+
+`tapster run` has 60 ms before the VMM is executed. A CLI library such as Typer
+would take more than that for its own imports, so this is argparse, each command
+is imported only when it is the one, and rich only where a table is drawn.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from tapster.errors import TapsterError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+COMMANDS = {
+    "run": "start a virtual machine with its NICs on your network",
+    "ls": "list your NICs",
+    "events": "follow what happens to your NICs",
+}
+EXAMPLES = (
+    "tapster run -- qemu-system-x86_64 -m 2G disk.qcow2",
+    "tapster ls",
+    "tapster run --help",
+)
+
+
+def make_parser() -> ArgumentParser:
+    """What is before the command: it is never asked where there is a command."""
+    from tapster.cli import arguments
+    from tapster.version import __version__
+
+    parser = arguments.make_parser(
+        "tapster",
+        "Networks for your virtual machines, without privileges or configuration.",
+        EXAMPLES,
+    )
+    parser.add_argument("--version", action="version", version=f"tapster {__version__}")
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True
+    )
+    for name, summary in COMMANDS.items():
+        commands.add_parser(name, help=summary, add_help=False)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command.
+
+    :param argv: without the program's name; that of the process if None.
+    :return: the exit status: 1 for an error, 2 for a wrong command line, 126 and
+        127 for a VMM that cannot be executed, as of a shell.
+    """
+    # Python has None for a stream that was closed before; argparse has not.
+    for name in "stdout", "stderr":
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the end
+    try:
+        status = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return status
+    except TapsterError as error:
+        _say(error.oneline())
+        return 2 if isinstance(error, UsageError) else getattr(error, "status", 1)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        _forget_stdout()
+        return 141  # what a shell reports of a program that SIGPIPE ended
+    except OSError as error:
+        _say(": ".join(str(s) for s in (error.filename, error.strerror) if s))
+        _forget_stdout()
+        return 1
+
+
+def _run(argv: list[str]) -> int:
+    try:
+        match argv[:1]:
+            case ["run"]:
+                from tapster.cli import run
+
+                return run.main(argv[1:])
+            case ["ls"]:
+                from tapster.cli import ls
+
+                return ls.main(argv[1:])
+            case ["events"]:
+                from tapster.cli import events
+
+                return events.main(argv[1:])
+        make_parser().parse_args(argv)
+        raise AssertionError("every command has a case")
+    except SystemExit as end:  # argparse's, which has said why
+        return end.code if isinstance(end.code, int) else 0
+
+
+def _say(line: str) -> None:
+    from tapster.cli.text import note
+
+    try:
+        note(line)
+    except OSError:
+        pass  # stderr is closed or full; the exit status has to do
+
+
+def _forget_stdout() -> None:
+    """Have the interpreter's last flush of what could not be written succeed."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

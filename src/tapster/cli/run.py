@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""tapster run: obtain the taps that a VMM needs, and become that VMM.
+
+There is no process between the user's shell and the VMM: exit status, signals,
+terminal and pid are the VMM's own, and when it ends the kernel closes its taps.
+So this does what it can before it asks for a tap, and never returns if it may.
+
+It imports little, as it has 60 ms: see `cli.main`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from signal import SIG_DFL, SIGPIPE, SIGXFSZ, signal
+
+from tapster.cli import arguments as look
+from tapster.client import Nic, attach
+from tapster.errors import ProtocolError, TapsterError, UsageError
+from tapster.vmm import qemu
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Sequence
+    from typing import Any, Never
+
+USAGE = """tapster run [--network NAME | --bridge NAME] [--name NAME] [--mac MAC]
+                   [--rootless] [--] VMM [ARGUMENT ...]"""
+DESCRIPTION = """\
+Start a virtual machine monitor with its NICs on a network of yours. No set-up
+and no privilege is needed; addresses, names and the way out are there.
+
+QEMU's own command line says which NICs there are: every `bridge` of -netdev,
+-nic and -net becomes one, and where there is none a virtio NIC is added. `br=`
+there names a Linux bridge, and wins over the options below.
+
+Any other VMM is given one tap: {fd}, {ifname} and {mac} in its arguments are
+replaced by the tap's file descriptor, its name, and the MAC of the guest. The
+environment of every VMM has the same (of the first NIC) as TAPSTER_FD,
+TAPSTER_IFNAME and TAPSTER_MAC."""
+EXAMPLES = (
+    "tapster run -- qemu-system-x86_64 -m 2G disk.qcow2",
+    "tapster run --name web1 qemu-system-x86_64 -nic bridge,model=e1000 disk.img",
+    "tapster run --network lan -- qemu-system-aarch64 -M virt -cpu max disk.img",
+    "tapster run --bridge br0 --mac 52:54:00:12:34:56 qemu-kvm -m 1G disk.img",
+    "tapster run -- my-vmm --tap-fd {fd} --mac {mac}",
+)
+VALUED = {
+    "--network": "the network; without it your default one",
+    "--bridge": "a Linux bridge, where the policy lets you use it",
+    "--name": "the guest's name: the same name gets the same addresses again; of "
+    "several NICs the second is NAME-2 (default: what QEMU's -name says)",
+    "--mac": "the guest's MAC address; without it one is assigned",
+}
+LABEL_LENGTH = 63  # bytes of a name in DNS
+
+
+class CannotExecute(TapsterError):
+    """The VMM cannot be executed; the status is what a shell would return."""
+
+    def __init__(self, message: str, hint: str | None, status: int) -> None:
+        super().__init__(message, hint)
+        self.status = status
+
+
+def make_parser() -> ArgumentParser:
+    parser = look.make_parser("tapster run", DESCRIPTION, EXAMPLES, USAGE)
+    where = parser.add_mutually_exclusive_group()
+    for option, text in VALUED.items():
+        group = where if option in ("--network", "--bridge") else parser
+        kind = "MAC" if option == "--mac" else "NAME"
+        group.add_argument(option, metavar=kind, help=text)
+    look.add_rootless(parser)
+    return parser
+
+
+def parse(arguments: Sequence[str]) -> Namespace:
+    """The options, and `vmm`, the VMM's command line.
+
+    It starts behind `--`, or else at the first word that is no option of ours;
+    argparse would take some of the VMM's options for ours.
+    """
+    at = 0
+    while at < len(arguments) and arguments[at].startswith("-"):
+        if arguments[at] == "--":
+            break
+        at += 2 if arguments[at] in VALUED else 1
+    parser = make_parser()
+    options = parser.parse_args(arguments[:at])
+    options.vmm = list(arguments[at:])
+    if options.vmm[:1] == ["--"]:
+        del options.vmm[0]
+    if not options.vmm:
+        parser.error("which VMM is to be started?")
+    return options
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Does not return if all goes well: the process is the VMM's from then on.
+
+    :raise CannotExecute: there is no such VMM.
+    :raise TapsterError: there is no tap, and why.
+    """
+    options = parse(arguments)
+    vmm: list[str] = options.vmm
+    program = find_program(vmm[0])
+    command = qemu.parse(vmm) if qemu.is_qemu(vmm[0]) else None
+    requests = command.requests if command else (qemu.NicRequest(None, None, ""),)
+    plan = make_plan(options, requests, command.guest_name if command else None)
+    nics: list[Nic] = []
+    try:
+        for wanted in plan:
+            nic = attach(**wanted, rootless=options.rootless)
+            nics.append(nic)  # now: it is closed if the next one fails
+        grants = [grant(nic) for nic in nics]
+        if command:
+            vmm = command.with_taps(grants)
+        else:
+            vmm = fill_in(vmm, grants[0], nics[0].ifname)
+        execute(program, vmm, environment(grants, nics))
+    finally:
+        for nic in nics:
+            nic.close()
+
+
+def find_program(name: str) -> str:
+    """The path that execvp() would execute, before any tap is drawn for it.
+
+    :raise CannotExecute: there is none.
+    """
+    candidates = [name]
+    if "/" not in name:
+        candidates = [os.path.join(d, name) for d in os.get_exec_path()]
+    files = [path for path in candidates if name and os.path.isfile(path)]
+    for path in files:
+        if os.access(path, os.X_OK):
+            return path
+    if files:
+        raise CannotExecute(f"{name}: not executable", "see chmod(1)", 126)
+    hint = "is it installed, and in PATH?" if "/" not in name else "is the path right?"
+    raise CannotExecute(f"{name}: not found", hint, 127)
+
+
+def make_plan(
+    options: Namespace, requests: Sequence[qemu.NicRequest], guest_name: str | None
+) -> list[dict[str, Any]]:
+    """The parameters of each NIC's attach().
+
+    :raise UsageError: it is not clear which NIC --mac is for.
+    """
+    without_mac = sum(request.mac is None for request in requests)
+    if options.mac is not None and requests and without_mac != 1:
+        if without_mac:
+            hint = "write mac= into QEMU's options for each"
+            raise UsageError(f"--mac: {without_mac} NICs have none", hint)
+        raise UsageError("--mac: QEMU's command line says the MAC already")
+    name = options.name if options.name is not None else as_label(guest_name or "")
+    plan: list[dict[str, Any]] = []
+    for number, request in enumerate(requests, 1):
+        suffix = f"-{number}" if number > 1 else ""
+        plan.append(
+            {
+                "network": options.network if request.bridge is None else None,
+                "bridge": options.bridge if request.bridge is None else request.bridge,
+                "name": None if name is None else name + suffix,
+                "mac": options.mac if request.mac is None else request.mac,
+            }
+        )
+    return plan
+
+
+def as_label(text: str) -> str | None:
+    """A host name that is like this text; None: nothing of it can be in one."""
+    label = re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
+    # There is room left for the number of a NIC.
+    return label[: LABEL_LENGTH - 3].rstrip("-") or None
+
+
+def grant(nic: Nic) -> qemu.Grant:
+    """What the VMM inherits of a NIC; `nic` closes it, if there is no VMM.
+
+    A descriptor below 3 is free where the user closed it. The tap must not
+    become the guest's console, so the VMM gets another one.
+    """
+    fd = nic.fd
+    if fd < 3:
+        import fcntl
+
+        fd = fcntl.fcntl(fd, fcntl.F_DUPFD, 3)
+    os.set_inheritable(fd, True)
+    if nic.mac is None:
+        raise ProtocolError("the broker assigned no MAC address to the guest")
+    return qemu.Grant(fd, nic.mac)
+
+
+def fill_in(vmm: Sequence[str], granted: qemu.Grant, ifname: str) -> list[str]:
+    """The arguments with {fd}, {ifname} and {mac} replaced; nothing else is."""
+    values = {"{fd}": str(granted.fd), "{ifname}": ifname, "{mac}": granted.mac}
+    pattern = re.compile("{fd}|{ifname}|{mac}")
+    return [vmm[0], *(pattern.sub(lambda m: values[m[0]], word) for word in vmm[1:])]
+
+
+def environment(grants: Sequence[qemu.Grant], nics: Sequence[Nic]) -> dict[str, str]:
+    """Ours, with the first NIC, and without one that is not this VMM's."""
+    names = ("TAPSTER_FD", "TAPSTER_IFNAME", "TAPSTER_MAC")
+    result = {k: v for k, v in os.environ.items() if k not in names}
+    if grants:
+        values = (str(grants[0].fd), nics[0].ifname, grants[0].mac)
+        result.update(zip(names, values, strict=True))
+    return result
+
+
+def execute(program: str, vmm: list[str], environ: dict[str, str]) -> Never:
+    """Become the VMM.
+
+    Python ignores two signals, and what is ignored stays so in a new program.
+
+    :raise CannotExecute: the kernel refuses.
+    """
+    signal(SIGPIPE, SIG_DFL)
+    signal(SIGXFSZ, SIG_DFL)
+    try:
+        os.execve(program, vmm, environ)  # noqa: S606 - to become it is the point
+    except FileNotFoundError:  # the file itself is there: see find_program()
+        reason, hint = "its interpreter is not found", "see its first line"
+    except OSError as error:
+        reason, hint = os.strerror(error.errno or 0), None
+        if error.errno == errno.ENOEXEC:
+            hint = "is it a program for this machine?"
+    raise CannotExecute(f"{vmm[0]}: {reason}", hint, 126)

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One connection to a broker: bytes become replies, and descriptors have an owner.
+
+This speaks Varlink (JSON and NUL over a unix socket, descriptors by SCM_RIGHTS)
+with the standard library only: a caller wants a tap from a thread or a
+short-lived command, without an event loop and the daemon's dependencies.
+
+Nothing here knows which broker it talks to, or what a NIC is.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket as sockets
+import time
+
+from tapster import errors
+from tapster.errors import (
+    BrokerFailure,
+    BrokerUnavailable,
+    InvalidRequest,
+    ProtocolError,
+    RequestError,
+    TapsterError,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+    from typing import Any, Self
+
+INTERFACE = "io.tapster.Broker"
+REPLY_LIMIT = 1 << 20  # bytes of one reply
+FDS_LIMIT = 16  # of one reply; there is room to see, and close, unexpected ones
+TIMEOUT = 30.0  # seconds: the first attach to a network may have to start it
+
+# connect() says one of these where no broker is, or none that we may talk to.
+_UNREACHABLE = (errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED, errno.EACCES)
+
+
+class Gone(BrokerUnavailable):
+    """The broker hung up before the first byte of a reply."""
+
+
+def open_socket(path: str, deadline: float) -> sockets.socket:
+    """Connect, waiting only where the broker's backlog is full.
+
+    :raise OSError: what connect() said.
+    """
+    sock = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
+    try:
+        while True:
+            sock.settimeout(seconds_left(deadline))
+            try:
+                sock.connect(path)
+                return sock
+            except BlockingIOError:
+                time.sleep(0.005)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def try_open_socket(path: str, deadline: float) -> sockets.socket | None:
+    """As `open_socket()`, but None where the next place is to be tried."""
+    try:
+        return open_socket(path, deadline)
+    except OSError as error:
+        if error.errno in _UNREACHABLE:
+            return None
+        reason = error.strerror or error  # no errno: the path is too long
+        raise BrokerUnavailable(f"no broker at {path}: {reason}") from None
+
+
+def seconds_left(deadline: float) -> float:
+    """Seconds left.
+
+    :raise BrokerUnavailable: none is.
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise BrokerUnavailable("the broker did not answer in time")
+    return left
+
+
+class Connection:
+    """One connection to a broker, which carries one call at a time.
+
+    A context manager. Any failure but the broker's own "no" closes it, as
+    nobody knows what the next byte on it would mean.
+
+    :param sock: a connected unix stream socket, owned by this object from now.
+    :param timeout: seconds, for each call as a whole.
+    :param rootless: whether the broker is the user's own.
+    """
+
+    def __init__(
+        self, sock: sockets.socket, timeout: float = TIMEOUT, *, rootless: bool = False
+    ) -> None:
+        self.timeout = timeout
+        self.rootless = rootless
+        self._sock = sock
+        self._buffer = bytearray()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        """The socket's descriptor, to wait on; it stays this object's."""
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        """Close the connection. Any number of times."""
+        self._sock.close()
+
+    def call(
+        self, method: str, parameters: dict[str, Any], fds: bool = False
+    ) -> tuple[dict[str, Any], list[int]]:
+        """Call a method of the broker's interface and wait for its reply.
+
+        :param method: the bare name, or that of another interface with dots.
+        :param fds: whether descriptors are expected. If so the caller closes
+            them; otherwise, and on any error, none is left open.
+        :raise RequestError: the broker said no.
+        :raise BrokerUnavailable: it hung up, or the time was over.
+        :raise ProtocolError: its reply makes no sense.
+        """
+        received: list[int] = []
+        try:
+            deadline = time.monotonic() + self.timeout
+            self._send(method, parameters, deadline, more=False)
+            reply, more = parse_reply(self._receive(deadline, received))
+            if more:
+                raise ProtocolError("the broker announced more replies than one")
+            if fds:
+                result, received = received, []
+                return reply, result
+            return reply, []
+        except RequestError:
+            raise
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            close_all(received)
+
+    def stream(
+        self, method: str, parameters: dict[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        """Call a method that replies many times; yield reply after reply.
+
+        Waits for each without any limit. The connection is of no further use
+        when the caller leaves before the last reply. Raises as `call()`.
+        """
+        try:
+            more = True
+            self._send(method, parameters, time.monotonic() + self.timeout, more)
+            while more:
+                received: list[int] = []
+                try:
+                    message = self._receive(None, received)
+                finally:
+                    close_all(received)
+                reply, more = parse_reply(message)
+                yield reply
+        except RequestError:
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    def _send(
+        self, method: str, parameters: dict[str, Any], deadline: float, more: bool
+    ) -> None:
+        if self._buffer:
+            raise ProtocolError("the broker sent a reply that nobody asked for")
+        name = method if "." in method else f"{INTERFACE}.{method}"
+        call: dict[str, Any] = {"method": name, "parameters": parameters}
+        if more:
+            call["more"] = True
+        try:
+            self._sock.settimeout(seconds_left(deadline))
+            self._sock.sendall(json.dumps(call).encode() + b"\0", sockets.MSG_NOSIGNAL)
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def _receive(self, deadline: float | None, fds: list[int]) -> bytes:
+        """One message without its NUL; its descriptors are appended to `fds`."""
+        searched = 0
+        while (end := self._buffer.find(0, searched)) < 0:
+            searched = len(self._buffer)
+            if searched > REPLY_LIMIT:
+                raise ProtocolError(f"the broker's reply exceeds {REPLY_LIMIT} bytes")
+            try:
+                self._sock.settimeout(
+                    None if deadline is None else seconds_left(deadline)
+                )
+                data, ancillary, flags, _ = self._sock.recvmsg(
+                    1 << 16, sockets.CMSG_SPACE(4 * FDS_LIMIT), sockets.MSG_CMSG_CLOEXEC
+                )
+            except OSError as error:
+                raise self._failed(error) from None
+            for level, kind, octets in ancillary:
+                if (level, kind) == (sockets.SOL_SOCKET, sockets.SCM_RIGHTS):
+                    whole = len(octets) - len(octets) % 4
+                    fds += memoryview(octets[:whole]).cast("i")
+            if flags & sockets.MSG_CTRUNC or len(fds) > FDS_LIMIT:
+                raise ProtocolError("the broker sent too many file descriptors")
+            if not data and not self._buffer:
+                raise Gone("the broker hung up without an answer")
+            if not data:
+                raise ProtocolError("the broker hung up in the middle of its answer")
+            self._buffer += data
+        message = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return message
+
+    def _failed(self, error: OSError) -> BrokerUnavailable:
+        if isinstance(error, TimeoutError):
+            return BrokerUnavailable(f"no answer of the broker in {self.timeout:g} s")
+        text = f"the connection to the broker failed: {error.strerror or error}"
+        if isinstance(error, ConnectionResetError | BrokenPipeError):
+            return BrokerUnavailable(text) if self._buffer else Gone(text)
+        return BrokerUnavailable(text)
+
+
+def close_all(fds: list[int]) -> None:
+    """Close descriptors that turned out to be nobody's."""
+    for fd in fds:
+        os.close(fd)
+
+
+def parse_reply(message: bytes) -> tuple[dict[str, Any], bool]:
+    """The parameters of a reply, and whether others follow it.
+
+    :raise RequestError: it is an error of the broker's interface.
+    :raise ProtocolError: it is none that a broker sends.
+    """
+    try:
+        reply = json.loads(message.decode())
+    except (ValueError, RecursionError):
+        raise ProtocolError("the broker's answer is not JSON") from None
+    if not isinstance(reply, dict):
+        raise ProtocolError("the broker's answer is not an object")
+    parameters = reply.get("parameters")
+    if parameters is None:
+        parameters = {}
+    error = reply.get("error")
+    more = reply.get("continues") or False
+    if not isinstance(parameters, dict) or not isinstance(more, bool):
+        raise ProtocolError("the broker's answer is not a Varlink reply")
+    if error is None:
+        return parameters, more
+    if not isinstance(error, str):
+        raise ProtocolError("the broker's answer is not a Varlink reply")
+    raise _wire_error(error, parameters)
+
+
+def _wire_error(name: str, parameters: dict[str, Any]) -> TapsterError:
+    """The exception that an error on the wire stands for."""
+    interface, _, word = name.rpartition(".")
+    if name == "org.varlink.service.InvalidParameter":
+        which = parameters.get("parameter")
+        return InvalidRequest(f"the broker did not accept the parameter {which!r}")
+    if interface != INTERFACE:
+        return ProtocolError(
+            f"the broker answered {name}", "are broker and client of one version?"
+        )
+    message, hint = parameters.get("message"), parameters.get("hint")
+    if not isinstance(message, str) or not message:
+        message = f"the broker answered {word}"
+    kind = getattr(errors, word, None)
+    if not (isinstance(kind, type) and issubclass(kind, RequestError)):
+        kind = BrokerFailure
+    return kind(message, hint if isinstance(hint, str) else None)
