@@ -290,7 +290,13 @@ class _Supervisor:
                 netlink.transact([rtnetlink.set_link(loopback.ifindex, "lo", up=True)])
         from .serve import Rootless, run
 
-        return run(self._options, Rootless(self._listening, (RESOLVER,), self._avoid))
+        try:
+            return run(
+                self._options, Rootless(self._listening, (RESOLVER,), self._avoid)
+            )
+        finally:
+            if os.getppid() != parent:  # nobody else is left to do it
+                end_pasta(self._options.runtime)
 
     # pasta
 
