@@ -176,6 +176,11 @@ class Nic:
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
+            import sys
+
+            if sys.is_finalizing():  # nothing can be imported any more
+                self.close()
+                return
             import warnings
 
             warnings.warn(f"unclosed {self!r}", ResourceWarning, 2, source=self)

@@ -22,7 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     # Who logs a line is in the line; where in the source is not, so do not look.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    os.umask(0o077)
+    # Files for dnsmasq are for its group to read (networks/dnsmasq.py).
+    os.umask(0o027)
     try:
         if options.rootless:
             from .rootless import supervise

@@ -8,6 +8,7 @@ watches: a new guest needs no signal and no restart.
 
 from __future__ import annotations
 
+import grp
 import logging
 import os
 import pwd
@@ -94,7 +95,10 @@ def configuration(settings: Settings) -> str:
     if s.upstream:
         lines += ["no-resolv", *(f"server={server}" for server in s.upstream)]
     if s.user is not None:
-        lines.append(f"user={s.user}")
+        # Without a group dnsmasq takes one of its own choice, which could not
+        # read the directory.
+        group = grp.getgrgid(pwd.getpwnam(s.user).pw_gid).gr_name
+        lines += [f"user={s.user}", f"group={group}"]
     return "\n".join(lines) + "\n"
 
 

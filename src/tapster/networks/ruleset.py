@@ -59,10 +59,13 @@ table bridge tapster {
 # Guests of one network never reach another's, nothing outside reaches a guest
 # unasked, and a guest sees of the host no more than DHCP, DNS, neighbour
 # discovery and ping of its gateway. Source ports below 1024 would let a guest
-# pass for a privileged process of the host (NFS "secure", NIS).
+# pass for a privileged process of the host (NFS "secure", NIS). Where
+# bridge-nf-call-iptables is on, as it is by default, frames between guests of
+# one network come through `forward` too, in and out of the same bridge.
 _INET = """
 table inet tapster {
     set bridges { type ifname; }
+    set within { type ifname . ifname; }
     set nat4 { type ipv4_addr; flags interval; }
     set nat6 { type ipv6_addr; flags interval; }
     set gateways4 { type ifname . ipv4_addr; }
@@ -85,6 +88,7 @@ table inet tapster {
     }
     chain forward {
         type filter hook forward priority filter; policy accept;
+        iifname . oifname @within accept
         iifname @bridges oifname @bridges drop
         iifname @bridges ip saddr @nat4 accept
         iifname @bridges ip6 saddr @nat6 accept
@@ -154,6 +158,7 @@ def _network_entries(
 ) -> list[tuple[str, str]]:
     entries = [
         ("bridges", bridge),
+        ("within", f"{bridge} . {bridge}"),
         ("nat4", str(subnet4)),
         ("gateways4", f"{bridge} . {subnet4[1]}"),
     ]

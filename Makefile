@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# What is done here often. Each target sets up what it needs.
+
+PYTHON := .venv/bin/python
+ARGS :=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint format demo bench varlink clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+setup: ## make .venv; as root on Debian, install missing packages
+	@tools/setup
+
+test: lint ## lint, then run all tests; ARGS="-k name" chooses among them
+	@$(PYTHON) -m pytest $(ARGS)
+
+lint: setup ## ruff and mypy
+	@$(PYTHON) -m ruff check --quiet
+	@$(PYTHON) -m ruff format --check --quiet
+	@$(PYTHON) -m mypy --no-error-summary
+
+format: setup ## let ruff put the source in order
+	@$(PYTHON) -m ruff check --quiet --fix
+	@$(PYTHON) -m ruff format
+
+demo: setup ## two guests of an ordinary user on a network, in a minute
+	@$(PYTHON) tools/demo.py $(ARGS)
+
+bench: setup ## how fast it is, next to qemu-bridge-helper
+	@$(PYTHON) benchmarks/run.py $(ARGS)
+
+varlink: setup ## write the .varlink file anew from src/tapster/wire/interface.py
+	@$(PYTHON) -m tapster.wire.interface
+
+clean: ## remove all that was made here
+	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
+	find src tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} +
