@@ -29,16 +29,18 @@ SOCKET = "/run/tapster/io.tapster.Broker"
 _PR_SET_PDEATHSIG = 1
 _SETUP = """
 set -e
-mount --make-rprivate /
+mount --make-rprivate / 2>/dev/null || true
+mkdir -p /etc/qemu 2>/dev/null || true
 mount -t tmpfs -o mode=0755 lab /run
-mkdir -p /run/checkout /run/dev /run/user /run/state /etc/qemu
+mkdir -p /run/checkout /run/dev /run/user /run/state
 chmod 0700 /run/state
 mount --bind "$CHECKOUT" /run/checkout
-mknod -m 0666 /run/dev/tun c 10 200
-mkdir -p /dev/net
-[ -e /dev/net/tun ] || : > /dev/net/tun
-mount --bind /run/dev/tun /dev/net/tun
-mount -t tmpfs -o mode=0755 lab /etc/qemu
+if mknod -m 0666 /run/dev/tun c 10 200 2>/dev/null; then
+    mkdir -p /dev/net
+    [ -e /dev/net/tun ] || : > /dev/net/tun
+    mount --bind /run/dev/tun /dev/net/tun
+fi
+[ ! -d /etc/qemu ] || mount -t tmpfs -o mode=0755 lab /etc/qemu
 mount -t sysfs lab /sys 2>/dev/null || true
 printf 'nameserver 192.0.2.1\\n' > /run/resolv.conf
 mount --bind /run/resolv.conf /etc/resolv.conf
@@ -83,14 +85,16 @@ class Space:
             preexec_fn=_die_with_us,
         )
         assert self._holder.stdout is not None
+        self._children: list[subprocess.Popen[Any]] = []
         lines = []
         for line in self._holder.stdout:
             lines.append(line.decode(errors="replace"))
             if line == b"ready\n":
                 break
         else:
-            self.close()
+            self._holder.wait()
             raise RuntimeError(f"no namespace: {''.join(lines)}")
+        self._namespace = os.stat(f"/proc/{self.pid}/ns/net").st_ino
 
     @property
     def pid(self) -> int:
@@ -106,6 +110,8 @@ class Space:
         """What to put before a command for it to run in here, as root or `user`."""
         command = ["nsenter", "-t", str(self.pid), "--net", "--mount", "--wd=/"]
         settings = {"LC_ALL": "C.UTF-8"}
+        if user is None:
+            settings |= {"XDG_RUNTIME_DIR": "/run/user/0", "HOME": "/run/user/0"}
         if user is not None:
             command += ["setpriv", f"--reuid={user}", f"--regid={user}"]
             command += (
@@ -154,18 +160,19 @@ class Space:
     ) -> subprocess.Popen[Any]:
         """Start a command in here. It is killed when this process ends."""
         options.setdefault("stdin", subprocess.DEVNULL)
-        return subprocess.Popen(
+        child = subprocess.Popen(
             [*self.prefix(user, env=env), *command], preexec_fn=_die_with_us, **options
         )
+        self._children.append(child)
+        return child
 
     def processes(self) -> list[int]:
         """Who is in this network namespace, the holder left out."""
-        wanted = os.stat(f"/proc/{self.pid}/ns/net").st_ino
         found = []
         for name in os.listdir("/proc"):
             if name.isdecimal() and int(name) != self.pid:
                 try:
-                    if os.stat(f"/proc/{name}/ns/net").st_ino == wanted:
+                    if os.stat(f"/proc/{name}/ns/net").st_ino == self._namespace:
                         found.append(int(name))
                 except OSError:
                     continue
@@ -183,6 +190,8 @@ class Space:
             finally:
                 self._holder.kill()
                 self._holder.wait()
+                for child in self._children:
+                    child.wait()
         if self._holder.stdout is not None:
             self._holder.stdout.close()
 
@@ -212,8 +221,11 @@ class Lab:
     is open to all as udev has it, and the checkout is at /run/checkout.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """:param directory: for logs; must exist."""
+    def __init__(self, directory: Path, *, nested: bool = False) -> None:
+        """
+        :param directory: for logs; must exist.
+        :param nested: in a user namespace where root is the only user there is.
+        """
         self.directory = directory
         self.host = Space(_SETUP)
         try:
@@ -223,7 +235,9 @@ class Lab:
             raise
         self._daemons: list[Daemon] = []
         self._connect()
-        for user in (USER, OTHER):
+        if nested:
+            self.host.run("install", "-d", "-m0700", "/run/user/0")
+        for user in () if nested else (USER, OTHER):
             self.host.run(
                 "install", "-d", "-m0700", f"-o{user}", f"-g{user}", f"/run/user/{user}"
             )
@@ -306,6 +320,11 @@ class Lab:
                     if process.poll() is not None:
                         break
             raise RuntimeError(f"tapsterd did not start:\n{daemon.log}")
+
+    def rootless_log(self, user: int) -> str:
+        """What a user's own broker has said so far."""
+        path = f"/run/user/{user}/tapster/broker.log"
+        return self.host.run("cat", path, check=False).stdout
 
     def __enter__(self) -> Lab:
         return self

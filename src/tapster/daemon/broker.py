@@ -294,7 +294,7 @@ class Broker:
     ) -> Nic:
         pid = peer.pid
         if request.for_parent:
-            pid = process.parent(peer.pid) or peer.pid
+            pid = _holder_above(peer.pid)
         return Nic(
             ifname=TAP_PREFIX + addresses.base36(secrets.randbits(64), _TAP_DIGITS),
             ifindex=0,
@@ -339,7 +339,7 @@ class Broker:
 
         def withdraw_guest() -> None:
             if network is not None:
-                network.remove_guest(nic.ifname)
+                network.remove_guest(nic.ifname, nic.mac, nic.ipv4)
 
         steps = (
             stages.Stage("create", create_tap, close_tap),
@@ -489,7 +489,7 @@ class Broker:
         self._delete_elements(nic)
         network = self.network_of(nic)
         if network is not None:
-            network.remove_guest(nic.ifname)
+            network.remove_guest(nic.ifname, nic.mac, nic.ipv4)
             self._schedule_down(network)
         self.events.about("detached", nic)
 
@@ -603,6 +603,15 @@ class Broker:
             await self.take_down(network)
         for handle in self._going.values():
             handle.cancel()
+
+
+def _holder_above(pid: int) -> int:
+    """Who runs a helper: its parent, or, where QEMU ran it through a shell,
+    the shell's. For people to read; nothing is decided by it."""
+    above = process.parent(pid) or pid
+    if process.command_name(above) == "sh":
+        above = process.parent(above) or above
+    return above
 
 
 def user_name(uid: int) -> str:

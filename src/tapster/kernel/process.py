@@ -16,6 +16,7 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 
+CAP_SETUID = 7
 CAP_NET_BIND_SERVICE = 10
 CAP_NET_ADMIN = 12
 CAP_NET_RAW = 13
@@ -49,6 +50,15 @@ def parent(pid: int) -> int | None:
     """The parent's pid, as the kernel tells it; None if the process is gone."""
     fields = _stat(pid)
     return int(fields[1]) if fields else None
+
+
+def command_name(pid: int) -> str:
+    """The program's name as ps shows it; the process itself can change it."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return ""
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -66,6 +66,10 @@ IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 IFA_F_NODAD = 0x02
 RTA_DST = 1
 RTN_UNICAST, RTN_LOCAL = 1, 2
+RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT = 6, 7, 8
+# Routes that say what is to become of packets to a network. (The others are
+# broadcast, anycast and multicast addresses.)
+_ROUTES = (RTN_UNICAST, RTN_LOCAL, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT)
 
 _IFINFO = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _NDMSG = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
@@ -110,7 +114,7 @@ class Neighbour(NamedTuple):
 def mac_bytes(mac: str) -> bytes:
     """Six bytes of ``aa:bb:cc:dd:ee:ff``; raises ValueError for anything else."""
     raw = bytes.fromhex(mac.replace(":", ""))
-    if len(raw) != 6 or len(mac) != 17:
+    if len(raw) != 6 or raw.hex(":") != mac.lower():
         raise ValueError(f"not a MAC address: {mac!r}")
     return raw
 
@@ -348,7 +352,7 @@ def used_networks(netlink: NetlinkSocket) -> Iterator[tuple[int, Network]]:
             )
             if (
                 family != wanted
-                or kind_of_route not in (RTN_UNICAST, RTN_LOCAL)
+                or kind_of_route not in _ROUTES
                 or not length
             ):
                 continue

@@ -12,11 +12,14 @@ import grp
 import logging
 import os
 import pwd
+import secrets
 import shutil
+import socket
+import struct
 import subprocess
 import time
 from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import NamedTuple
 
 from ..errors import BrokerFailure
@@ -49,8 +52,8 @@ def executable() -> str | None:
 
 
 def service_user() -> str | None:
-    """The account for dnsmasq when the broker is root."""
-    if os.geteuid() != 0:
+    """The account that dnsmasq changes to, where the broker may let it."""
+    if not process.has_capability(process.CAP_SETUID):
         return None
     for name in ("dnsmasq", "nobody"):
         try:
@@ -99,6 +102,8 @@ def configuration(settings: Settings) -> str:
         # read the directory.
         group = grp.getgrgid(pwd.getpwnam(s.user).pw_gid).gr_name
         lines += [f"user={s.user}", f"group={group}"]
+    else:
+        lines += ["user=", "group="]  # stay who you are, root in a namespace included
     return "\n".join(lines) + "\n"
 
 
@@ -140,6 +145,39 @@ def write_file(path: str, text: str) -> None:
         os.write(fd, text.encode())
     finally:
         os.close(fd)
+
+
+def release(bridge: str, server: str, ipv4: str, mac: str) -> None:
+    """Give back the lease of a guest that is gone, in its name: DHCPRELEASE,
+    RFC 2131 section 4.4.6. Otherwise its name and address would stay taken
+    until the lease ran out.
+
+    :raises OSError: it could not be sent.
+    """
+    op_request, ethernet, length = 1, 1, 6
+    packet = struct.pack(
+        "!4BIHH4s4s4s4s16s64s128sI",
+        op_request,
+        ethernet,
+        length,
+        0,
+        secrets.randbits(32),
+        0,
+        0,
+        IPv4Address(ipv4).packed,
+        bytes(4),
+        bytes(4),
+        bytes(4),
+        bytes.fromhex(mac.replace(":", "")),
+        b"",
+        b"",
+        0x63825363,  # the magic cookie of RFC 2131
+    )
+    packet += b"\x35\x01\x07" + b"\x36\x04" + IPv4Address(server).packed + b"\xff"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        # dnsmasq hears that bridge alone, its own host's words included.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bridge.encode())
+        sock.sendto(packet, socket.MSG_DONTWAIT, (server, 67))
 
 
 def remove_file(path: str) -> None:

@@ -67,7 +67,7 @@ class Forwarding:
         for key, value in reversed(self._before.items()):
             try:
                 sysctl.write(key, value)
-            except OSError as err:  # the device may be gone
+            except (OSError, ValueError) as err:  # the device may be gone
                 _log.info("net/%s not put back: %s", key, err)
         self._before.clear()
         remove_file(self._path)

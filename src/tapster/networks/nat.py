@@ -394,10 +394,15 @@ class NatNetwork:
             dnsmasq.names(ipv4, ipv6, name, self.domain),
         )
 
-    def remove_guest(self, ifname: str) -> None:
+    def remove_guest(self, ifname: str, mac: str | None, ipv4: str | None) -> None:
         """Take a guest out of DHCP and DNS."""
         for kind in ("dhcp", "hosts"):
             dnsmasq.remove_file(f"{self.directory}/{kind}/{ifname}")
+        if mac is not None and ipv4 is not None and self._dnsmasq is not None:
+            try:
+                dnsmasq.release(self.bridge, str(self.subnet4[1]), ipv4, mac)
+            except OSError as err:
+                _log.warning("the lease of %s was not given back: %s", ipv4, err)
         # A removed reservation is forgotten only on SIGHUP.
         if self._dnsmasq is not None and self._reload is None:
             loop = asyncio.get_running_loop()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -93,24 +94,27 @@ def _merge(config: Config, path: str, text: str) -> Config:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as err:
-        raise ConfigError(_decode_error(path, str(err))) from err
+        raise ConfigError(_decode_error(path, text, str(err))) from err
+    except (ValueError, RecursionError) as err:  # Python's limits, not TOML's
+        raise ConfigError(f"{path}:1:1: {err}") from err
     for section, table in data.items():
         current = getattr(config, section, None) if section in _names(config) else None
         if current is None:
-            raise ConfigError(_unknown(path, text, section, _names(config)))
+            raise ConfigError(_unknown(path, text, [section], _names(config)))
         if not isinstance(table, dict):
             raise ConfigError(
                 f"{_place(path, text, section)}: {section} must be a table"
             )
         for key, value in table.items():
             if key not in _names(current):
-                raise ConfigError(_unknown(path, text, key, _names(current)))
+                raise ConfigError(_unknown(path, text, [section, key], _names(current)))
             try:
                 current = replace(
                     current, **{key: _convert(getattr(current, key), value)}
                 )
             except ValueError as err:
-                raise ConfigError(f"{_place(path, text, key)}: {key}: {err}") from None
+                place = _place(path, text, section, key)
+                raise ConfigError(f"{place}: {key}: {err}") from None
         config = replace(config, **{section: current})
     return config
 
@@ -133,27 +137,43 @@ def _convert(default: Any, value: Any) -> Any:
         raise ValueError("must be a number, not negative")
     if isinstance(default, int) and (not isinstance(value, int) or value < 1):
         raise ValueError("must be a whole number from 1 up")
-    return type(default)(value)
+    try:
+        return type(default)(value)
+    except OverflowError:
+        raise ValueError("is too large") from None
 
 
-def _decode_error(path: str, message: str) -> str:
+def _decode_error(path: str, text: str, message: str) -> str:
     """tomllib says "… (at line L, column C)"; we say file:L:C: …"""
-    text, found, place = message.partition(" (at line ")
-    if not found or ", column " not in place:
-        return f"{path}: {message}"
-    line, _, column = place.rstrip(")").partition(", column ")
-    return f"{path}:{line}:{column}: {text}"
+    what, _, place = message.rpartition(" (at ")
+    found = re.fullmatch(r"line (\d+), column (\d+)\)", place)
+    if found:
+        return f"{path}:{found[1]}:{found[2]}: {what}"
+    return f"{_at(path, text, len(text))}: {what or message}"
 
 
-def _place(path: str, text: str, key: str) -> str:
-    for number, line in enumerate(text.splitlines(), 1):
-        bare = line.strip().lstrip("[").strip()
-        if bare.startswith((key, f'"{key}"')):
-            return f"{path}:{number}:{line.index(key) + 1}"
-    return f"{path}:1:1"
+def _place(path: str, text: str, *keys: str) -> str:
+    """Where the last of these keys is written, each behind the one before it;
+    if that is not to be seen, where the one before it is."""
+    place = 0
+    for key in keys:
+        quoted = re.escape(key)
+        name = rf"(?<![\w-])(\"{quoted}\"|'{quoted}'|{quoted})\s*[=.\]]"
+        found = re.compile(rf"^[^#\n]*?{name}", re.M).search(text, place)
+        # A key may be on the line of its section: then that is behind the ^.
+        found = re.compile(rf"[^#\n]*?{name}").match(text, place) or found
+        if found:
+            place = found.start(1)
+    return _at(path, text, place)
 
 
-def _unknown(path: str, text: str, key: str, known: list[str]) -> str:
+def _at(path: str, text: str, place: int) -> str:
+    line = text.count("\n", 0, place) + 1
+    return f"{path}:{line}:{place - text.rfind(chr(10), 0, place)}"
+
+
+def _unknown(path: str, text: str, keys: list[str], known: list[str]) -> str:
+    key = keys[-1]
     near = difflib.get_close_matches(key, known, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{_place(path, text, key)}: unknown key {key!r}{hint}"
+    return f"{_place(path, text, *keys)}: unknown key {key!r}{hint}"

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where an attach spends its time: in calls of the kernel, or outside of them.
+
+strace would slow each call more than it takes. Here Python's own functions
+that end in a system call are wrapped, in the broker and in its client, and note
+when they began and ended on the clock that all processes share
+(CLOCK_MONOTONIC). Laid over each other, the two lists say of each moment of an
+attach whether someone that the caller waits for ran code of his own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import functools
+import os
+import pwd
+import select
+import selectors
+import shutil
+import socket
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
+from time import perf_counter
+from typing import Any, NamedTuple
+
+assert asyncio and shutil  # imported now: they compare os' functions with sets of them
+
+_SOCKET = (
+    "__init__",
+    "_accept",
+    "_real_close",
+    "connect",
+    "getsockopt",
+    "recv_into",
+    "recvfrom_into",
+    "recvmsg",
+    "send",
+    "sendall",
+    "sendmsg",
+    "setblocking",
+    "settimeout",
+)
+_OS = (
+    "close",
+    "fstat",
+    "getxattr",
+    "lstat",
+    "open",
+    "read",
+    "readlink",
+    "stat",
+    "unlink",
+    "write",
+)
+_EPOLL = ("poll", "register", "unregister", "modify", "close")
+# Libraries in C that do work of their own between their system calls.
+LIBRARIES = ("libnftables", "getpwuid")
+
+
+class Edge(NamedTuple):
+    """One call: what, and from when to when, in seconds."""
+
+    name: str
+    start: float
+    end: float
+
+
+class Edges:
+    """The calls of this process since `install`."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, float, float]] = []
+        self._undo: list[tuple[Any, str, Any, bool]] = []
+
+    def _timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        note = self.log.append
+
+        @functools.wraps(call)
+        def timed(*args: Any, **options: Any) -> Any:
+            start = perf_counter()
+            try:
+                return call(*args, **options)
+            finally:
+                note((name, start, perf_counter()))
+
+        return timed
+
+    def _wrap(self, owner: Any, attribute: str, name: str) -> None:
+        own = attribute in vars(owner)
+        call = getattr(owner, attribute)
+        self._undo.append((owner, attribute, call, own))
+        setattr(owner, attribute, self._timed(name, call))
+
+    def install(self) -> None:
+        for attribute in _SOCKET:
+            self._wrap(socket.socket, attribute, f"socket {attribute.strip('_')}")
+        for attribute in _OS:
+            self._wrap(os, attribute, f"file {attribute}")
+        self._wrap(fcntl, "ioctl", "tun ioctl")
+        self._wrap(pwd, "getpwuid", "getpwuid")
+
+    def install_daemon(self) -> None:
+        """As `install`, and what only the broker uses; before it has a loop."""
+        from nftables import Nftables
+
+        edges = self
+
+        class Epoll:
+            """select.epoll, which cannot be inherited from."""
+
+            def __init__(self) -> None:
+                real = select.epoll()
+                self.fileno = real.fileno
+                for attribute in _EPOLL:
+                    call = edges._timed(f"epoll {attribute}", getattr(real, attribute))
+                    setattr(self, attribute, call)
+
+        self.install()
+        self._wrap(Nftables, "cmd", "libnftables")
+        selectors.EpollSelector._selector_cls = Epoll  # type: ignore[attr-defined]
+
+    def uninstall(self) -> None:
+        for owner, attribute, call, own in reversed(self._undo):
+            if own:
+                setattr(owner, attribute, call)
+            else:
+                delattr(owner, attribute)
+        self._undo.clear()
+
+    def overhead(self) -> float:
+        """Seconds that one wrapped call adds outside of what it notes."""
+        nothing = self._timed("nothing", int)
+        kept = len(self.log)
+        best = float("inf")
+        for _ in range(20):
+            start = perf_counter()
+            for _ in range(500):
+                nothing()
+            whole = perf_counter() - start
+            inside = sum(end - begin for _, begin, end in self.log[kept:])
+            best = min(best, (whole - inside) / 500)
+            del self.log[kept:]
+        return best
+
+
+class Share(NamedTuple):
+    """One attach, taken apart; seconds."""
+
+    whole: float
+    client: float  # outside of calls, in the client
+    broker: float  # outside of calls, in the broker, while the client waits for it
+    libraries: float  # libnftables and getpwuid, with the calls they make
+    calls: dict[str, float]  # by the first word of their names
+    wrapped: int  # calls on the critical path
+    steps: tuple[tuple[str, float, float], ...]  # of the broker: call, before it, in it
+
+
+def _inside(edges: Iterable[Edge], start: float, end: float) -> list[Edge]:
+    """The edges cut to that time, in order; of those in one another, the outer."""
+    cut: list[Edge] = []
+    for edge in sorted(edges, key=lambda e: (e.start, -e.end)):
+        begin = max(edge.start, cut[-1].end if cut else start, start)
+        until = min(edge.end, end)
+        if until > begin:
+            cut.append(Edge(edge.name, begin, until))
+    return cut
+
+
+def take_apart(
+    start: float, end: float, client: Sequence[Edge], broker: Sequence[Edge]
+) -> Share:
+    """Of one attach that the client began at `start` and had at `end`.
+
+    The client waits for the broker in its recvmsg(). While it does, until the
+    broker's reply is out, time in no call of the broker is the broker's own.
+    """
+    calls: defaultdict[str, float] = defaultdict(float)
+    ours = _inside(client, start, end)
+    waits = [edge for edge in ours if edge.name == "socket recvmsg"]
+    for edge in ours:
+        if edge not in waits:
+            calls["client"] += edge.end - edge.start
+    inside = sum(edge.end - edge.start for edge in ours)
+    replies = [e.end for e in broker if e.name == "socket sendmsg" and e.start < end]
+    replied = max(replies, default=end)
+    running = 0.0
+    wrapped = len(ours)
+    steps: list[tuple[str, float, float]] = []
+    for wait in waits:
+        until = min(wait.end, replied)
+        if until <= wait.start:
+            calls["wake-up"] += wait.end - wait.start
+            continue
+        theirs = _inside(broker, wait.start, until)
+        wrapped += len(theirs)
+        last = wait.start
+        for edge in theirs:
+            word = edge.name.split()[0]
+            if edge.name == "epoll poll":
+                word = "wake-up"
+            calls[word] += edge.end - edge.start
+            steps.append((edge.name, edge.start - last, edge.end - edge.start))
+            last = edge.end
+        running += until - wait.start - sum(e.end - e.start for e in theirs)
+        calls["wake-up"] += wait.end - until
+    libraries = sum(calls.pop(name, 0.0) for name in LIBRARIES)
+    whole = end - start
+    return Share(
+        whole, whole - inside, running, libraries, dict(calls), wrapped, tuple(steps)
+    )
+
+
+def summarize(shares: Sequence[Share], overhead: float) -> dict[str, Any]:
+    """The medians, in microseconds, less what the measuring itself cost."""
+
+    def middle(values: Iterable[float]) -> float:
+        return round(median(values) * 1e6, 1)
+
+    cost = median(share.wrapped for share in shares) * overhead
+    whole = median(share.whole for share in shares) - cost
+    own = median(share.client + share.broker for share in shares) - cost
+    libraries = median(share.libraries for share in shares)
+    words = sorted({word for share in shares for word in share.calls})
+    usual = Counter(tuple(s[0] for s in share.steps) for share in shares)
+    names, often = usual.most_common(1)[0]
+    alike = [s.steps for s in shares if tuple(step[0] for step in s.steps) == names]
+    return {
+        "attaches": len(shares),
+        "whole_us": round(whole * 1e6, 1),
+        "outside_us": round(own * 1e6, 1),
+        "libraries_us": round(libraries * 1e6, 1),
+        "client_us": middle(share.client for share in shares),
+        "broker_us": middle(share.broker for share in shares),
+        "calls_us": {
+            word: middle(share.calls.get(word, 0) for share in shares) for word in words
+        },
+        "measuring_us": round(cost * 1e6, 1),
+        "share": round(own / whole, 3),
+        "share_with_libraries": round((own + libraries) / whole, 3),
+        "steps_seen": often,
+        "steps_us": [
+            {
+                "call": name,
+                "before": middle(steps[i][1] for steps in alike),
+                "in": middle(steps[i][2] for steps in alike),
+            }
+            for i, name in enumerate(names)
+        ],
+    }

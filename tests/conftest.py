@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A test that leaves something behind fails, and is the one that is named.
+
+Looked at around each test: descriptors, child processes and threads of this
+process; around tests in kernel/ and guest/ also what outlives it: devices and
+nftables tables in the machine's own namespace, and daemons. What was there
+before is nobody's fault: a broker of the machine's own may run, and a fixture
+of a whole module may hold things.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+PATIENCE = 2.0  # seconds for the kernel and for threads to finish with something
+_POLL = 0.005
+_OURS = ("tapster", "tapbr")
+_HERE = Path(__file__).parent
+# Descendants have it in their environment, whoever their parent is by then.
+_MARK = f"TAPSTER_TEST_SESSION={os.getpid()}.{time.time_ns()}"
+
+# What the threads that close taps are called; they stay for the next tap.
+_STAYING_THREADS = ("close",)
+
+Look = Callable[[], dict[object, str]]
+
+
+def descriptors() -> dict[object, str]:
+    """Open descriptors: number and target."""
+    found: dict[object, str] = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[name] = f"fd {name}: {os.readlink(f'/proc/self/fd/{name}')}"
+        except OSError:
+            continue  # listdir's own
+    return found
+
+
+def children() -> dict[object, str]:
+    """Child processes, zombies among them."""
+    found: dict[object, str] = {}
+    for thread in os.listdir("/proc/self/task"):
+        try:
+            text = Path(f"/proc/self/task/{thread}/children").read_text()
+        except OSError:
+            continue  # the thread ended
+        for pid in text.split():
+            found[pid] = f"child {pid}: {command_line(pid)}"
+    return found
+
+
+def command_line(pid: str) -> str:
+    try:
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return "gone"
+    return raw.replace(b"\0", b" ").decode(errors="replace").strip() or "a zombie"
+
+
+def threads() -> dict[object, str]:
+    """Running threads, save those that are meant to stay."""
+    return {
+        thread.ident: f"thread {thread.name}"
+        for thread in threading.enumerate()
+        if not thread.name.startswith(_STAYING_THREADS)
+    }
+
+
+def devices() -> dict[object, str]:
+    """Our devices in the machine's own network namespace."""
+    return {
+        name: f"device {name}"
+        for name in os.listdir("/sys/class/net")
+        if name.startswith(_OURS)
+    }
+
+
+class Tables:
+    """Our nftables tables in the machine's own namespace: one context for all."""
+
+    def __init__(self) -> None:
+        self._nft = None
+        try:
+            from nftables import Nftables
+
+            self._nft = Nftables()
+        except (ImportError, OSError):
+            pass  # without libnftables there are none of ours
+
+    def __call__(self) -> dict[object, str]:
+        if self._nft is None:
+            return {}
+        status, output, _ = self._nft.cmd("list tables")
+        lines = output.splitlines() if status == 0 else []
+        return {line: line for line in lines if line.split()[-1] == "tapster"}
+
+
+def daemons() -> dict[object, str]:
+    """Processes that tests of this session started, orphans included; and
+    dnsmasq, which a broker starts with an environment of its own."""
+    found: dict[object, str] = {}
+    mark = _MARK.encode()
+    for pid in os.listdir("/proc"):
+        if not pid.isdecimal() or pid == str(os.getpid()):
+            continue
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+            if mark not in environment.split(b"\0"):
+                if "/networks/tapbr" not in command_line(pid):
+                    continue
+                if b"PPid:\t1\n" not in Path(f"/proc/{pid}/status").read_bytes():
+                    continue  # somebody minds it
+        except OSError:
+            continue
+        found[pid] = f"process {pid}: {command_line(pid)}"
+    return found
+
+
+def leaks(looks: dict[Look, dict[object, str]]) -> list[str]:
+    return [
+        text
+        for look, before in looks.items()
+        for key, text in look().items()
+        if before.get(key) != text
+    ]
+
+
+def watch(*looks: Look) -> Iterator[None]:
+    """Fail if, some time after the test, there is more than before it."""
+    before = {look: look() for look in looks}
+    yield
+    found = leaks(before)
+    if not found:
+        return
+    gc.collect()  # what only an object's end closes
+    subprocess._cleanup()  # type: ignore[attr-defined]  # reaps forgotten Popens
+    deadline = time.monotonic() + PATIENCE
+    while (found := leaks(before)) and time.monotonic() < deadline:
+        time.sleep(_POLL)
+    assert not found, "left behind: " + "; ".join(sorted(found))
+
+
+os.environ.update([_MARK.split("=")])
+_tables = Tables()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_in_process() -> Iterator[None]:
+    """No descriptor, child process or thread."""
+    yield from watch(descriptors, children, threads)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_on_host(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No device, nftables table or daemon; where a test can make such things."""
+    part = request.path.relative_to(_HERE).parts[0]
+    if part in ("kernel", "guest"):
+        yield from watch(devices, _tables, daemons)
+    else:
+        yield

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Tests against the real kernel: in a lab, or in a network namespace of a
+thread's own. None of them leaves anything, here or there."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path[:0] = [
+    path
+    for path in (
+        str(Path(__file__).resolve().parents[2] / "tools"),
+        str(Path(__file__).resolve().parents[1]),
+    )
+    if path not in sys.path
+]
+
+from lab import Daemon, Lab, why_not  # noqa: E402
+from support import host  # noqa: E402
+from tapster.kernel import namespaces  # noqa: E402
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "own_network: the test runs in a new network namespace"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run what is marked `own_network` in a thread that has its own."""
+    if pyfuncitem.get_closest_marker("own_network") is None:
+        return None
+    if reason := why_not():
+        pytest.skip(reason)
+    names = pyfuncitem._fixtureinfo.argnames
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            namespaces.unshare(namespaces.CLONE_NEWNET)
+            pyfuncitem.obj(**arguments)
+        except BaseException as error:  # noqa: BLE001 - raised below
+            failure.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return True
+
+
+def _of_this_machine() -> list[Any]:
+    def output(*command: str) -> str:
+        return subprocess.run(command, capture_output=True, text=True).stdout
+
+    return [
+        output("ip", "-o", "address"),
+        output("ip", "route", "show", "table", "all"),
+        output("nft", "list", "ruleset"),
+        Path("/proc/sys/net/ipv4/ip_forward").read_text(),
+        Path("/proc/sys/net/ipv6/conf/all/forwarding").read_text(),
+        Path("/proc/self/mountinfo").read_text(),
+        os.path.exists(host.RUNTIME),
+        os.path.exists("/etc/tapster"),
+    ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def this_machine_is_untouched() -> Iterator[None]:
+    before = _of_this_machine()
+    yield
+    assert _of_this_machine() == before
+
+
+@pytest.fixture(scope="module")
+def lab(
+    tmp_path_factory: pytest.TempPathFactory, this_machine_is_untouched: None
+) -> Iterator[Lab]:
+    """One lab for the tests of a file."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with Lab(tmp_path_factory.mktemp("lab")) as made:
+        namespaces = [os.stat(f"/proc/{s.pid}/ns/net") for s in (made.host, made.world)]
+        yield made
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            try:
+                where = os.stat(f"/proc/{name}/ns/net")
+                command = Path(f"/proc/{name}/cmdline").read_bytes()
+            except OSError:
+                continue
+            assert where.st_ino not in [n.st_ino for n in namespaces], command
+
+
+@pytest.fixture(scope="module")
+def daemon(lab: Lab) -> Iterator[Daemon]:
+    """A broker for the tests of a file; at its end it leaves nothing."""
+    lab.host.run("mkdir", "-p", "/run/config")
+    running = lab.daemon("--config", "/run/config")
+    yield running
+    assert running.process.poll() is None, running.log
+    assert running.stop() == 0, running.log
+    assert host.leftovers(lab) == [], running.log
+    assert host.ruleset(lab.host) == []
+    assert "Traceback" not in running.log, running.log
+
+
+@pytest.fixture
+def clean(lab: Lab, daemon: Daemon) -> Iterator[None]:
+    """After the test no NIC is left, nor anything of one."""
+    yield
+    host.until_nothing_is_left(lab)
+    assert host.nics(lab) == []
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_descriptor(request: pytest.FixtureRequest) -> Iterator[None]:
+    # What outlives a test is made before the counting starts.
+    for name in ("lab", "daemon"):
+        if name in request.fixturenames:
+            request.getfixturevalue(name)
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before

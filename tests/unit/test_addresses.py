@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`tapster.networks.addresses`: stable, unique, and never in anybody's way."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from itertools import islice
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapster.networks import addresses
+
+SEED = bytes(range(32))
+MACS = st.binary(min_size=6, max_size=6).map(lambda raw: raw.hex(":"))
+SUBNET = IPv4Network("10.70.1.0/24")
+
+
+def test_parts_do_not_run_into_one_another() -> None:
+    one, other = ("ab", "c"), ("a", "bc")
+    assert addresses.digest(SEED, *one) != addresses.digest(SEED, *other)
+    assert addresses.digest(SEED, 1) == addresses.digest(SEED, "1")
+
+
+@given(st.integers(min_value=0, max_value=2**64 - 1))
+def test_base36(number: int) -> None:
+    text = addresses.base36(number, 8)
+    assert len(text) == 8
+    assert int(text, 36) == number % 36**8
+    assert text == text.lower()
+
+
+@given(st.text(), st.integers(0, 2**32))
+def test_guest_macs(name: str, uid: int) -> None:
+    macs = list(islice(addresses.guest_macs(SEED, "default", uid, name), 4))
+    assert macs == list(islice(addresses.guest_macs(SEED, "default", uid, name), 4))
+    assert len(set(macs)) == 4
+    for mac in macs:
+        first = int(mac[:2], 16)
+        assert first & 3 == 2  # local, and one guest's
+        assert first not in (0xFE, 0x52)
+
+
+def test_another_host_gives_other_macs() -> None:
+    ours = next(addresses.guest_macs(SEED, "web1"))
+    assert ours != next(addresses.guest_macs(SEED[::-1], "web1"))
+
+
+@given(MACS)
+def test_host_side_mac(mac: str) -> None:
+    host = addresses.host_side_mac(mac)
+    assert host != mac
+    assert len(host) == 17
+    assert host.startswith("fe:")
+    assert addresses.host_side_mac(mac.upper()).lower() == host
+
+
+def test_eui64() -> None:
+    # the example of RFC 4291, appendix A, with its own bits
+    prefix = IPv6Network("fd00::/64")
+    assert str(addresses.eui64(prefix, "34:56:78:9a:bc:de")) == (
+        "fd00::3656:78ff:fe9a:bcde"
+    )
+
+
+def test_a_subnet_is_stable_and_per_identity() -> None:
+    one = addresses.free_ipv4_subnet(SEED, [], "default-1000")
+    assert one == addresses.free_ipv4_subnet(SEED, [], "default-1000")
+    assert one != addresses.free_ipv4_subnet(SEED, [], "default-1001")
+    assert one is not None
+    assert one.prefixlen == 24
+    assert one.subnet_of(addresses.POOL)
+
+
+NETWORKS = st.builds(
+    lambda base, length: IPv4Network((base, length), strict=False),
+    st.integers(int(addresses.POOL[0]), int(addresses.POOL[-1])),
+    st.integers(11, 32),
+)
+
+
+@given(st.lists(NETWORKS, max_size=8))
+def test_a_subnet_overlaps_nothing(used: list[IPv4Network]) -> None:
+    six = IPv6Network("fd00::/8")  # of no concern
+    found = addresses.free_ipv4_subnet(SEED, [six, *used], "default-1000")
+    if found is not None:
+        assert not any(found.overlaps(network) for network in used)
+    else:
+        assert sum(n.num_addresses for n in used) >= addresses.POOL.num_addresses
+
+
+def test_no_subnet_is_left() -> None:
+    for used in (addresses.POOL, IPv4Network("10.0.0.0/8"), IPv4Network("0.0.0.0/0")):
+        assert addresses.free_ipv4_subnet(SEED, [used], "x") is None
+
+
+def test_the_last_subnet_is_found() -> None:
+    every = list(addresses.POOL.subnets(new_prefix=24))
+    left = every.pop(4711)
+    assert addresses.free_ipv4_subnet(SEED, every, "x") == left
+
+
+def test_unique_local_subnets_share_the_host_s_prefix() -> None:
+    one = addresses.unique_local_subnet(SEED, "default-1000")
+    other = addresses.unique_local_subnet(SEED, "default-1001")
+    assert one != other
+    assert one.supernet(new_prefix=48) == other.supernet(new_prefix=48)
+    assert one.subnet_of(IPv6Network("fd00::/8"))
+    assert one.prefixlen == 64
+
+
+def test_gateway() -> None:
+    assert str(addresses.gateway(SUBNET)) == "10.70.1.1"
+    assert str(addresses.gateway(IPv6Network("fd00::/64"))) == "fd00::1"
+
+
+@given(st.text(), st.sets(st.integers(2, 254)))
+def test_guest_address(name: str, numbers: set[int]) -> None:
+    taken = {str(SUBNET[number]) for number in numbers}
+    found = addresses.guest_address(SEED, SUBNET, taken, name)
+    again = addresses.guest_address(SEED, SUBNET, taken.__contains__, name)
+    assert found == again
+    if found is None:
+        assert len(taken) == 253
+    else:
+        assert found not in taken
+        assert 2 <= int(IPv4Address(found)) - int(SUBNET[0]) <= 254
+
+
+@pytest.mark.parametrize("last", [2, 100, 254])
+def test_the_last_address_is_found(last: int) -> None:
+    taken = {str(SUBNET[n]) for n in range(2, 255)} - {str(SUBNET[last])}
+    assert addresses.guest_address(SEED, SUBNET, taken, "x") == str(SUBNET[last])

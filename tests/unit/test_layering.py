@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Who may know of whom, read from the source; and what each file starts with.
+
+A client of the broker must not pay for the daemon's libraries, policy must not
+reach for the kernel, and what has no privilege must not grow one by an import.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src" / "tapster"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+# What stands alone at the top; all of it but `model` is a client's.
+CLIENT = {"", "bridge_helper", "client", "connection", "errors", "paths", "start"}
+CLIENT |= {"version"}
+EVERYBODYS = {"errors", "model", "version", "paths"}
+FOLDERS = {
+    "cli": CLIENT | {"cli", "vmm"},
+    "daemon": EVERYBODYS | {"daemon", "kernel", "networks", "policy", "wire"},
+    "kernel": {"kernel"},
+    "networks": {"errors", "model", "kernel", "networks"},
+    "policy": {"errors", "model", "policy"},
+    "vmm": {"errors", "vmm"},
+    "wire": {"errors", "model", "wire"},
+}
+# Whose import from outside the standard library is for what.
+FOREIGN = {
+    "cli": {"rich"},
+    "daemon": {"asyncvarlink"},
+    "kernel": {"nftables"},
+    "wire": {"asyncvarlink"},
+}
+
+
+def part(dotted: str) -> str:
+    """`tapster.kernel.tun` is in kernel; `tapster` itself is in ""."""
+    return (dotted.split(".") + [""])[1]
+
+
+def where(path: Path) -> str:
+    """The folder of a module, or the module's name if it is in none."""
+    first = path.relative_to(SOURCE).parts[0]
+    return "" if first == "__init__.py" else first.removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and absolute name of each import, wherever it stands."""
+    package = ["tapster", *path.relative_to(SOURCE).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            name = ".".join([*base, *filter(None, [node.module])])
+            if name == "tapster":
+                # `from .. import errors` names a module, `__version__` does not.
+                for alias in node.names:
+                    yield node.lineno, f"{name}.{alias.name}"
+            else:
+                yield node.lineno, name
+
+
+def test_every_folder_has_its_rule() -> None:
+    folders = {where(path) for path in FILES if path.parent != SOURCE}
+    assert folders == set(FOLDERS)
+    assert {where(path) for path in FILES} - folders == CLIENT | {"model"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports(path: Path) -> None:
+    here = where(path)
+    allowed = FOLDERS.get(here, CLIENT)
+    wrong = []
+    for line, name in imports(path):
+        top = name.split(".")[0]
+        if top == "tapster":
+            if part(name) not in allowed:
+                wrong.append(f"{path}:{line}: {name}")
+        elif top not in sys.stdlib_module_names and top not in FOREIGN.get(here, ()):
+            wrong.append(f"{path}:{line}: {name}")
+    assert not wrong
+
+
+def test_the_helper_is_self_contained() -> None:
+    names = [name for _, name in imports(SOURCE / "bridge_helper.py")]
+    assert not [name for name in names if name.startswith("tapster")]
+
+
+def sources() -> list[Path]:
+    found = [ROOT / "Makefile", ROOT / "tools/setup", ROOT / ".ci/run"]
+    for folder in ("src", "tests", "tools", "benchmarks", "data"):
+        found += (p for p in (ROOT / folder).rglob("*") if p.is_file())
+    skip = {".pyc", ".json", ".varlink", ".md", ".conf"}
+    return sorted(p for p in found if p.suffix not in skip)
+
+
+def test_every_source_says_its_licence() -> None:
+    tag = "SPDX-License-Identifier: LGPL-2.1-or-later"
+    missing = []
+    for path in sources():
+        head = path.read_text().splitlines()[:4]
+        if not any(line.endswith(tag) for line in head):
+            missing.append(str(path.relative_to(ROOT)))
+    assert not missing
+
+
+def test_every_module_says_why_it_exists() -> None:
+    for path in FILES:
+        assert ast.get_docstring(ast.parse(path.read_text())), path

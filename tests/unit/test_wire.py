@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The interface on the wire: its text is up to date, and its errors are ours."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tapster import client, connection, errors
+from tapster.wire import interface
+
+
+def kinds() -> list[type[errors.RequestError]]:
+    """Every error that a broker can answer."""
+    found = errors.RequestError.__subclasses__()
+    assert not [kind for kind in found if kind.__subclasses__()]
+    return [kind for kind in found if kind.__module__ == errors.__name__]
+
+
+def test_the_committed_text_is_the_generated_one() -> None:
+    path = Path(interface.__file__).with_name(f"{interface.INTERFACE}.varlink")
+    assert path.read_text() == interface.description(), "run `make varlink`"
+
+
+def test_every_error_is_on_the_wire() -> None:
+    on_wire = {kind.__name__ for kind in interface.BrokerInterface.errors}
+    assert on_wire == {kind.__name__ for kind in kinds()}
+
+
+@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("hint", [None, "try that"])
+def test_to_wire(kind: type[errors.RequestError], hint: str | None) -> None:
+    reply = interface.to_wire(kind("no", hint))
+    assert type(reply).__name__ == kind.__name__
+    assert reply.name == f"{interface.INTERFACE}.{kind.__name__}"
+    assert reply.parameters() == {"message": "no", "hint": hint}
+
+
+def test_an_error_of_no_name_is_a_failure() -> None:
+    reply = interface.to_wire(errors.RequestError("what"))
+    assert isinstance(reply, interface.BrokerFailure)
+
+
+def test_the_client_reads_what_the_broker_writes() -> None:
+    fields = {field.name: str(field.type) for field in dataclasses.fields(interface.Nic)}
+    assert set(client._NIC_FIELDS) == set(fields)
+    for name, (kind, nullable) in client._NIC_FIELDS.items():
+        wanted = f"{kind.__name__} | None" if nullable else repr(kind)
+        assert fields[name] == wanted
+    assert connection.INTERFACE == interface.INTERFACE
