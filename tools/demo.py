@@ -182,7 +182,7 @@ def main() -> int:
         return 1
     say("tapster demo: unprivileged guests on a real network")
     with tempfile.TemporaryDirectory(prefix="tapster-demo-") as directory:
-        os.chmod(directory, 0o755)  # noqa: S103 - for the throw-away user
+        os.chmod(directory, 0o755)
         with Lab(Path(directory), nested=nested) as lab:
             lab.host.run("mkdir", "-p", "/run/guest")
             lab.host.run("mount", "--bind", str(image.kernel.parent), "/run/guest")

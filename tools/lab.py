@@ -140,14 +140,14 @@ class Space:
         done = subprocess.run(
             [*self.prefix(user, env=env), *command],
             text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             timeout=timeout,
             **options,
         )
         if check and done.returncode:
             raise RuntimeError(
-                f"{' '.join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}"
+                f"{' '.join(command)}: status {done.returncode}\n"
+                f"{done.stdout}{done.stderr}"
             )
         return done
 
@@ -299,15 +299,16 @@ class Lab:
             notify.settimeout(15)
             start = ["-m", "tapster.daemon.main"]
             if script:
-                start = [
-                    "-c",
-                    f"{script}\nfrom tapster.daemon.main import main\nraise SystemExit(main())",
-                ]
+                end = "from tapster.daemon.main import main\nraise SystemExit(main())"
+                start = ["-c", f"{script}\n{end}"]
             with log.open("w") as output:
                 process = self.host.popen(
-                    *prefix, self.python, *start, "--state-dir", "/run/state", *arguments,
-                    env={"NOTIFY_SOCKET": str(ready)}, stdout=output, stderr=output,
-                )  # fmt: skip
+                    *(*prefix, self.python, *start, "--state-dir", "/run/state"),
+                    *arguments,
+                    env={"NOTIFY_SOCKET": str(ready)},
+                    stdout=output,
+                    stderr=output,
+                )
             daemon = Daemon(process, log)
             self._daemons.append(daemon)
             deadline = time.monotonic() + 15

@@ -9,6 +9,7 @@ import subprocess
 from typing import Any
 
 import pytest
+
 from conftest import NAME, PAGE
 from guest.build import Image
 from guest.vm import Guest, GuestDied

@@ -194,7 +194,7 @@ def _build_into(cache: Path, key: str, versions: Mapping[str, str]) -> Image:
         shutil.rmtree(cache / key, ignore_errors=True)
         result.rename(cache / key)
     image = _image(cache / key)
-    assert image is not None  # noqa: S101 - written a moment ago
+    assert image is not None
     return image
 
 

@@ -151,7 +151,7 @@ class Guest:
 
         :raise OSError: the program cannot be started.
         """
-        assert self._process is None, "a guest is started once"  # noqa: S101
+        assert self._process is None, "a guest is started once"
         self._console = os.memfd_create(f"console-{self.name}", os.MFD_CLOEXEC)
         # QEMU's user opens it again, through /proc
         os.fchmod(self._console, 0o666)
@@ -371,7 +371,7 @@ class Guest:
 
     def _socket(self) -> socket.socket:
         self._running()
-        assert self._agent is not None  # noqa: S101
+        assert self._agent is not None
         if self._agent.fileno() < 0:
             raise GuestDied(self._words("is closed"))
         return self._agent

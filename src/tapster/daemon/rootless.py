@@ -141,7 +141,7 @@ class _Supervisor:
     def __init__(self, options: Options, listening: socket.socket) -> None:
         self._options = options
         self._listening = listening
-        self._avoid = host_networks() + (ipaddress.IPv4Network(f"{RESOLVER}/32"),)
+        self._avoid = (*host_networks(), ipaddress.IPv4Network(f"{RESOLVER}/32"))
         self._namespaces: tuple[int, int] | None = None  # user, network
         self._pasta: process.Process | None = None
         self._starts: list[float] = []
@@ -159,7 +159,7 @@ class _Supervisor:
             for fd in self._namespaces or ():
                 os.close(fd)
 
-    def _on_signal(self, number: int, _: object) -> None:
+    def _on_signal(self, *_: object) -> None:
         self._stopping = True
 
     def _loop(self) -> int:
@@ -342,7 +342,7 @@ class _Supervisor:
             status = self._pasta.reap()
             if status is not None:
                 _log.warning(
-                    "pasta ended (%d): guests reach each other but not the outside; see %s",
+                    "pasta ended (%d): guests reach each other, not the outside; see %s",
                     status,
                     os.path.join(self._options.runtime, "pasta.log"),
                 )

@@ -107,7 +107,7 @@ def _environment(options: Options, rootless: Rootless | None) -> Environment:
         # pass, and nobody else can look.
         os.chmod(options.runtime, 0o700 if rootless else 0o755)
         os.makedirs(networks, exist_ok=True)
-        os.chmod(networks, 0o711)
+        os.chmod(networks, 0o711)  # noqa: S103 - it holds names, not secrets
         store = StateStore(options.state)
     except OSError as err:
         raise BrokerUnavailable(

@@ -190,7 +190,7 @@ def set_link_by_name(name: str, *, alias: str, no_ipv6_address: bool) -> Request
 
 
 def add_altname(index: int, altname: str) -> Request:
-    """Give a device an alternative name (at most 127 bytes, unique in the namespace)."""
+    """Give a device one more name: at most 127 bytes, unique in the namespace."""
     return Request(
         f"add alternative name {altname}",
         RTM_NEWLINKPROP,
@@ -350,11 +350,7 @@ def used_networks(netlink: NetlinkSocket) -> Iterator[tuple[int, Network]]:
             family, length, _, _, _, _, _, kind_of_route, _ = _RTMSG.unpack_from(
                 reply.payload
             )
-            if (
-                family != wanted
-                or kind_of_route not in _ROUTES
-                or not length
-            ):
+            if family != wanted or kind_of_route not in _ROUTES or not length:
                 continue
             index = 0
             destination = None

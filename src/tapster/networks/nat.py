@@ -132,7 +132,8 @@ class NatNetwork:
         missing = [name for number, name in wanted.items() if not have >> number & 1]
         if missing:
             raise BrokerFailure(
-                f"network {self.network} needs dnsmasq, and dnsmasq {' and '.join(missing)}",
+                f"network {self.network} needs dnsmasq,"
+                f" and dnsmasq {' and '.join(missing)}",
                 "give tapsterd these as ambient capabilities, or use a Linux bridge",
             )
 
