@@ -132,7 +132,7 @@ def test_other_names_are_refused_before_the_kernel_sees_them(
 def test_rule_for_names_is_the_kernels() -> None:
     """Each byte inside a name: what we take, the kernel takes as it stands, and
     what the kernel would not take, or not as it stands, we refuse."""
-    for number in range(256):
+    for number in [*range(0x31), 0x3A, 0x7F, 0x80, 0x85, 0xA0, 0xFF]:
         name = b"a" + bytes((number,)) + b"b"
         fd = tun.open_device()
         try:

@@ -35,7 +35,7 @@ def test_to_wire(kind: type[errors.RequestError], hint: str | None) -> None:
     reply = interface.to_wire(kind("no", hint))
     assert type(reply).__name__ == kind.__name__
     assert reply.name == f"{interface.INTERFACE}.{kind.__name__}"
-    assert reply.parameters() == {"message": "no", "hint": hint}
+    assert reply.paramstojson() == {"message": "no", "hint": hint}
 
 
 def test_an_error_of_no_name_is_a_failure() -> None:

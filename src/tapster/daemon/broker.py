@@ -353,7 +353,11 @@ class Broker:
         )
         try:
             stages.run(steps)
-        except (NetlinkError, NftError, OSError) as err:
+        except BaseException as err:
+            for tap in held:  # if its own stage failed halfway
+                tap.close()
+            if not isinstance(err, NetlinkError | NftError | OSError):
+                raise
             _log.error("attach of %s to %s failed: %s", nic.ifname, nic.bridge, err)
             raise self._explain(err, nic) from err
         self.events.about("attached", nic)

@@ -18,21 +18,33 @@ from typing import Any
 def _go_on(
     coroutine: Coroutine[Any, Any, Any], awaited: Any
 ) -> Generator[Any, Any, Any]:
-    """Finish a coroutine that was started and now awaits `awaited`."""
-    failure: BaseException | None
+    """Finish a coroutine that was started and now awaits `awaited`.
+
+    The first yield is for `_factory`: a generator that has not begun would let
+    an early cancel() pass it by, and the coroutine never clear up.
+    """
+    failure: BaseException | None = None
+    sent = None
+    try:
+        yield
+    except asyncio.CancelledError as err:
+        # A task cancels what it waits for; this one does not know it yet.
+        if not (asyncio.isfuture(awaited) and awaited.cancel()):
+            failure = err
     while True:
+        if failure is None:
+            try:
+                sent = yield awaited
+            except BaseException as err:  # noqa: BLE001 - the coroutine's to handle
+                failure = err
         try:
-            sent = yield awaited
-        except BaseException as err:  # noqa: BLE001 - it is the coroutine's to handle
-            failure, sent = err, None
-        else:
-            failure = None
-        try:
-            awaited = (
-                coroutine.send(sent) if failure is None else coroutine.throw(failure)
-            )
+            if failure is None:
+                awaited = coroutine.send(sent)
+            else:
+                awaited = coroutine.throw(failure)
         except StopIteration as end:
             return end.value
+        failure = None
 
 
 def _factory(
@@ -55,7 +67,9 @@ def _factory(
         failed = loop.create_future()
         failed.set_exception(err)
         return failed
-    return asyncio.Task(_go_on(coroutine, awaited), loop=loop, **options)
+    rest = _go_on(coroutine, awaited)
+    rest.send(None)
+    return asyncio.Task(rest, loop=loop, **options)
 
 
 def install(loop: asyncio.AbstractEventLoop) -> None:

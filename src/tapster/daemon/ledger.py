@@ -119,8 +119,12 @@ class Ledger:
             self._by_mac[nic.bridge_index, nic.mac] = nic
 
     def update(self, nic: Nic) -> None:
-        """Write the record anew and find the NIC by its MAC from now on."""
-        self._write(nic)
+        """Write the record anew and find the NIC by its MAC from now on.
+
+        Its guest runs: a broker that dies now leaves the old record or the new.
+        """
+        self._write(nic, ".new")
+        os.replace(self._path(f"{nic.ifname}.new"), self._path(nic.ifname))
         self._index(nic)
 
     def remove(self, nic: Nic) -> None:
@@ -154,11 +158,11 @@ class Ledger:
     def _path(self, ifname: str) -> str:
         return os.path.join(self._directory, ifname)
 
-    def _write(self, nic: Nic) -> None:
+    def _write(self, nic: Nic, suffix: str = "") -> None:
         fields = {
             field.name: getattr(nic, field.name) for field in dataclasses.fields(nic)
         }
-        write_file(self._path(nic.ifname), json.dumps(fields))
+        write_file(self._path(nic.ifname + suffix), json.dumps(fields))
 
     def records(self) -> Iterator[Nic]:
         """What an earlier broker wrote; a record that makes no sense is removed."""

@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 
+from ..errors import BrokerFailure
 from ..kernel import rtnetlink
 from ..kernel.netlink import NetlinkError
 from ..kernel.nft import NftError
@@ -63,8 +64,12 @@ async def reconcile(broker: Broker) -> None:
         ifnames = {nic.ifname for nic in broker.ledger.on_bridge(network.bridge)}
         network.find_dnsmasq()
         if network.bridge_index and ifnames:
-            await network.adopt(ifnames)
             broker.networks[network.key] = network
+            try:
+                await network.adopt(ifnames)
+            except (BrokerFailure, OSError) as err:
+                # Its guests have their addresses; the others have their broker.
+                _log.error("network %s was not taken over whole: %s", network.key, err)
         else:
             await network.down()
     _delete_lost_bridges(broker, links)

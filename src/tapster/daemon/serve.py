@@ -71,7 +71,9 @@ def run(options: Options, rootless: Rootless | None) -> int:
 def _lock(runtime: str) -> int:
     """Be the only broker of a runtime directory."""
     try:
-        os.makedirs(runtime, mode=0o755, exist_ok=True)
+        if not os.path.isdir(runtime):
+            os.makedirs(runtime, exist_ok=True)
+            os.chmod(runtime, 0o755)  # noqa: S103 - who may ask is policy
         fd = os.open(
             os.path.join(runtime, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
@@ -105,7 +107,6 @@ def _environment(options: Options, rootless: Rootless | None) -> Environment:
     try:
         # What is below belongs to dnsmasq's group where it has one: it must
         # pass, and nobody else can look.
-        os.chmod(options.runtime, 0o700 if rootless else 0o755)
         os.makedirs(networks, exist_ok=True)
         os.chmod(networks, 0o711)  # noqa: S103 - it holds names, not secrets
         store = StateStore(options.state)

@@ -11,9 +11,10 @@ from __future__ import annotations
 import fcntl
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .netlink import (
     NLM_F_CREATE,
@@ -370,9 +371,20 @@ def _text(value: memoryview) -> str:
     return bytes(value).rstrip(b"\0").decode(errors="replace")
 
 
+def _number(value: memoryview) -> int:
+    return int.from_bytes(value, sys.byteorder)
+
+
+def _header(layout: struct.Struct, reply: Reply) -> tuple[Any, ...]:
+    """The fixed part of a reply; zeros if it is too short to have one."""
+    if len(reply.payload) < layout.size:
+        return layout.unpack(bytes(layout.size))
+    return layout.unpack_from(reply.payload)
+
+
 def parse_link(reply: Reply) -> Link:
     """Read RTM_NEWLINK or RTM_DELLINK; what the kernel left out is empty or 0."""
-    _, _, index, flags, _ = _IFINFO.unpack_from(reply.payload)
+    _, _, index, flags, _ = _header(_IFINFO, reply)
     name = address = kind = alias = ""
     mtu = master = 0
     altnames: list[str] = []
@@ -384,12 +396,12 @@ def parse_link(reply: Reply) -> Link:
         elif number == IFLA_ADDRESS:
             address = mac_text(value)
         elif number == IFLA_MTU:
-            mtu = struct.unpack("=I", value)[0]
+            mtu = _number(value)
         elif number == IFLA_MASTER:
-            master = struct.unpack("=I", value)[0]
+            master = _number(value)
         elif number == IFLA_IFALIAS:
             alias = _text(value)
-        elif number == IFLA_STATS64:
+        elif number == IFLA_STATS64 and len(value) >= _STATS64.size:
             stats = _STATS64.unpack_from(value)
         elif number == IFLA_PROP_LIST:
             altnames += [_text(v) for k, v in attrs(value) if k == IFLA_ALT_IFNAME]
@@ -407,24 +419,24 @@ def parse_link(reply: Reply) -> Link:
 
 def link_index(reply: Reply) -> int:
     """Only the index of RTM_NEWLINK or RTM_DELLINK: what the watch needs first."""
-    return int(_IFINFO.unpack_from(reply.payload)[2])
+    return int(_header(_IFINFO, reply)[2])
 
 
 def link_family(reply: Reply) -> int:
     """AF_BRIDGE says that a port left its bridge, not that the device is gone."""
-    return reply.payload[0]
+    return int(_header(_IFINFO, reply)[0])
 
 
 def parse_neighbour(reply: Reply) -> Neighbour:
     """Read RTM_NEWNEIGH or RTM_DELNEIGH."""
-    family, index, state, flags, _ = _NDMSG.unpack_from(reply.payload)
+    family, index, state, flags, _ = _header(_NDMSG, reply)
     mac = ""
     master = ext = 0
     for number, value in attrs(reply.payload, _NDMSG.size):
         if number == NDA_LLADDR:
             mac = mac_text(value)
         elif number == NDA_MASTER:
-            master = struct.unpack("=I", value)[0]
+            master = _number(value)
         elif number == NDA_FLAGS_EXT:
-            ext = struct.unpack("=I", value)[0]
+            ext = _number(value)
     return Neighbour(family, index, master, mac, state, flags, ext)

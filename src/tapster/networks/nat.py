@@ -268,19 +268,23 @@ class NatNetwork:
             pass
 
     async def adopt(self, ifnames: set[str]) -> None:
-        """Go on with a recalled instance whose bridge is there, for these NICs."""
+        """Go on with a recalled instance whose bridge is there, for these NICs.
+
+        Call `find_dnsmasq` before.
+
+        :raises OSError: its files can't be written.
+        """
+        self.is_up = True
         self._state = self._env.store.load(self.key)
-        self.find_dnsmasq()
         self._env.forwarding.enable()
         dnsmasq.prepare_directory(self._settings())
         for kind in ("dhcp", "hosts"):
             for ifname in set(os.listdir(f"{self.directory}/{kind}")) - ifnames:
                 dnsmasq.remove_file(f"{self.directory}/{kind}/{ifname}")
         if self._dnsmasq is None:
-            self._watch(await asyncio.to_thread(dnsmasq.spawn, self._settings()))
+            await self._respawn()
         else:
             self._dnsmasq.send_signal(signal.SIGHUP)
-        self.is_up = True
 
     # dnsmasq
 

@@ -70,7 +70,7 @@ class StateStore:
             guests = {
                 str(name): str(address) for name, address in data["guests"].items()
             }
-            return NetworkState(IPv4Network(data["subnet4"]), guests)
+            return NetworkState(IPv4Network(str(data["subnet4"])), guests)
         except FileNotFoundError:
             return NetworkState()
         except (ValueError, KeyError, TypeError, AttributeError) as err:

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`tapster.networks.dnsmasq`: dnsmasq itself finds its configuration good."""
+
+from __future__ import annotations
+
+import subprocess
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+
+import pytest
+
+from tapster.networks import dnsmasq
+
+PROGRAM = dnsmasq.executable()
+SIX = IPv6Network("fd12:3456:789a:1::/64")
+
+
+def settings(directory: Path, **changes: object) -> dnsmasq.Settings:
+    made = dnsmasq.Settings(
+        bridge="tapbr00000000",
+        subnet4=IPv4Network("10.70.1.0/24"),
+        subnet6=SIX,
+        domain="default.internal",
+        mtu=1500,
+        directory=str(directory),
+        upstream=("192.0.2.1",),
+        user=None,
+    )
+    return made._replace(**changes)
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="dnsmasq is not installed")
+@pytest.mark.parametrize("subnet6", [SIX, None])
+@pytest.mark.parametrize("upstream", [(), ("192.0.2.1", "2001:db8::1")])
+def test_dnsmasq_takes_it(
+    tmp_path: Path, subnet6: IPv6Network | None, upstream: tuple[str, ...]
+) -> None:
+    assert PROGRAM is not None
+    ours = settings(tmp_path / "net", subnet6=subnet6, upstream=upstream)
+    dnsmasq.prepare_directory(ours)
+    done = subprocess.run(
+        [PROGRAM, "--test", f"--conf-file={ours.directory}/dnsmasq.conf"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "OK" in done.stderr
+
+
+def test_what_must_be_there(tmp_path: Path) -> None:
+    lines = dnsmasq.configuration(settings(tmp_path)).splitlines()
+    assert {"bind-interfaces", "except-interface=lo", "dhcp-ignore-names"} <= set(lines)
+    assert [line for line in lines if line.startswith("interface=")] == [
+        "interface=tapbr00000000"
+    ]
+    # only reservations are served
+    ranges = [line for line in lines if line.startswith("dhcp-range=")]
+    assert len(ranges) == 2
+    assert all(",static," in line for line in ranges)
+
+
+def test_without_ipv6(tmp_path: Path) -> None:
+    text = dnsmasq.configuration(settings(tmp_path, subnet6=None))
+    assert "enable-ra" not in text
+    assert "option6" not in text
+
+
+def test_with_a_resolver_the_host_s_is_not_asked(tmp_path: Path) -> None:
+    assert "no-resolv" in dnsmasq.configuration(settings(tmp_path))
+    assert "no-resolv" not in dnsmasq.configuration(settings(tmp_path, upstream=()))
+
+
+def test_the_directory_is_not_everybody_s(tmp_path: Path) -> None:
+    dnsmasq.prepare_directory(settings(tmp_path / "net"))
+    for path in (tmp_path / "net", tmp_path / "net/dhcp", tmp_path / "net/hosts"):
+        assert path.stat().st_mode & 0o007 == 0
+
+
+def test_guest_lines() -> None:
+    mac, four, six = "02:00:00:00:00:01", "10.70.1.5", "fd00::1"
+    line = dnsmasq.reservation(mac, four, None, "web1")
+    assert line == "02:00:00:00:00:01,10.70.1.5,web1\n"
+    line = dnsmasq.reservation(mac, four, six, "web1")
+    assert line == "02:00:00:00:00:01,10.70.1.5,[fd00::1],web1\n"
+    assert dnsmasq.names(four, six, "web1", "d.internal").splitlines() == [
+        "10.70.1.5 web1.d.internal web1",
+        "fd00::1 web1.d.internal web1",
+    ]
+
+
+def test_write_file_follows_no_link(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(OSError, match="Too many levels"):
+        dnsmasq.write_file(str(tmp_path / "link"), "x")
+    assert not target.exists()
+
+
+def test_the_log_is_kept_short(tmp_path: Path) -> None:
+    log = tmp_path / "dnsmasq.log"
+    dnsmasq.trim_log(str(tmp_path))
+    log.write_bytes(b"x" * dnsmasq.LOG_LIMIT)
+    dnsmasq.trim_log(str(tmp_path))
+    assert log.stat().st_size == dnsmasq.LOG_LIMIT
+    log.write_bytes(b"x" * (dnsmasq.LOG_LIMIT + 1))
+    dnsmasq.trim_log(str(tmp_path))
+    assert log.stat().st_size == 0

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`tapster.networks.store`: what must be the same after a reboot, is."""
+
+from __future__ import annotations
+
+import os
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from tapster.networks.store import REMEMBERED, NetworkState, StateStore
+
+SUBNET = IPv4Network("10.70.1.0/24")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> StateStore:
+    return StateStore(str(tmp_path / "state"))
+
+
+def test_the_seed_stays(store: StateStore, tmp_path: Path) -> None:
+    assert len(store.seed) == 32
+    assert StateStore(str(tmp_path / "state")).seed == store.seed
+    assert StateStore(str(tmp_path / "other")).seed != store.seed
+    assert (tmp_path / "state/seed").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("text", [b"", b"00", b"zz" * 32, b"\xff" * 64, b"00" * 15])
+def test_a_damaged_seed_is_made_anew(
+    store: StateStore, tmp_path: Path, text: bytes
+) -> None:
+    (tmp_path / "state/seed").write_bytes(text)
+    again = StateStore(str(tmp_path / "state"))
+    assert again.seed != store.seed
+    assert StateStore(str(tmp_path / "state")).seed == again.seed
+
+
+def test_a_network_that_is_new(store: StateStore) -> None:
+    assert store.load("default-1000") == NetworkState()
+
+
+def test_what_is_saved_is_loaded_in_its_order(store: StateStore) -> None:
+    state = NetworkState(SUBNET, {"web1": "10.70.1.9", "db": "10.70.1.2"})
+    store.save("default-1000", state)
+    found = store.load("default-1000")
+    assert found == state
+    assert list(found.guests) == ["web1", "db"]
+    assert store.load("default-1001") == NetworkState()
+
+
+def test_the_longest_unused_are_forgotten(store: StateStore) -> None:
+    guests = {f"g{n}": str(n) for n in range(REMEMBERED + 3)}
+    store.save("x", NetworkState(SUBNET, guests))
+    found = list(store.load("x").guests)
+    assert len(found) == REMEMBERED
+    assert found[0] == "g3"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b"{}",
+        b'{"subnet4": "10.70.1.0/24"}',
+        b'{"subnet4": "10.70.1.0/24", "guests": []}',
+        b'{"subnet4": "10.70.1.1/24", "guests": {}}',
+        b'{"subnet4": null, "guests": {}}',
+        b'{"subnet4": 5, "guests": {}}',
+    ],
+)
+def test_a_damaged_file_is_put_aside(
+    store: StateStore, tmp_path: Path, text: bytes
+) -> None:
+    path = tmp_path / "state/networks/x.json"
+    path.write_bytes(text)
+    assert store.load("x") == NetworkState()
+    assert not path.exists()
+    assert (tmp_path / "state/networks/x.json.damaged").read_bytes() == text
+
+
+@pytest.mark.parametrize("key", ["", ".", "../x", "a/b", "A", "x" * 102, "a\n"])
+def test_what_is_no_key(store: StateStore, key: str) -> None:
+    with pytest.raises(ValueError, match="not a key"):
+        store.load(key)
+    with pytest.raises(ValueError, match="not a key"):
+        store.save(key, NetworkState(SUBNET))
+
+
+def test_only_finished_files_are_there(store: StateStore, tmp_path: Path) -> None:
+    store.save("x", NetworkState(SUBNET))
+    store.save("x", NetworkState(SUBNET))
+    assert os.listdir(tmp_path / "state/networks") == ["x.json"]
