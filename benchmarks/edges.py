@@ -213,38 +213,44 @@ def take_apart(
 
 
 def summarize(shares: Sequence[Share], overhead: float) -> dict[str, Any]:
-    """The medians, in microseconds, less what the measuring itself cost."""
+    """Means over the middle half of the attaches, so that the parts add up to the
+    whole and what disturbed a few does not count; in microseconds, less what the
+    measuring itself cost. The steps are medians, of the usual sequence of calls."""
+    ordered = sorted(shares, key=lambda share: share.whole)
+    quarter = len(ordered) // 4
+    middle = ordered[quarter : len(ordered) - quarter]
 
-    def middle(values: Iterable[float]) -> float:
-        return round(median(values) * 1e6, 1)
+    def mean(value: Callable[[Share], float]) -> float:
+        return sum(map(value, middle)) / len(middle) * 1e6
 
-    cost = median(share.wrapped for share in shares) * overhead
-    whole = median(share.whole for share in shares) - cost
-    own = median(share.client + share.broker for share in shares) - cost
-    libraries = median(share.libraries for share in shares)
-    words = sorted({word for share in shares for word in share.calls})
-    usual = Counter(tuple(s[0] for s in share.steps) for share in shares)
-    names, often = usual.most_common(1)[0]
+    cost = mean(lambda share: share.wrapped * overhead)
+    whole = mean(lambda share: share.whole) - cost
+    own = mean(lambda share: share.client + share.broker) - cost
+    libraries = mean(lambda share: share.libraries)
+    words = sorted({word for share in middle for word in share.calls})
+    sequences = Counter(tuple(step[0] for step in share.steps) for share in shares)
+    names, seen = sequences.most_common(1)[0]
     alike = [s.steps for s in shares if tuple(step[0] for step in s.steps) == names]
     return {
         "attaches": len(shares),
-        "whole_us": round(whole * 1e6, 1),
-        "outside_us": round(own * 1e6, 1),
-        "libraries_us": round(libraries * 1e6, 1),
-        "client_us": middle(share.client for share in shares),
-        "broker_us": middle(share.broker for share in shares),
+        "whole_us": round(whole, 1),
+        "outside_us": round(own, 1),
+        "libraries_us": round(libraries, 1),
+        "client_us": round(mean(lambda share: share.client), 1),
+        "broker_us": round(mean(lambda share: share.broker), 1),
         "calls_us": {
-            word: middle(share.calls.get(word, 0) for share in shares) for word in words
+            word: round(mean(lambda share, word=word: share.calls.get(word, 0)), 1)
+            for word in words
         },
-        "measuring_us": round(cost * 1e6, 1),
+        "measuring_us": round(cost, 1),
         "share": round(own / whole, 3),
         "share_with_libraries": round((own + libraries) / whole, 3),
-        "steps_seen": often,
+        "steps_seen": seen,
         "steps_us": [
             {
                 "call": name,
-                "before": middle(steps[i][1] for steps in alike),
-                "in": middle(steps[i][2] for steps in alike),
+                "before": round(median(steps[i][1] for steps in alike) * 1e6, 1),
+                "in": round(median(steps[i][2] for steps in alike) * 1e6, 1),
             }
             for i, name in enumerate(names)
         ],

@@ -9,7 +9,9 @@ the owner of a tap's descriptor. `tapster.paths` knows where brokers are,
 from __future__ import annotations
 
 import os
+import sys
 import time
+import warnings
 
 from tapster import paths
 from tapster.connection import (
@@ -176,14 +178,8 @@ class Nic:
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
-            import sys
-
-            if sys.is_finalizing():  # nothing can be imported any more
-                self.close()
-                return
-            import warnings
-
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, 2, source=self)
+            if not sys.is_finalizing():  # where even a warning can't be made
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, 2, source=self)
             self.close()
 
     def __repr__(self) -> str:

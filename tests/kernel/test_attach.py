@@ -298,7 +298,7 @@ class TestFramesOnALinuxBridge:
             self.good(nic),
             ip_frame(mac, "192.0.2.77", "192.0.2.1", station.mac),
             frames.ethernet(mac, frames.ALL_NODES, frames.IPV6,
-                            frames.icmpv6("fe80::77", "ff02::1", 128, bytes(4))),
+                            frames.icmpv6("fe80::77", "ff02::1", 128, bytes(4) + frames.HERE)),
         ):  # fmt: skip
             assert arrives(frame, guest(nic), station, self.good(nic))
 
@@ -323,7 +323,7 @@ class TestFramesOnALinuxBridge:
         advertisement = frames.router_advertisement()
         frame = frames.ethernet(mac, frames.ALL_NODES, frames.IPV6, advertisement)
         assert not arrives(frame, guest(nic), station, self.good(nic))
-        redirect = frames.icmpv6("fe80::66", "ff02::1", 137, bytes(36))
+        redirect = frames.icmpv6("fe80::66", "ff02::1", 137, bytes(36) + frames.HERE)
         frame = frames.ethernet(mac, frames.ALL_NODES, frames.IPV6, redirect)
         assert not arrives(frame, guest(nic), station, self.good(nic))
 
@@ -499,6 +499,10 @@ class TestFramesOnANetwork:
             mac, frames.ALL_NODES, frames.IPV6, frames.router_advertisement()
         )
         assert not self.passes(frame, two)
+        ping = frames.icmpv6("fe80::66", "ff02::1", 128, bytes(4) + frames.HERE)
+        assert self.passes(
+            frames.ethernet(mac, frames.ALL_NODES, frames.IPV6, ping), two
+        )
         offer = frames.ipv4(str(one.ipv4), "255.255.255.255", 17,
                             frames.udp(67, 68, frames.HERE + bytes(300)))  # fmt: skip
         frame = frames.ethernet(mac, frames.BROADCAST, frames.IPV4, offer)

@@ -93,7 +93,9 @@ def icmpv6(src: str, dst: str, kind: int, rest: bytes) -> bytes:
 
 
 def router_advertisement(src: str = "fe80::66") -> bytes:
-    return icmpv6(src, "ff02::1", 134, struct.pack("!BBHII", 64, 0, 1800, 0, 0))
+    mark = bytes((253, 3)) + bytes(6) + HERE  # an option for experiments, RFC 4727
+    rest = struct.pack("!BBHII", 64, 0, 1800, 0, 0) + mark
+    return icmpv6(src, "ff02::1", 134, rest)
 
 
 def echo(kind: int, number: int, payload: bytes = b"tapster") -> bytes:

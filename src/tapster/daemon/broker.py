@@ -504,12 +504,13 @@ class Broker:
             elements.append(("waiting", nic.ifname))
         elif nic.mac is not None and nic.ipv4 is not None:
             elements.append(("guests", f"{nic.ifname} . {nic.mac} . {nic.ipv4}"))
-        try:
-            self.env.nft.run(
-                f"delete port {nic.ifname}", ruleset.delete_elements(elements)
-            )
-        except NftError as err:
-            _log.error("%s", err)
+        if elements:
+            try:
+                self.env.nft.run(
+                    f"delete port {nic.ifname}", ruleset.delete_elements(elements)
+                )
+            except NftError as err:
+                _log.error("%s", err)
         if nic.state is State.WAITING:
             self.forget_first_mac(nic)
 

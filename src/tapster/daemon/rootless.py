@@ -342,7 +342,7 @@ class _Supervisor:
             status = self._pasta.reap()
             if status is not None:
                 _log.warning(
-                    "pasta ended (%d): guests reach each other, not the outside; see %s",
+                    "pasta ended (%d): guests reach each other, not the outside; see %s",  # noqa: E501
                     status,
                     os.path.join(self._options.runtime, "pasta.log"),
                 )
