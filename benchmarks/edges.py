@@ -173,43 +173,37 @@ def take_apart(
 ) -> Share:
     """Of one attach that the client began at `start` and had at `end`.
 
-    The client waits for the broker in its recvmsg(). While it does, until the
-    broker's reply is out, time in no call of the broker is the broker's own.
+    While the client is in a call it may be waiting for the broker: in recvmsg()
+    it is, and in others where the broker was given its processor. So until the
+    reply is out, time in calls of the client is the broker's own where the
+    broker is in none.
     """
     calls: defaultdict[str, float] = defaultdict(float)
-    ours = _inside(client, start, end)
-    waits = [edge for edge in ours if edge.name == "socket recvmsg"]
-    for edge in ours:
-        if edge not in waits:
-            calls["client"] += edge.end - edge.start
-    inside = sum(edge.end - edge.start for edge in ours)
     replies = [e.end for e in broker if e.name == "socket sendmsg" and e.start < end]
     replied = max(replies, default=end)
+    ours = _inside(client, start, end)
     running = 0.0
-    wrapped = len(ours)
-    steps: list[tuple[str, float, float]] = []
-    for wait in waits:
-        until = min(wait.end, replied)
-        if until <= wait.start:
-            calls["wake-up"] += wait.end - wait.start
-            continue
-        theirs = _inside(broker, wait.start, until)
-        wrapped += len(theirs)
-        last = wait.start
-        for edge in theirs:
-            word = edge.name.split()[0]
-            if edge.name == "epoll poll":
-                word = "wake-up"
+    for call in ours:
+        idle = "wake-up" if call.name == "socket recvmsg" else "client"
+        until = max(call.start, min(call.end, replied))
+        calls[idle] += call.end - until
+        running += until - call.start
+        for edge in _inside(broker, call.start, until):
+            word = idle if edge.name == "epoll poll" else edge.name.split()[0]
             calls[word] += edge.end - edge.start
-            steps.append((edge.name, edge.start - last, edge.end - edge.start))
-            last = edge.end
-        running += until - wait.start - sum(e.end - e.start for e in theirs)
-        calls["wake-up"] += wait.end - until
+            running -= edge.end - edge.start
+    theirs = _inside(broker, start, replied)
+    steps = tuple(
+        (edge.name, edge.start - last, edge.end - edge.start)
+        for edge, last in zip(
+            theirs, [start, *(edge.end for edge in theirs)], strict=False
+        )
+    )
     libraries = sum(calls.pop(name, 0.0) for name in LIBRARIES)
     whole = end - start
-    return Share(
-        whole, whole - inside, running, libraries, dict(calls), wrapped, tuple(steps)
-    )
+    outside = whole - sum(edge.end - edge.start for edge in ours)
+    wrapped = len(ours) + len(theirs)
+    return Share(whole, outside, running, libraries, dict(calls), wrapped, steps)
 
 
 def summarize(shares: Sequence[Share], overhead: float) -> dict[str, Any]:
@@ -222,6 +216,9 @@ def summarize(shares: Sequence[Share], overhead: float) -> dict[str, Any]:
 
     def mean(value: Callable[[Share], float]) -> float:
         return sum(map(value, middle)) / len(middle) * 1e6
+
+    def of_calls(word: str) -> float:
+        return mean(lambda share: share.calls.get(word, 0.0))
 
     cost = mean(lambda share: share.wrapped * overhead)
     whole = mean(lambda share: share.whole) - cost
@@ -238,10 +235,7 @@ def summarize(shares: Sequence[Share], overhead: float) -> dict[str, Any]:
         "libraries_us": round(libraries, 1),
         "client_us": round(mean(lambda share: share.client), 1),
         "broker_us": round(mean(lambda share: share.broker), 1),
-        "calls_us": {
-            word: round(mean(lambda share, word=word: share.calls.get(word, 0)), 1)
-            for word in words
-        },
+        "calls_us": {word: round(of_calls(word), 1) for word in words},
         "measuring_us": round(cost, 1),
         "share": round(own / whole, 3),
         "share_with_libraries": round((own + libraries) / whole, 3),

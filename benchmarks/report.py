@@ -267,7 +267,7 @@ def document(result: Mapping[str, Any]) -> str:
     ]
     names = {
         "wake-up": "waiting, for the other process to be woken",
-        "client": "calls of the client, its waiting left out",
+        "client": "calls of the client, in which the broker did nothing",
         "socket": "calls of the broker: netlink and unix sockets",
         "file": "calls of the broker: files",
         "tun": "calls of the broker: tun and other ioctls",

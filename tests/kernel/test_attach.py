@@ -71,6 +71,8 @@ def guest(nic: client.Nic) -> Tap:
 
 def addresses(lab: Lab, name: str) -> list[Any]:
     (shown,) = tool(lab.host, "ip", "-j", "address", "show", "dev", name)
+    for address in shown["addr_info"]:
+        address.pop("tentative", None)
     return list(shown["addr_info"])
 
 

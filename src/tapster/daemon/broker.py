@@ -19,6 +19,7 @@ import queue
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 from ..errors import (
@@ -149,9 +150,12 @@ class Broker:
         if target.network is not None:
             await self._let_taps_go(peer.uid, target.network)
         self._decide(peer, request, target)
-        network = await self._network(target.network or DEFAULT_NETWORK, peer.uid)
-        # The network may have taken its time: what was true may not be now.
-        self._decide(peer, request, target)
+        name = target.network or DEFAULT_NETWORK
+        network = self._network_that_is_up(name, peer.uid)
+        if network is None:
+            network = await self._bring_up(name, peer.uid)
+            # That took its time: what was true may not be now.
+            self._decide(peer, request, target)
         try:
             return self._attach_to_network(peer, request, network)
         finally:
@@ -530,15 +534,20 @@ class Broker:
         """The network instance that a NIC is on; None on a Linux bridge."""
         return self.networks.get(f"{nic.network}-{nic.uid}") if nic.network else None
 
-    async def _network(self, name: str, uid: int) -> NatNetwork:
-        """The user's instance of a network, brought up if need be."""
+    def _network_that_is_up(self, name: str, uid: int) -> NatNetwork | None:
+        """The user's instance of a network, which is not about to go down."""
         key = f"{name}-{uid}"
         network = self.networks.get(key)
-        if network is not None and network.is_up:
-            handle = self._going.pop(key, None)
-            if handle is not None:
-                handle.cancel()
-            return network
+        if network is None or not network.is_up:
+            return None
+        handle = self._going.pop(key, None)
+        if handle is not None:
+            handle.cancel()
+        return network
+
+    async def _bring_up(self, name: str, uid: int) -> NatNetwork:
+        """The user's instance of a network, brought up by us or by another."""
+        key = f"{name}-{uid}"
         async with self._locks.setdefault(key, asyncio.Lock()):
             network = self.networks.get(key)
             if network is None or not network.is_up:
@@ -558,7 +567,7 @@ class Broker:
 
     def _schedule_down(self, network: NatNetwork) -> None:
         """Take a network down when it has been without NICs for a while."""
-        if network.key in self._going or self.ledger.on_bridge(network.bridge):
+        if network.key in self._going or self.ledger.is_used(network.bridge):
             return
         self._going[network.key] = asyncio.get_running_loop().call_later(
             self.config.broker.network_grace_seconds, self._start_down, network
@@ -574,7 +583,7 @@ class Broker:
         """Take a network down unless it got a NIC in the meantime."""
         async with self._locks.setdefault(network.key, asyncio.Lock()):
             current = self.networks.get(network.key)
-            if current is not network or self.ledger.on_bridge(network.bridge):
+            if current is not network or self.ledger.is_used(network.bridge):
                 return
             # Out of the way first: whoever comes now waits for the lock and
             # brings up a new one.
@@ -619,12 +628,27 @@ def _holder_above(pid: int) -> int:
     return above
 
 
+_user_names: dict[int, tuple[float, str]] = {}
+_USER_NAME_SECONDS = 60.0
+
+
 def user_name(uid: int) -> str:
-    """The account's name, or the number if there is none."""
+    """The account's name, or the number if there is none.
+
+    For people to read; kept for a minute, as NSS may have to ask far away.
+    """
+    now = time.monotonic()
+    kept = _user_names.get(uid)
+    if kept is not None and now - kept[0] < _USER_NAME_SECONDS:
+        return kept[1]
     try:
-        return pwd.getpwuid(uid).pw_name
+        name = pwd.getpwuid(uid).pw_name
     except KeyError:
-        return str(uid)
+        name = str(uid)
+    if len(_user_names) > 4096:
+        _user_names.clear()
+    _user_names[uid] = now, name
+    return name
 
 
 def _altname(nic: Nic) -> str:

@@ -49,39 +49,42 @@ class Events:
         self._watchers: set[_Watcher] = set()
 
     def about(self, what: str, nic: Nic, reason: str | None = None) -> None:
-        """Something happened to a NIC."""
-        event = Event(
-            time=now(),
-            event=what,
-            ifname=nic.ifname,
-            mac=nic.mac,
-            ipv4=nic.ipv4,
-            ipv6=nic.ipv6,
-            bridge=nic.bridge,
-            network=nic.network,
-            uid=nic.uid,
-            user=nic.user,
-            pid=nic.pid,
-            name=nic.name,
-            reason=reason,
-        )
-        # The caller waits for its reply, not for our log.
-        asyncio.get_running_loop().call_soon(self._publish, event)
+        """Something happened to a NIC: told in the loop's next turn, as the
+        caller waits for its reply, not for our log."""
+        asyncio.get_running_loop().call_soon(self._publish, what, nic, reason)
 
-    def _publish(self, event: Event) -> None:
+    def _publish(self, what: str, nic: Nic, reason: str | None) -> None:
         _log.info(
             "%s %s: user %s (uid %d), pid %d, guest %s on %s, mac %s%s",
-            event.event,
-            event.ifname,
-            event.user,
-            event.uid,
-            event.pid,
-            event.name,
-            event.network or event.bridge,
-            event.mac or "not known yet",
-            f": {event.reason}" if event.reason else "",
+            what,
+            nic.ifname,
+            nic.user,
+            nic.uid,
+            nic.pid,
+            nic.name,
+            nic.network or nic.bridge,
+            nic.mac or "not known yet",
+            f": {reason}" if reason else "",
         )
-        self._tell(event)
+        if not self._watchers:
+            return
+        self._tell(
+            Event(
+                time=now(),
+                event=what,
+                ifname=nic.ifname,
+                mac=nic.mac,
+                ipv4=nic.ipv4,
+                ipv6=nic.ipv6,
+                bridge=nic.bridge,
+                network=nic.network,
+                uid=nic.uid,
+                user=nic.user,
+                pid=nic.pid,
+                name=nic.name,
+                reason=reason,
+            )
+        )
 
     def denied(self, peer: Peer, user: str, what: str, reason: str) -> None:
         """A request was refused. The reason is for the log: watchers, the

@@ -49,6 +49,9 @@ class Nic:
         return (self.network or f"bridge:{self.bridge}", self.uid, self.name)
 
 
+_FIELDS = tuple(field.name for field in dataclasses.fields(Nic))
+
+
 class Ledger:
     """All NICs, found by whatever is known of them."""
 
@@ -84,6 +87,10 @@ class Ledger:
 
     def on_bridge(self, bridge: str) -> list[Nic]:
         return list(self._by_bridge.get(bridge, {}).values())
+
+    def is_used(self, bridge: str) -> bool:
+        """Whether any NIC is on that bridge."""
+        return bridge in self._by_bridge
 
     def waiting(self) -> list[Nic]:
         return list(self._waiting.values())
@@ -159,9 +166,7 @@ class Ledger:
         return os.path.join(self._directory, ifname)
 
     def _write(self, nic: Nic, suffix: str = "") -> None:
-        fields = {
-            field.name: getattr(nic, field.name) for field in dataclasses.fields(nic)
-        }
+        fields = {name: getattr(nic, name) for name in _FIELDS}
         write_file(self._path(nic.ifname + suffix), json.dumps(fields))
 
     def records(self) -> Iterator[Nic]:

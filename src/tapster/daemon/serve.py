@@ -164,6 +164,7 @@ async def _serve(
     # for garbage in the middle of a request.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     notify("READY=1")
     _log.info("serving %s", options.socket)
     await stop.wait()
@@ -172,6 +173,7 @@ async def _serve(
     if idle is not None:
         idle.cancel()
     events.close()
+    await asyncio.sleep(0)  # what happened last is still to be told
     listener.close()
     first_mac.stop()
     await broker.stop(everything=rootless is not None)
