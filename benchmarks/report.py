@@ -235,7 +235,8 @@ def document(result: Mapping[str, Any]) -> str:
         f"{host['date']}, tapster {host['commit']}, Linux {host['kernel']},"
         f" Python {host['python']}, {host['processors']} CPUs, {host['processor']};"
         f" {host['peer']}. Load before {load['before']}, after {load['after']};"
-        f" {result['attaches']} attaches each, in {result['seconds']} s."
+        f" {result['attaches']} attaches each, in {result['seconds']} s,"
+        f" processors {'divided' if result['pinned'] else 'as the scheduler likes'}."
     )
     lines = [
         "# Benchmarks",

@@ -45,6 +45,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="few of each, a check only"
     )
+    parser.add_argument(
+        "--pin",
+        action="store_true",
+        help="the broker on a processor of its own, all else on another",
+    )
     parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     default = _QUICK_ATTACHES if options.quick else _ATTACHES
@@ -114,17 +119,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {
         "machine": report.machine(),
         "attaches": options.attaches,
+        "pinned": options.pin,
         "load": {"before": round(os.getloadavg()[0], 2)},
     }
     progress("a broker of its own")
-    daemon = space.Daemon()
+    options.processors = space.divide_processors() if options.pin else None
+    daemon = space.Daemon(processors=options.processors)
     try:
         result |= _with_broker(options, daemon, progress)
     finally:
         daemon.stop()
     progress("a broker whose calls are timed")
     result["outside"] = {
-        "traced": _traced(options.attaches, progress),
+        "traced": _traced(options, progress),
         "processor": result.pop("processor"),
     }
     result["load"]["after"] = round(os.getloadavg()[0], 2)
@@ -231,7 +238,7 @@ def _processor_time(
     }
 
 
-def _traced(count: int, progress: _Progress) -> dict[str, Any]:
+def _traced(options: argparse.Namespace, progress: _Progress) -> dict[str, Any]:
     """Take attaches apart, with a broker and a client that note their calls."""
     import tapster
     from benchmarks import kinds
@@ -251,7 +258,10 @@ def _traced(count: int, progress: _Progress) -> dict[str, Any]:
         return end - start, nic.ifname
 
     ways = {f"{kind}, traced": partial(attach, kind) for kind in spans}
-    daemon = space.Daemon("-m", "benchmarks.traced_daemon", _TRACE)
+    count = options.attaches
+    daemon = space.Daemon(
+        "-m", "benchmarks.traced_daemon", _TRACE, processors=options.processors
+    )
     try:
         with tapster.attach(name="keeper"):
             ours.install()

@@ -136,8 +136,9 @@ class Barrier:
 class Daemon:
     """One tapsterd of this checkout. `stop()` ends it, and nothing else does."""
 
-    def __init__(self, *prefix: str) -> None:
+    def __init__(self, *prefix: str, processors: set[int] | None = None) -> None:
         """:param prefix: arguments of Python in place of `-m tapster.daemon.main`.
+        :param processors: those it may use, and what it starts; all if None.
 
         :raise Failed: it does not come up; the text has its log.
         """
@@ -160,6 +161,8 @@ class Daemon:
                 start_new_session=True,  # Ctrl-C is ours to handle
             )
         self.pid = self._process.pid
+        if processors is not None:
+            os.sched_setaffinity(self.pid, processors)  # before it has threads
         deadline = time.monotonic() + _PATIENCE
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -253,6 +256,18 @@ def raise_descriptor_limit() -> None:
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+
+
+def divide_processors() -> set[int]:
+    """Keep to one processor from now on, and children too; return the others.
+
+    :raise Failed: there is only one.
+    """
+    mine, *others = sorted(os.sched_getaffinity(0))
+    if not others:
+        raise Failed("--pin needs two processors")
+    os.sched_setaffinity(0, {mine})
+    return set(others)
 
 
 def stop_on_sigterm() -> None:

@@ -38,9 +38,10 @@ def descriptors() -> dict[object, str]:
     found: dict[object, str] = {}
     for name in os.listdir("/proc/self/fd"):
         try:
-            found[name] = f"fd {name}: {os.readlink(f'/proc/self/fd/{name}')}"
+            target = os.readlink(f"/proc/self/fd/{name}")
         except OSError:
             continue  # listdir's own
+        found[name, target] = f"fd {name}: {target}"
     return found
 
 
@@ -103,25 +104,30 @@ class Tables:
         return {line: line for line in lines if line.split()[-1] == "tapster"}
 
 
-def daemons() -> dict[object, str]:
+class Daemons:
     """Processes that tests of this session started, orphans included; and
     dnsmasq, which a broker starts with an environment of its own."""
-    found: dict[object, str] = {}
-    mark = _MARK.encode()
-    for pid in os.listdir("/proc"):
-        if not pid.isdecimal() or pid == str(os.getpid()):
-            continue
+
+    def __init__(self) -> None:
+        self._before = set(os.listdir("/proc"))
+
+    def __call__(self) -> dict[object, str]:
+        new = set(os.listdir("/proc")) - self._before
+        return {
+            pid: f"process {pid}: {command_line(pid)}"
+            for pid in new
+            if pid.isdecimal() and self._is_ours(Path("/proc", pid))
+        }
+
+    @staticmethod
+    def _is_ours(process: Path) -> bool:
         try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes()
-            if mark not in environment.split(b"\0"):
-                if "/networks/tapbr" not in command_line(pid):
-                    continue
-                if b"PPid:\t1\n" not in Path(f"/proc/{pid}/status").read_bytes():
-                    continue  # somebody minds it
+            if _MARK.encode() in (process / "environ").read_bytes().split(b"\0"):
+                return True
+            orphan = b"PPid:\t1\n" in (process / "status").read_bytes()
+            return orphan and b"/networks/tapbr" in (process / "cmdline").read_bytes()
         except OSError:
-            continue
-        found[pid] = f"process {pid}: {command_line(pid)}"
-    return found
+            return False  # it ended
 
 
 def leaks(looks: dict[Look, dict[object, str]]) -> list[str]:
@@ -129,7 +135,7 @@ def leaks(looks: dict[Look, dict[object, str]]) -> list[str]:
         text
         for look, before in looks.items()
         for key, text in look().items()
-        if before.get(key) != text
+        if key not in before
     ]
 
 
@@ -163,6 +169,6 @@ def _nothing_left_on_host(request: pytest.FixtureRequest) -> Iterator[None]:
     """No device, nftables table or daemon; where a test can make such things."""
     part = request.path.relative_to(_HERE).parts[0]
     if part in ("kernel", "guest"):
-        yield from watch(devices, _tables, daemons)
+        yield from watch(devices, _tables, Daemons())
     else:
         yield

@@ -42,7 +42,7 @@ FOREIGN = {
 
 def part(dotted: str) -> str:
     """`tapster.kernel.tun` is in kernel; `tapster` itself is in ""."""
-    return (dotted.split(".") + [""])[1]
+    return [*dotted.split("."), ""][1]
 
 
 def where(path: Path) -> str:

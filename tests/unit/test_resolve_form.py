@@ -55,7 +55,19 @@ def test_a_name_of_a_bridge(bridge: str) -> None:
     assert check(AttachRequest(bridge=bridge)).bridge == bridge
 
 
-BAD_LABELS = ["", "-a", "a-", "a.b", "a_b", "a b", "a\n", "x" * 64, "\u00e9", "\0", ".."]
+BAD_LABELS = [
+    "",
+    "-a",
+    "a-",
+    "a.b",
+    "a_b",
+    "a b",
+    "a\n",
+    "x" * 64,
+    "\u00e9",
+    "\0",
+    "..",
+]
 
 
 @pytest.mark.parametrize("name", BAD_LABELS)

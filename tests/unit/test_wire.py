@@ -44,7 +44,9 @@ def test_an_error_of_no_name_is_a_failure() -> None:
 
 
 def test_the_client_reads_what_the_broker_writes() -> None:
-    fields = {field.name: str(field.type) for field in dataclasses.fields(interface.Nic)}
+    fields = {
+        field.name: str(field.type) for field in dataclasses.fields(interface.Nic)
+    }
     assert set(client._NIC_FIELDS) == set(fields)
     for name, (kind, nullable) in client._NIC_FIELDS.items():
         wanted = f"{kind.__name__} | None" if nullable else repr(kind)

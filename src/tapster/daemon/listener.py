@@ -25,7 +25,6 @@ from .peer import identify
 
 _log = logging.getLogger(__name__)
 
-_BURST = 32  # connections accepted before others get their turn
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
@@ -64,22 +63,23 @@ class Listener:
         os.close(self._spare)
 
     def _accept(self) -> None:
-        for _ in range(_BURST):
-            try:
-                accepted, _ = self._listening.accept()
-            except BlockingIOError:
-                return
-            except OSError as err:
-                if err.errno in _NO_DESCRIPTOR:
-                    self._turn_away()
-                elif err.errno not in (errno.ECONNABORTED, errno.EINTR, errno.EPROTO):
-                    _log.error("accept: %s", err)
-                return
-            try:
-                self._admit(accepted)
-            except OSError as err:
-                _log.warning("a connection was dropped: %s", err)
-                accepted.close()
+        """Take one connection; for the next the loop calls again, after others
+        have had their turn."""
+        try:
+            accepted, _ = self._listening.accept()
+        except BlockingIOError:
+            return
+        except OSError as err:
+            if err.errno in _NO_DESCRIPTOR:
+                self._turn_away()
+            elif err.errno not in (errno.ECONNABORTED, errno.EINTR, errno.EPROTO):
+                _log.error("accept: %s", err)
+            return
+        try:
+            self._admit(accepted)
+        except OSError as err:
+            _log.warning("a connection was dropped: %s", err)
+            accepted.close()
 
     def _turn_away(self) -> None:
         """Out of descriptors: use the spare one to get rid of one connection."""

@@ -42,7 +42,10 @@ class BrokerService:
         if len(mine) > 16:
             links = {link.ifindex: link for link in rtnetlink.links(netlink)}
             return [_told(nic, links.get(nic.ifindex)) for nic in mine]
-        return [_told(nic, rtnetlink.get_link(netlink, nic.ifindex)) for nic in mine]
+        return [
+            _told(nic, rtnetlink.get_link(netlink, nic.ifindex, counters=True))
+            for nic in mine
+        ]
 
     def watch(self, peer: Peer) -> AsyncIterator[wire.Event]:
         return self._broker.events.watch(peer)

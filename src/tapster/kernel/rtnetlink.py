@@ -8,6 +8,7 @@ linux/neighbour.h, linux/if_bridge.h; see also rtnetlink(7).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import socket
 import struct
@@ -47,7 +48,8 @@ IFF_LOWER_UP = 0x10000
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU = 1, 3, 4
 IFLA_MASTER, IFLA_PROTINFO, IFLA_LINKINFO, IFLA_IFALIAS = 10, 12, 18, 20
-IFLA_STATS64, IFLA_AF_SPEC = 23, 26
+IFLA_STATS64, IFLA_AF_SPEC, IFLA_EXT_MASK = 23, 26, 29
+RTEXT_FILTER_SKIP_STATS = 1 << 3
 IFLA_PROP_LIST, IFLA_ALT_IFNAME = 52, 53
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 4, 5
@@ -294,28 +296,32 @@ def get_fdb(netlink: NetlinkSocket, bridge: int, mac: str) -> Neighbour | None:
     try:
         replies = netlink.transact([request])
     except NetlinkError as err:
-        if err.errno == 2:  # ENOENT
+        if err.errno == errno.ENOENT:
             return None
         raise
     return parse_neighbour(replies[0]) if replies else None
 
 
-def get_link(netlink: NetlinkSocket, which: int | str) -> Link | None:
-    """The device of that index or name; None if there is none."""
+def get_link(
+    netlink: NetlinkSocket, which: int | str, *, counters: bool = False
+) -> Link | None:
+    """The device of that index or name; None if there is none.
+
+    :param counters: whether its packets and bytes are wanted, too.
+    """
     if isinstance(which, int):
         payload = _IFINFO.pack(0, 0, which, 0, 0)
     else:
         payload = _IFINFO.pack(0, 0, 0, 0, 0) + attr_str(IFLA_IFNAME, which)
+    if not counters:
+        payload += attr_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
     try:
         replies = netlink.transact(
             [Request(f"get link {which}", RTM_GETLINK, 0, payload)]
         )
     except NetlinkError as err:
-        if err.errno in (
-            19,
-            22,
-            34,
-        ):  # ENODEV; EINVAL, ERANGE: no device has such a name
+        # The last two: no device could have such a name.
+        if err.errno in (errno.ENODEV, errno.EINVAL, errno.ERANGE):
             return None
         raise
     return parse_link(replies[0]) if replies else None
