@@ -195,7 +195,8 @@ def _with_broker(
             "many": options.ports[-1],
             "many_kib": full,
             "dropped_kib": dropped,
-            "per_nic_kib": round((full - used) / options.ports[-1], 2),
+            "per_nic_kib": round((full - fresh) / options.ports[-1], 2),
+            "per_nic_warm_kib": round((full - used) / options.ports[-1], 2),
         },
         "processor": processor,
     }

@@ -25,7 +25,8 @@ _POLL = 0.005
 _OURS = ("tapster", "tapbr")
 _HERE = Path(__file__).parent
 # Descendants have it in their environment, whoever their parent is by then.
-_MARK = f"TAPSTER_TEST_SESSION={os.getpid()}.{time.time_ns()}"
+_MARK = ("TAPSTER_TEST_SESSION", f"{os.getpid()}.{time.time_ns()}")
+os.environ.update([_MARK])
 
 # What the threads that close taps are called; they stay for the next tap.
 _STAYING_THREADS = ("close",)
@@ -122,7 +123,9 @@ class Daemons:
     @staticmethod
     def _is_ours(process: Path) -> bool:
         try:
-            if _MARK.encode() in (process / "environ").read_bytes().split(b"\0"):
+            if "=".join(_MARK).encode() in (process / "environ").read_bytes().split(
+                b"\0"
+            ):
                 return True
             orphan = b"PPid:\t1\n" in (process / "status").read_bytes()
             return orphan and b"/networks/tapbr" in (process / "cmdline").read_bytes()
@@ -154,7 +157,6 @@ def watch(*looks: Look) -> Iterator[None]:
     assert not found, "left behind: " + "; ".join(sorted(found))
 
 
-os.environ.update([_MARK.split("=")])
 _tables = Tables()
 
 

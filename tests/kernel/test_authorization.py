@@ -242,7 +242,11 @@ class TestTwoUsers:
             own.wait("detached")
             root.wait("detached", ifname=nic.ifname)
             assert {e["uid"] for e in own.seen} == {USER}
-            assert [e["event"] for e in own.seen] == ["watching", "attached", "detached"]
+            assert [e["event"] for e in own.seen] == [
+                "watching",
+                "attached",
+                "detached",
+            ]
             assert [e["event"] for e in others.seen] == [
                 "watching", "attached", "detached", "denied",
             ]  # fmt: skip

@@ -7,6 +7,7 @@ import array
 import json
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -69,6 +70,14 @@ def served_as_before(request: pytest.FixtureRequest) -> Iterator[None]:
     assert ask(lab, OTHER, "GetInfo")["tier"] == "system"
     until_nothing_is_left(lab)
     until("its descriptors", lambda: descriptors(daemon) <= before)
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """One for a lab whose broker is not root: pytest's own is closed to others."""
+    with tempfile.TemporaryDirectory(prefix="tapster-") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
 
 
 def descriptors(daemon: Daemon) -> int:
@@ -151,7 +160,8 @@ class TestMessages:
             with pytest.raises((ConnectionResetError, BrokenPipeError)):
                 while sent < 64 * LIMIT:
                     sent += sock.send(b"x" * 8192)
-            assert sent < 16 * LIMIT
+            # What a socket holds on its way, and no more.
+            assert sent < 32 * LIMIT
         assert "sent too large a message" in daemon.log
 
     def test_half_a_message_is_not_waited_for_long(
@@ -265,9 +275,7 @@ class TestDescriptors:
             fds = array.array("i", [null.fileno()] * 200).tobytes()
             for _ in range(3):
                 try:
-                    sock.sendmsg(
-                        [b" "], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
-                    )
+                    sock.sendmsg([b" "], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
                 except OSError:
                     break
             assert receive(sock) == b""
@@ -516,9 +524,7 @@ class TestStart:
         with pytest.raises(RuntimeError, match="another broker uses /run/tapster"):
             lab.daemon("--config", "/run/config")
         with pytest.raises(RuntimeError, match="another broker serves"):
-            lab.daemon(
-                *self.ARGUMENTS, "--socket", f"{RUNTIME}/{SOCKET_NAME}"
-            )
+            lab.daemon(*self.ARGUMENTS, "--socket", f"{RUNTIME}/{SOCKET_NAME}")
         ask(lab, USER, "GetInfo")
 
     def test_wrong_configuration_is_told_with_its_place(self, other: Lab) -> None:
@@ -547,9 +553,9 @@ class TestUnprivileged:
         )
 
     def test_with_net_admin_serves_bridges_and_says_what_networks_lack(
-        self, lab: Lab, tmp_path: Path
+        self, lab: Lab, open_directory: Path
     ) -> None:
-        with Lab(tmp_path) as own:
+        with Lab(open_directory) as own:
             daemon = self.start(own, "net_admin")
             with attach(own, USER, bridge="br7") as nic:
                 assert nic.mac
@@ -563,8 +569,10 @@ class TestUnprivileged:
             assert daemon.stop() == 0, daemon.log
             assert "Traceback" not in daemon.log
 
-    def test_with_two_more_serves_networks(self, lab: Lab, tmp_path: Path) -> None:
-        with Lab(tmp_path) as own:
+    def test_with_two_more_serves_networks(
+        self, lab: Lab, open_directory: Path
+    ) -> None:
+        with Lab(open_directory) as own:
             names = ("net_admin", "net_bind_service", "net_raw")
             daemon = self.start(own, *names)
             with attach(own, USER) as nic:
@@ -577,6 +585,11 @@ class TestUnprivileged:
             assert leftovers(own) == []
             assert "Traceback" not in daemon.log
 
-    def test_without_net_admin_does_not_start(self, lab: Lab, tmp_path: Path) -> None:
-        with Lab(tmp_path) as own, pytest.raises(RuntimeError, match="CAP_NET_ADMIN"):
+    def test_without_net_admin_does_not_start(
+        self, lab: Lab, open_directory: Path
+    ) -> None:
+        with (
+            Lab(open_directory) as own,
+            pytest.raises(RuntimeError, match="CAP_NET_ADMIN"),
+        ):
             own.daemon(prefix=CAPABLE)

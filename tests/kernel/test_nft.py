@@ -16,7 +16,7 @@ from tapster.networks import ruleset
 pytestmark = pytest.mark.own_network
 
 SUBNET4, SUBNET6 = IPv4Network("10.64.1.0/24"), IPv6Network("fd00:1::/64")
-GUEST = ("tapster0", ruleset.NAT, "02:00:00:00:00:01", "10.64.1.7")
+GUEST = ("tapster0", "02:00:00:00:00:01", "10.64.1.7")
 
 
 def shown() -> list[dict[str, Any]]:
@@ -38,7 +38,9 @@ def in_sets() -> dict[str, Any]:
 def test_tables_are_made_and_go_without_a_trace() -> None:
     nft = Nft()
     nft.run("make tables", ruleset.tables())
-    tables = {(e["table"]["family"], e["table"]["name"]) for e in shown() if "table" in e}
+    tables = {
+        (e["table"]["family"], e["table"]["name"]) for e in shown() if "table" in e
+    }
     assert tables == {("bridge", "tapster"), ("inet", "tapster")}
     nft.run("delete tables", ruleset.no_tables())
     assert shown() == []
@@ -53,7 +55,7 @@ def test_tables_are_made_anew_without_elements_and_others_stay() -> None:
     before = shown()
     nft.run("make tables", ruleset.tables())
     nft.run("add", ruleset.add_port(*GUEST))
-    assert set(in_sets()) == {"s", "ports", "guests"}
+    assert set(in_sets()) == {"s", "guests"}
     nft.run("make tables", ruleset.tables())
     assert set(in_sets()) == {"s"}
     nft.run("delete tables", ruleset.no_tables())
@@ -71,14 +73,12 @@ def test_port_and_network_come_and_go() -> None:
     assert found["guests"] == [
         {"concat": ["tapster0", "02:00:00:00:00:01", "10.64.1.7"]}
     ]
-    assert found["ports"] == [["tapster0", {"jump": {"target": "nat"}}]]
     assert found["bridges"] == ["tapbr0"]
     assert found["nat4"] == [{"prefix": {"addr": "10.64.1.0", "len": 24}}]
     nft.run(
         "delete port",
         ruleset.delete_elements(
             [
-                ("ports", "tapster0"),
                 ("guests", "tapster0 . 02:00:00:00:00:01 . 10.64.1.7"),
             ]
         ),

@@ -87,9 +87,7 @@ def test_alternative_name_of_another_device_is_refused() -> None:
     assert names() == ["dev-a", "lo"]
 
 
-@pytest.mark.parametrize(
-    "name", ["a", "fifteen-bytes-x", "üüüüüüü", "-", "tap.1"]
-)
+@pytest.mark.parametrize("name", ["a", "fifteen-bytes-x", "üüüüüüü", "-", "tap.1"])
 def test_names_of_1_to_15_bytes_are_taken_as_they_are(name: str) -> None:
     assert 1 <= len(name.encode()) <= 15
     fd = tun.create(name, vnet_hdr=False)

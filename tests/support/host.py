@@ -271,7 +271,7 @@ def leftovers(lab: Lab, *, networks: bool = True) -> list[str]:
     """Whatever there is of any NIC, and of any network; [] is what is wanted."""
     wanted = ("tapster", "tapbr") if networks else ("tapster",)
     found = [f"device {n}" for prefix in wanted for n in links(lab.host, prefix)]
-    of_nics = ("ports", "waiting", "first", "guests")
+    of_nics = ("waiting", "first", "guests")
     found += [
         f"nft {name}: {inner}"
         for name, inner in elements(lab.host).items()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ PROGRAM = dnsmasq.executable()
 SIX = IPv6Network("fd12:3456:789a:1::/64")
 
 
-def settings(directory: Path, **changes: object) -> dnsmasq.Settings:
+def settings(directory: Path, **changes: Any) -> dnsmasq.Settings:
     made = dnsmasq.Settings(
         bridge="tapbr00000000",
         subnet4=IPv4Network("10.70.1.0/24"),

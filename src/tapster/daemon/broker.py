@@ -48,11 +48,10 @@ from .resolve import check, resolve
 
 _log = logging.getLogger(__name__)
 
-TAP_PREFIX = "tapster"
 TAP_ALIAS = "tapster nic"
 _GOING_TRIES, _GOING_WAIT = 40, 0.005  # seconds, each
 CLOSERS = 8  # threads that close taps
-_TAP_DIGITS = 8  # "tapster" and eight of base 36: all that 15 bytes hold
+_TAP_DIGITS = 7  # after "tapster" and the kind: all that 15 bytes hold
 
 
 class TapDescriptor:
@@ -112,6 +111,7 @@ class Broker:
         self.ledger = ledger
         self.events = events
         self.networks: dict[str, NatNetwork] = {}
+        self._rising: set[str] = set()  # keys of networks that are coming up
         self.on_waiting: Callable[[], None] = stages.nothing
         self._locks: dict[str, asyncio.Lock] = {}
         self._going: dict[str, asyncio.TimerHandle] = {}
@@ -224,7 +224,7 @@ class Broker:
         ipv4 = network.guest_ipv4(name, (n.ipv4 for n in on_bridge if n.ipv4))
         ipv6 = network.guest_ipv6(mac) if mac else None
         nic = self._new_nic(
-            peer, request, name, mac, network.bridge, network.bridge_index
+            peer, request, ruleset.NAT, name, mac, network.bridge, network.bridge_index
         )
         nic.network, nic.ipv4, nic.ipv6, nic.mtu = (
             network.network,
@@ -232,7 +232,7 @@ class Broker:
             ipv6,
             network.mtu,
         )
-        return self._provision(nic, request.vnet_hdr, ruleset.NAT, network)
+        return self._provision(nic, request.vnet_hdr, network)
 
     def _attach_to_bridge(
         self, peer: Peer, request: AttachRequest, link: Link
@@ -244,10 +244,12 @@ class Broker:
                 link.ifindex, "bridge", link.name, peer.uid, name
             )
         mac = self._free_mac(wanted, link.ifindex)
-        nic = self._new_nic(peer, request, name, mac, link.name, link.ifindex)
+        nic = self._new_nic(
+            peer, request, ruleset.LAN, name, mac, link.name, link.ifindex
+        )
         nic.mtu = link.mtu
         self._pin_mac(link)
-        return self._provision(nic, request.vnet_hdr, ruleset.LAN, None)
+        return self._provision(nic, request.vnet_hdr, None)
 
     # allocate
 
@@ -291,6 +293,7 @@ class Broker:
         self,
         peer: Peer,
         request: AttachRequest,
+        kind: str,
         name: str,
         mac: str | None,
         bridge: str,
@@ -300,7 +303,8 @@ class Broker:
         if request.for_parent:
             pid = _holder_above(peer.pid)
         return Nic(
-            ifname=TAP_PREFIX + addresses.base36(secrets.randbits(64), _TAP_DIGITS),
+            ifname=f"{ruleset.TAP_PREFIX}{kind}"
+            + addresses.base36(secrets.randbits(64), _TAP_DIGITS),
             ifindex=0,
             bridge=bridge,
             bridge_index=bridge_index,
@@ -319,7 +323,7 @@ class Broker:
     # provision and publish
 
     def _provision(
-        self, nic: Nic, vnet_hdr: bool, chain: str, network: NatNetwork | None
+        self, nic: Nic, vnet_hdr: bool, network: NatNetwork | None
     ) -> tuple[TapDescriptor, Nic]:
         """Make the tap and all that belongs to it, or leave nothing."""
         env = self.env
@@ -333,7 +337,7 @@ class Broker:
             held.pop().close()
 
         def filter_port() -> None:
-            text = ruleset.add_port(nic.ifname, chain, nic.mac, nic.ipv4)
+            text = ruleset.add_port(nic.ifname, nic.mac, nic.ipv4)
             if text:
                 env.nft.run(f"add port {nic.ifname}", text)
 
@@ -503,7 +507,7 @@ class Broker:
 
     def _delete_elements(self, nic: Nic) -> None:
         """Remove a port's elements from nftables."""
-        elements = [("ports", nic.ifname)] if nic.network else []
+        elements = []
         if nic.state is State.WAITING:
             elements.append(("waiting", nic.ifname))
         elif nic.mac is not None and nic.ipv4 is not None:
@@ -552,8 +556,10 @@ class Broker:
             network = self.networks.get(key)
             if network is None or not network.is_up:
                 network = NatNetwork(self.env, name, uid)
+                self._rising.add(key)
                 try:
                     await network.up()
+                    self.networks[key] = network
                 except (NetlinkError, NftError, BrokerFailure) as err:
                     _log.error("network %s did not come up: %s", key, err)
                     if isinstance(err, BrokerFailure):
@@ -562,7 +568,9 @@ class Broker:
                         f"network {name} did not come up",
                         "the broker's log has the reason",
                     ) from err
-                self.networks[key] = network
+                finally:
+                    self._rising.discard(key)
+                    self._restore_forwarding()
             return network
 
     def _schedule_down(self, network: NatNetwork) -> None:
@@ -589,8 +597,13 @@ class Broker:
             # brings up a new one.
             del self.networks[network.key]
             await network.down()
-            if not self.networks:
-                self.env.forwarding.restore()
+            self._restore_forwarding()
+
+    def _restore_forwarding(self) -> None:
+        """Let the host forward as it did before, once no network needs it:
+        none that is up, and none that is coming up, another user's included."""
+        if not self.networks and not self._rising:
+            self.env.forwarding.restore()
 
     async def stop(self, *, everything: bool) -> None:
         """Take down every network that has no NIC; `everything`: every network.

@@ -47,10 +47,9 @@ async def reconcile(broker: Broker) -> None:
                 network.bridge, network.subnet4, network.subnet6
             )
     for nic in found:
-        chain = ruleset.NAT if nic.network else ruleset.LAN
         mac = nic.mac if nic.state is not State.WAITING else None
         text += ruleset.add_port(
-            nic.ifname, chain, mac, nic.ipv4, refused=nic.state is State.REFUSED
+            nic.ifname, mac, nic.ipv4, refused=nic.state is State.REFUSED
         )
     env.nft.run("make tables", text)
 

@@ -83,15 +83,19 @@ def free_ipv4_subnet(
     seed: bytes, used: Iterable[IPv4Network | IPv6Network], *identity: object
 ) -> IPv4Network | None:
     """A /24 of the pool that overlaps nothing in `used`; None if there is none."""
-    taken = [net for net in used if isinstance(net, IPv4Network) and net.overlaps(POOL)]
     count = 1 << (PREFIX_LENGTH - POOL.prefixlen)
+    base, size = int(POOL.network_address), 1 << (32 - PREFIX_LENGTH)
+    taken = bytearray(count)
+    for net in used:
+        if isinstance(net, IPv4Network) and net.overlaps(POOL):
+            low = max(int(net.network_address) - base, 0) // size
+            high = min((int(net.broadcast_address) - base) // size, count - 1)
+            taken[low : high + 1] = b"\1" * (high + 1 - low)
     first = int.from_bytes(digest(seed, "subnet", *identity)[:8], "big")
-    size = 1 << (32 - PREFIX_LENGTH)
     for step in range(count):
-        base = int(POOL.network_address) + (first + step) % count * size
-        subnet = IPv4Network((base, PREFIX_LENGTH))
-        if not any(subnet.overlaps(net) for net in taken):
-            return subnet
+        number = (first + step) % count
+        if not taken[number]:
+            return IPv4Network((base + number * size, PREFIX_LENGTH))
     return None
 
 

@@ -14,19 +14,20 @@ from ipaddress import IPv4Network, IPv6Network
 
 BRIDGE_TABLE = "bridge tapster"
 INET_TABLE = "inet tapster"
-LAN, NAT = "lan", "nat"  # the chains for ports of each kind of network
+TAP_PREFIX = "tapster"
+# The first digit of a tap's name says which of the chains below it is for.
+LAN, NAT = "l", "n"
 
 # The source MAC is the bridge's own business: a locked port drops every frame
 # whose source is not its static forwarding entry, after this chain and before
-# anything is forwarded. A port of ours may say what chain `lan` lets it say,
-# unless the map `ports` sends it to a narrower one: a device that is not yet,
-# or no longer, in any set is not free of checks. A waiting port is locked and
-# has no entry yet, so the bridge drops all it sends: it only leaves one MAC in
-# `first`, and never more than one, whatever its guest sends
+# anything is forwarded. What else a guest may say depends on the kind of its
+# network, which is in the device's name: a port is never without these checks,
+# and only what a NATed guest's address is has to be an element. A waiting port
+# is locked and has no entry yet, so the bridge drops all it sends: it only
+# leaves one MAC in `first`, and never more than one, whatever its guest sends
 # (daemon/first_mac.py).
 _BRIDGE = """
 table bridge tapster {
-    map ports { type ifname : verdict; }
     set waiting { type ifname; }
     map first { type ifname : ether_addr; size 4096; flags dynamic; }
     set guests { type ifname . ether_addr . ipv4_addr; }
@@ -50,7 +51,7 @@ table bridge tapster {
     chain prerouting {
         type filter hook prerouting priority -200; policy accept;
         iifname @waiting add @first { iifname : ether saddr } accept
-        iifname vmap @ports
+        iifname "tapstern*" jump nat
         iifname "tapster*" jump lan
     }
 }
@@ -127,15 +128,17 @@ def _elements(verb: str, table: str, entries: Iterable[tuple[str, str]]) -> str:
 
 
 def add_port(
-    ifname: str, chain: str, mac: str | None, ipv4: str | None, *, refused: bool = False
+    ifname: str, mac: str | None, ipv4: str | None, *, refused: bool = False
 ) -> str:
-    """A port of ours. One without a MAC waits for its first, unless refused."""
-    entries = [] if chain == LAN else [("ports", f"{ifname} : jump {chain}")]
-    if mac is None and not refused:
-        entries.append(("waiting", ifname))
-    elif mac is not None and ipv4 is not None:
-        entries.append(("guests", f"{ifname} . {mac} . {ipv4}"))
-    return _elements("add", BRIDGE_TABLE, entries)
+    """A port of ours; empty if it needs no element.
+
+    One without a MAC waits for its first, unless refused.
+    """
+    if mac is None:
+        return "" if refused else _elements("add", BRIDGE_TABLE, [("waiting", ifname)])
+    if ipv4 is None:
+        return ""
+    return _elements("add", BRIDGE_TABLE, [("guests", f"{ifname} . {mac} . {ipv4}")])
 
 
 def first_mac(ifname: str, mac: str, ipv4: str | None) -> str:
