@@ -192,6 +192,8 @@ class Connection:
         try:
             self._sock.settimeout(seconds_left(deadline))
             self._sock.sendall(json.dumps(call).encode() + b"\0", sockets.MSG_NOSIGNAL)
+        except BrokenPipeError:
+            pass  # it hung up, perhaps with a word of why, which is still to be read
         except OSError as error:
             raise self._failed(error) from None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,6 @@ from tapster.kernel import namespaces
 
 SOCKET_NAME = "io.tapster.Broker"
 RUNTIME = "/run/tapster"
-FAILED: list[BaseException] = []
 
 
 @contextmanager
@@ -101,14 +101,21 @@ class Watcher:
     """What `Watch` tells a user, from the moment this exists."""
 
     def __init__(self, lab: Lab, uid: int) -> None:
-        self._connection = broker(lab, uid)
+        # Connection.stream waits for ever on purpose; a test does not.
+        sock = plain_socket(lab, uid)
+        limit = struct.pack("@ll", 10, 0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        self._connection = Connection(sock, 15)
         self._stream = self._connection.stream("Watch", {})
         self.seen: list[dict[str, Any]] = []
-        self.next()
+        try:
+            self.next()
+        except BaseException:
+            self.close()
+            raise
 
     def next(self) -> dict[str, Any]:
-        """The next event. It must come within the connection's patience."""
-        self._limit(10)
+        """The next event; :raises BrokerUnavailable: none came in ten seconds."""
         event = next(self._stream)["event"]
         self.seen.append(event)
         return dict(event)
@@ -120,22 +127,7 @@ class Watcher:
             if event["event"] in kinds and ifname in (None, event["ifname"]):
                 return event
 
-    def _limit(self, seconds: float) -> None:
-        # Connection.stream waits for ever on purpose; a test does not.
-        timer = threading.Timer(seconds, self._give_up)
-        timer.daemon = True
-        if hasattr(self, "_timer"):
-            self._timer.cancel()
-        self._timer = timer
-        timer.start()
-
-    def _give_up(self) -> None:
-        with socket.socket(fileno=os.dup(self._connection.fileno())) as sock:
-            sock.shutdown(socket.SHUT_RDWR)
-
     def close(self) -> None:
-        self._timer.cancel()
-        self._timer.join()
         self._stream.close()
         self._connection.close()
 

@@ -560,7 +560,7 @@ class Broker:
                 try:
                     await network.up()
                     self.networks[key] = network
-                except (NetlinkError, NftError, BrokerFailure) as err:
+                except (OSError, NftError, BrokerFailure) as err:
                     _log.error("network %s did not come up: %s", key, err)
                     if isinstance(err, BrokerFailure):
                         raise
@@ -628,6 +628,7 @@ class Broker:
                 self.nic_gone(nic)
         for network in list(self.networks.values()):
             await self.take_down(network)
+        self._restore_forwarding()
         for handle in self._going.values():
             handle.cancel()
 

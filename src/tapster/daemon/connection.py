@@ -19,6 +19,7 @@ from asyncvarlink import (
     FileDescriptorArray,
     VarlinkInterfaceRegistry,
     VarlinkInterfaceServerProtocol,
+    VarlinkMethodCall,
     VarlinkTransport,
 )
 from asyncvarlink.serviceinterface import VarlinkServiceInterface
@@ -33,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 MESSAGE_LIMIT = 64 * 1024  # bytes
 DESCRIPTOR_LIMIT = 8  # a connection; no call takes any
+CALL_LIMIT = 16  # calls a client may be ahead before we stop reading
+REPLY_LIMIT = 64  # replies a client may leave unread
 
 _encoder = json.JSONEncoder(separators=(",", ":"))
 
@@ -51,7 +54,14 @@ class _Socket(socket.socket):
 
 
 class _Transport(VarlinkTransport):
+    """Reads once a turn of the event loop. asyncvarlink's own way, which tells
+    which message a descriptor came with, goes on for as long as a client sends
+    and lets nobody else have a turn; here no call takes descriptors."""
+
     MAX_RECV_FDS = DESCRIPTOR_LIMIT + 1
+
+    def _handle_read_socket(self) -> None:
+        self._sock_receive_fds(self.RECV_BUFFER_SIZE)
 
 
 class Connection(VarlinkInterfaceServerProtocol):
@@ -79,6 +89,7 @@ class Connection(VarlinkInterfaceServerProtocol):
         self._unfinished = 0  # bytes since the last NUL
         self._descriptors = 0
         self._sending = 0  # messages in the transport's queue
+        self._streams: set[asyncio.Future[None]] = set()
         self._hangup: socket.socket | None = None
         self._base: VarlinkTransport | None = None
         self._socket: socket.socket | None = None
@@ -86,8 +97,15 @@ class Connection(VarlinkInterfaceServerProtocol):
     def attach_socket(self, connection: socket.socket) -> None:
         """Take over an accepted, non-blocking socket: it is closed with this."""
         connection = _Socket(fileno=connection.detach())
+        # Python's own idea of it matters too: a dup() passes it on to the file
+        # description, and so to all its descriptors.
+        connection.setblocking(False)
         self._base = _Transport(
-            asyncio.get_running_loop(), connection, connection, self
+            asyncio.get_running_loop(),
+            connection,
+            connection,
+            self,
+            boundary_predictor=None,
         )
         self._socket = connection
 
@@ -121,6 +139,8 @@ class Connection(VarlinkInterfaceServerProtocol):
             super().message_received(data, None)
         except (ValueError, RecursionError):
             self._violation("sent no JSON")
+        if len(self._consumer_queue) > CALL_LIMIT and self._transport is not None:
+            self._transport.pause_reading()  # until the queue is empty
 
     def error_received(
         self, err: Exception, data: bytes, fds: FileDescriptorArray | None
@@ -141,6 +161,26 @@ class Connection(VarlinkInterfaceServerProtocol):
                 self._watch_hangup()
             future.add_done_callback(self._call_ended)
         return future
+
+    def call_received(
+        self, call: VarlinkMethodCall, fds: FileDescriptorArray | None
+    ) -> asyncio.Future[None] | None:
+        future: asyncio.Future[None] | None = super().call_received(call, fds)
+        if future is not None and call.more:
+            self._streams.add(future)
+            future.add_done_callback(self._streams.discard)
+        return future
+
+    def _on_receiver_completes(
+        self,
+        backpressure_fut: asyncio.Future[None],
+        oneway: bool,
+        call_fut: asyncio.Future[None],
+    ) -> None:
+        if call_fut.cancelled():  # by connection_lost: there is nobody to answer
+            backpressure_fut.set_result(None)
+        else:
+            super()._on_receiver_completes(backpressure_fut, oneway, call_fut)
 
     def _call_ended(self, _: asyncio.Future[None]) -> None:
         self.calls -= 1
@@ -195,13 +235,16 @@ class Connection(VarlinkInterfaceServerProtocol):
 
     def _send(self, data: bytes, fds: list[int] | None) -> int:
         assert self._socket is not None  # noqa: S101 - there is one with _base
+        flags = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
         if fds:
-            return socket.send_fds(self._socket, [data], fds, socket.MSG_NOSIGNAL)
-        return self._socket.send(data, socket.MSG_NOSIGNAL)
+            return socket.send_fds(self._socket, [data], fds, flags)
+        return self._socket.send(data, flags)
 
     def _queue_message(self, future: asyncio.Future[None]) -> asyncio.Future[None]:
         self._sending += 1
         future.add_done_callback(self._unqueue_message)
+        if self._sending > REPLY_LIMIT:
+            self._violation("does not read its replies")
         return future
 
     def _unqueue_message(self, _: asyncio.Future[None]) -> None:
@@ -218,6 +261,10 @@ class Connection(VarlinkInterfaceServerProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        # A stream without end would wait for its next event to see that nobody
+        # is there any more, and count against its user's limit until then.
+        for stream in list(self._streams):
+            stream.cancel()
         if self._hangup is not None:
             asyncio.get_running_loop().remove_reader(self._hangup)
             self._hangup.close()

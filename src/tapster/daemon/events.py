@@ -107,7 +107,7 @@ class Events:
     async def watch(self, peer: Peer) -> AsyncIterator[Event]:
         """The events that `peer` may see, until it is too slow or `close`.
 
-        :raises BrokerBusy: too many watch already.
+        :raises BrokerBusy: too many watch already, or it ended.
         """
         of_user = sum(watcher.peer.uid == peer.uid for watcher in self._watchers)
         if len(self._watchers) >= WATCHERS or of_user >= WATCHERS_PER_USER:
@@ -118,6 +118,7 @@ class Events:
             yield _about_nobody("watching", peer, "")
             while (event := await watcher.queue.get()) is not None:
                 yield event
+            raise BrokerBusy("the broker ended this watch", "watch again")
         finally:
             self._watchers.discard(watcher)
 

@@ -11,11 +11,9 @@ from ..errors import TapsterError
 from .options import parse
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command. Its errors are one line on stderr, and status 1."""
-    options = parse(argv)
+def _prepare(verbose: bool) -> None:
     logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO,
+        level=logging.DEBUG if verbose else logging.INFO,
         format="tapsterd: %(levelname)s: %(message)s",
         stream=sys.stderr,
     )
@@ -24,7 +22,13 @@ def main(argv: list[str] | None = None) -> int:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # Files for dnsmasq are for its group to read (networks/dnsmasq.py).
     os.umask(0o027)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command. Its errors are one line on stderr, and status 1."""
     try:
+        options = parse(argv)
+        _prepare(options.verbose)
         if options.rootless:
             from .rootless import supervise
 

@@ -45,11 +45,19 @@ def parse(argv: list[str] | None = None) -> Options:
         allow_abbrev=False,
     )
     parser.add_argument("--socket", metavar="PATH", help="where to listen")
-    parser.add_argument("--config", metavar="DIR", help=f"default: {DEFAULT_DIRECTORY}")
+    parser.add_argument(
+        "--config",
+        metavar="DIR",
+        help=f"default: {DEFAULT_DIRECTORY}; rootless, ~/.config/tapster if it exists",
+    )
     parser.add_argument(
         "--runtime-dir", metavar="DIR", help=f"default: {SYSTEM_DIRECTORY}"
     )
-    parser.add_argument("--state-dir", metavar="DIR", help=f"default: {STATE}")
+    parser.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        help=f"default: {STATE}; rootless, ~/.local/state/tapster",
+    )
     parser.add_argument(
         "--rootless",
         action="store_true",
@@ -60,19 +68,27 @@ def parse(argv: list[str] | None = None) -> Options:
         "--version", action="version", version=f"tapsterd {__version__}"
     )
     args = parser.parse_args(argv)
-    runtime, state = SYSTEM_DIRECTORY, STATE
+    runtime, state, config = SYSTEM_DIRECTORY, STATE, DEFAULT_DIRECTORY
     if args.rootless:
         runtime = args.runtime_dir or os.path.join(runtime_directory(), "tapster")
-        state = os.path.join(
-            os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"),
-            "tapster",
-        )
+        state = _user_directory("XDG_STATE_HOME", ".local/state") or f"{runtime}/state"
+        own = _user_directory("XDG_CONFIG_HOME", ".config")
+        if own is not None and os.path.isdir(own):
+            config = own
     runtime = args.runtime_dir or runtime
     return Options(
         os.path.abspath(args.socket or os.path.join(runtime, SOCKET_NAME)),
-        os.path.abspath(args.config or DEFAULT_DIRECTORY),
+        os.path.abspath(args.config or config),
         os.path.abspath(runtime),
         os.path.abspath(args.state_dir or state),
         args.rootless,
         args.verbose,
     )
+
+
+def _user_directory(variable: str, below_home: str) -> str | None:
+    """Our directory for a kind of file, by the XDG base directory rules."""
+    base = os.environ.get(variable, "")
+    if not base.startswith("/"):
+        base = os.path.join(os.path.expanduser("~"), below_home)
+    return os.path.join(base, "tapster") if base.startswith("/") else None

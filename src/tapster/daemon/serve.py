@@ -109,7 +109,7 @@ def _environment(options: Options, rootless: Rootless | None) -> Environment:
         # pass, and nobody else can look.
         os.makedirs(networks, exist_ok=True)
         os.chmod(networks, 0o711)  # noqa: S103 - it holds names, not secrets
-        store = StateStore(options.state)
+        store = _store(options, rootless)
     except OSError as err:
         raise BrokerUnavailable(
             f"cannot use {err.filename}: {err.strerror}",
@@ -130,6 +130,18 @@ def _environment(options: Options, rootless: Rootless | None) -> Environment:
         upstream=rootless.upstream if rootless else (),
         avoid=rootless.avoid if rootless else (),
     )
+
+
+def _store(options: Options, rootless: Rootless | None) -> StateStore:
+    """The state directory. A user whose home can't be written gets addresses
+    that last as long as his session."""
+    try:
+        return StateStore(options.state)
+    except OSError as err:
+        if rootless is None:
+            raise
+        _log.warning("%s can't be used: %s", options.state, err.strerror)
+        return StateStore(os.path.join(options.runtime, "state"))
 
 
 async def _serve(

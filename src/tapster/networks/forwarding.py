@@ -10,6 +10,7 @@ that a broker that comes after a crash can put it back.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ _log = logging.getLogger(__name__)
 _IPV4 = "ipv4/ip_forward"
 _IPV6 = "ipv6/conf/all/forwarding"
 _NOT_DEVICES = ("all", "default")
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 _NOT_UPLINKS = ("tapster", "tapbr", "lo")  # ours, and what hears nobody
 
 
@@ -63,14 +65,21 @@ class Forwarding:
             _log.info("set net/%s to %s", key, value)
 
     def restore(self) -> None:
-        """Put back what `enable` changed, in the opposite order."""
+        """Put back what `enable` changed, in the opposite order.
+
+        A device may be gone; what only fails now is left for the next time.
+        """
+        later: dict[str, str] = {}
         for key, value in reversed(self._before.items()):
             try:
                 sysctl.write(key, value)
-            except (OSError, ValueError) as err:  # the device may be gone
+            except (OSError, ValueError) as err:
                 _log.info("net/%s not put back: %s", key, err)
-        self._before.clear()
-        remove_file(self._path)
+                if isinstance(err, OSError) and err.errno in _PASSING:
+                    later[key] = value
+        self._before = dict(reversed(later.items()))
+        if not later:
+            remove_file(self._path)
 
     @property
     def changed(self) -> bool:
