@@ -141,7 +141,9 @@ def demo(lab: Lab, image: Image, user: int | None) -> None:
         check("its name is gone", _holds(lambda: _unknown(b, "a.default.internal")))
         check("guest b is still there", ask(b, f"wget -q -O- http://{_NAME}/")[0])
 
-    step("Guest b has ended, too; the user's broker ends when it is idle")
+    step(
+        "Guest b has ended, too. Its broker would end after an idle minute; told to, now"
+    )
     check("no NIC is left", _holds(lambda: json.loads(tapster("ls", "--json")) == []))
     lab.host.run("pkill", "-TERM", "-f", "--", "--rootless", check=False)
     check("no process is left", _holds(lambda: not lab.host.processes()))

@@ -200,15 +200,17 @@ def spawn(settings: Settings) -> process.Process:
         raise BrokerFailure("dnsmasq is not installed", "apt install dnsmasq-base")
     pid_file = f"{settings.directory}/dnsmasq.pid"
     remove_file(pid_file)
-    child = subprocess.Popen(
-        [program, f"--conf-file={settings.directory}/dnsmasq.conf"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        cwd="/",
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
-        start_new_session=True,
-    )
+    # Popen's own DEVNULL is left open when it runs out of descriptors.
+    with open(os.devnull, "rb+", buffering=0) as null:
+        child = subprocess.Popen(
+            [program, f"--conf-file={settings.directory}/dnsmasq.conf"],
+            stdin=null,
+            stdout=null,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+            start_new_session=True,
+        )
     assert child.stderr is not None  # noqa: S101 - for the type checker
     with child.stderr as stderr:
         limit = time.monotonic() + START_LIMIT
@@ -219,7 +221,10 @@ def spawn(settings: Settings) -> process.Process:
                     f"dnsmasq did not start: {text or child.returncode}"
                 )
             if _is_written(pid_file):
-                running = process.Process(child.pid)
+                try:
+                    running = process.Process(child.pid)
+                except OSError:
+                    break
                 child.returncode = 0  # reaped through the pidfd, not by Popen
                 return running
             time.sleep(_POLL)
