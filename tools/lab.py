@@ -108,7 +108,7 @@ class Space:
         env: Mapping[str, str] | None = None,
     ) -> list[str]:
         """What to put before a command for it to run in here, as root or `user`."""
-        command = ["nsenter", "-t", str(self.pid), "--net", "--mount", "--wd=/"]
+        command = ["nsenter", "-t", str(self.pid), "--net", "--mount", "--root"]
         settings = {"LC_ALL": "C.UTF-8"}
         if user is None:
             settings |= {"XDG_RUNTIME_DIR": "/run/user/0", "HOME": "/run/user/0"}
