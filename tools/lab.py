@@ -109,7 +109,9 @@ class Space:
     ) -> list[str]:
         """What to put before a command for it to run in here, as root or `user`."""
         command = ["nsenter", "-t", str(self.pid), "--net", "--mount", "--root"]
-        settings = {"LC_ALL": "C.UTF-8"}
+        # An editable install leads to where the checkout is, which may be closed
+        # to others (/root); /run/checkout is not.
+        settings = {"LC_ALL": "C.UTF-8", "PYTHONPATH": "/run/checkout/src"}
         if user is None:
             settings |= {"XDG_RUNTIME_DIR": "/run/user/0", "HOME": "/run/user/0"}
         if user is not None:

@@ -614,6 +614,11 @@ class Broker:
         for handle in self._going.values():
             handle.cancel()
         self._going.clear()
+        for lock in list(self._locks.values()):
+            if lock.locked():  # a network is coming up: its NIC comes with it
+                async with lock:
+                    pass
+                await asyncio.sleep(_GOING_WAIT)
         for _ in range(_GOING_TRIES):
             if not TapDescriptor.pending:
                 break

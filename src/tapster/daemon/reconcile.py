@@ -19,7 +19,7 @@ from ..kernel.netlink import NetlinkError
 from ..kernel.nft import NftError
 from ..kernel.rtnetlink import Link
 from ..model import State
-from ..networks import nat, ruleset
+from ..networks import dnsmasq, nat, ruleset
 from ..networks.nat import NatNetwork
 from .broker import TAP_ALIAS, Broker
 from .ledger import Nic
@@ -60,8 +60,12 @@ async def reconcile(broker: Broker) -> None:
         broker.ledger.forget(nic.ifname)
         broker.events.about("detached", nic)
     for network in networks:
-        ifnames = {nic.ifname for nic in broker.ledger.on_bridge(network.bridge)}
         network.find_dnsmasq()
+    dnsmasq.end_strays(
+        env.directory, {n.dnsmasq_pid for n in networks if n.dnsmasq_pid is not None}
+    )
+    for network in networks:
+        ifnames = {nic.ifname for nic in broker.ledger.on_bridge(network.bridge)}
         if network.bridge_index and ifnames:
             broker.networks[network.key] = network
             try:

@@ -13,7 +13,9 @@ import logging
 import os
 import pwd
 import secrets
+import select
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -30,6 +32,7 @@ _log = logging.getLogger(__name__)
 LEASE_TIME = "1h"
 START_LIMIT = 5.0  # seconds
 LOG_LIMIT = 256 * 1024  # bytes
+_STRAY_LIMIT = 1000  # milliseconds until a killed dnsmasq must be gone
 _POLL = 0.002  # seconds between looks at the pid file
 
 
@@ -250,6 +253,32 @@ def is_ours(pid: int, directory: str) -> bool:
             )
     except OSError:
         return False
+
+
+def end_strays(directory: str, known: set[int]) -> None:
+    """End every dnsmasq of a network below `directory`, in this network
+    namespace, that is not `known`: one whose records were lost would keep its
+    address, and the next one of its network from starting, for ever."""
+    mark = f"--conf-file={directory}/".encode()
+    here = os.stat("/proc/self/ns/net")
+    for name in os.listdir("/proc"):
+        if not name.isdecimal() or int(name) in known:
+            continue
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                if not any(word.startswith(mark) for word in file.read().split(b"\0")):
+                    continue
+            if not os.path.samestat(os.stat(f"/proc/{name}/ns/net"), here):
+                continue
+            stray = process.Process(int(name))
+        except OSError:
+            continue
+        _log.warning("ending dnsmasq %s, which no network of ours has", name)
+        stray.send_signal(signal.SIGKILL)
+        poll = select.poll()
+        poll.register(stray.pidfd, select.POLLIN)
+        poll.poll(_STRAY_LIMIT)
+        stray.close()
 
 
 def trim_log(directory: str) -> None:

@@ -252,6 +252,10 @@ class NatNetwork:
         self.bridge_index = link.ifindex
         return True
 
+    @property
+    def dnsmasq_pid(self) -> int | None:
+        return self._dnsmasq.pid if self._dnsmasq is not None else None
+
     def find_dnsmasq(self) -> None:
         """Take over the dnsmasq of an earlier broker, if it lives."""
         try:
