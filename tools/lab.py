@@ -324,6 +324,16 @@ class Lab:
                         break
             raise RuntimeError(f"tapsterd did not start:\n{daemon.log}")
 
+    def end_rootless(self) -> None:
+        """Tell the users' own brokers to end, as `kill` would."""
+        for pid in self.host.processes():
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if b"--rootless" in words:
+                    os.kill(pid, signal.SIGTERM)
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+
     def rootless_log(self, user: int) -> str:
         """What a user's own broker has said so far."""
         path = f"/run/user/{user}/tapster/broker.log"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from typing import Any
@@ -32,6 +33,19 @@ def nics(lab: Lab, user: int | None = USER) -> list[dict[str, Any]]:
 def devices(lab: Lab) -> list[str]:
     listed = json.loads(lab.host.run("ip", "-j", "link").stdout)
     return [d["ifname"] for d in listed if d["ifname"].startswith(("tapster", "tapbr"))]
+
+
+def serve(lab: Lab, address: str) -> None:
+    """Something on the host that guests must not reach, at port 7777."""
+    code = (
+        "import socket, sys\n"
+        f"s = socket.create_server(({address!r}, 7777))\n"
+        "print('ready', flush=True)\n"
+        "while True: s.accept()"
+    )
+    server = lab.host.popen(lab.python, "-c", code, stdout=subprocess.PIPE)
+    with server.stdout as output:
+        assert output.readline() == b"ready\n"
 
 
 def page(guest: Guest) -> str:
@@ -63,7 +77,7 @@ def test_rootless_guests_reach_each_other_and_the_outside_and_leave_nothing(
         a.run(f"ping -c1 -W5 {by_name['b']['ipv4']}", timeout=20)
         assert PAGE in page(a)
         # Neither the host's loopback nor its own address leads to the host.
-        lab.host.popen("nc", "-l", "-s", "127.0.0.1", "-p", "7777")
+        serve(lab, "127.0.0.1")
         gateway = by_name["a"]["ipv4"].rpartition(".")[0] + ".1"
         assert a.run(f"nc -w 2 {gateway} 7777 </dev/null", check=False).status != 0
 
@@ -104,7 +118,7 @@ def test_system_guests_of_two_users_have_networks_of_their_own(
         assert PAGE in page(a)
         assert a.run("ping -c1 -W5 192.0.2.1", timeout=20).status == 0
         # A service of the host, on all its addresses, is not for guests.
-        lab.host.popen("nc", "-lk", "-p", "7777")
+        serve(lab, "0.0.0.0")
         gateway = nics(lab)[0]["ipv4"].rpartition(".")[0] + ".1"
         for address in (gateway, "192.0.2.2"):
             assert a.run(f"nc -w 2 {address} 7777 </dev/null", check=False).status != 0
@@ -194,7 +208,7 @@ def test_exit_status_and_signals_are_the_vmms_own(lab: Lab, lab_image: Image) ->
             .stdout.strip()
             .endswith("qemu-system-x86_64")
         )
-        lab.host.run("kill", "-TERM", str(guest.pid))
+        os.kill(guest.pid, signal.SIGTERM)
         assert guest.wait() == 0  # QEMU's own status for SIGTERM
     done = lab.host.run(
         *lab.tapster("run", "--", "sh", "-c", "exit 37"), user=USER, check=False
