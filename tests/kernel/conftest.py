@@ -4,7 +4,6 @@ thread's own. None of them leaves anything, here or there."""
 
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
 import sys
@@ -123,16 +122,3 @@ def clean(lab: Lab, daemon: Daemon) -> Iterator[None]:
     yield
     host.until_nothing_is_left(lab)
     assert host.nics(lab) == []
-
-
-@pytest.fixture(autouse=True)
-def no_leaked_descriptor(request: pytest.FixtureRequest) -> Iterator[None]:
-    # What outlives a test is made before the counting starts.
-    for name in ("lab", "daemon"):
-        if name in request.fixturenames:
-            request.getfixturevalue(name)
-    gc.collect()
-    before = len(os.listdir("/proc/self/fd"))
-    yield
-    gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
