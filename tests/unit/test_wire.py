@@ -4,9 +4,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
+from asyncvarlink import FileDescriptor, FileDescriptorArray, varlinksignature
+from asyncvarlink.conversion import (
+    FileDescriptorVarlinkType,
+    OOBTypeState,
+    VarlinkType,
+)
 
 from tapster import client, connection, errors
 from tapster.wire import interface
@@ -52,3 +59,40 @@ def test_the_client_reads_what_the_broker_writes() -> None:
         wanted = f"{kind.__name__} | None" if nullable else repr(kind)
         assert fields[name] == wanted
     assert connection.INTERFACE == interface.INTERFACE
+
+
+def test_quick_conversion_of_an_attach_is_the_librarys() -> None:
+    nic = interface.Nic(
+        ifname="tapsternabc",
+        mac="0a:00:00:00:00:01",
+        ipv4=None,
+        ipv6="fd00::1",
+        mtu=1500,
+        bridge="br0",
+        network="default",
+        uid=1000,
+        user="alice",
+        pid=17,
+        name="web",
+        state="active",
+        reason=None,
+        rx_bytes=1,
+        rx_packets=2,
+        tx_bytes=3,
+        tx_packets=4,
+    )
+    signature = varlinksignature(interface.BrokerInterface.Attach)
+    assert signature is not None
+    usual = VarlinkType.from_type_annotation(interface.Attached)
+    read, write = os.pipe()
+    os.close(write)
+    told = []
+    for kind in (signature.return_type, usual):
+        with FileDescriptorArray.new_managed() as fds:
+            state: OOBTypeState = {FileDescriptorVarlinkType: fds}
+            value = {"fd": FileDescriptor(os.dup(read), should_close=True), "nic": nic}
+            told.append(kind.tojson(value, state))
+            assert len(fds) == 1
+    os.close(read)
+    assert told[0] == told[1]
+    assert signature.return_type.as_varlink == usual.as_varlink

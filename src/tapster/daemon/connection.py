@@ -63,6 +63,12 @@ class _Transport(VarlinkTransport):
     def _handle_read_socket(self) -> None:
         self._sock_receive_fds(self.RECV_BUFFER_SIZE)
 
+    def read_now(self) -> None:
+        """Read what is there without waiting to be told that something is: a
+        client sends its call right after connecting."""
+        if self._recvfd is not None and not self._closing:
+            self._handle_read_socket()
+
 
 class Connection(VarlinkInterfaceServerProtocol):
     """Serves one peer. Not to be used again once it is lost."""
@@ -91,7 +97,7 @@ class Connection(VarlinkInterfaceServerProtocol):
         self._sending = 0  # messages in the transport's queue
         self._streams: set[asyncio.Future[None]] = set()
         self._hangup: socket.socket | None = None
-        self._base: VarlinkTransport | None = None
+        self._base: _Transport | None = None
         self._socket: socket.socket | None = None
 
     def attach_socket(self, connection: socket.socket) -> None:
@@ -108,6 +114,8 @@ class Connection(VarlinkInterfaceServerProtocol):
             boundary_predictor=None,
         )
         self._socket = connection
+        # After the two turns that the transport has asked for to begin with.
+        asyncio.get_running_loop().call_soon(self._base.read_now)
 
     def abort(self) -> None:
         """Close now, whatever is queued."""

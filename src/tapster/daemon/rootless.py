@@ -10,6 +10,7 @@ capabilities, all of them over its own namespace only.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import ipaddress
 import logging
@@ -81,7 +82,7 @@ def _check_programs() -> None:
         os.close(tun.open_device())
     except OSError as err:
         hint = "modprobe tun"
-        if isinstance(err, PermissionError):
+        if err.errno in (errno.EACCES, errno.EPERM):
             hint = f"as root: chmod 0666 {tun.TUN_DEVICE}, udev's own default"
         raise BrokerUnavailable(f"cannot {err}", hint) from err
 
