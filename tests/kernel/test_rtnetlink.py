@@ -116,7 +116,8 @@ def test_unprivileged_caller_is_refused_and_told_what() -> None:
         from tapster.kernel.netlink import NetlinkError, NetlinkSocket
         with NetlinkSocket() as netlink:
             try:
-                netlink.transact([rtnetlink.add_bridge("br-a", "02:00:00:00:00:01", 1500)])
+                mac = "02:00:00:00:00:01"
+                netlink.transact([rtnetlink.add_bridge("br-a", mac, 1500)])
             except NetlinkError as error:
                 print(error)
     """

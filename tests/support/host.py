@@ -194,7 +194,7 @@ def port(space: Space, name: str) -> dict[str, Any]:
 def fdb(space: Space, name: str) -> list[dict[str, Any]]:
     """`bridge -d fdb show` of a port or a bridge."""
     found: list[dict[str, Any]] = tool(
-        space, "bridge", "-j", "-d", "-s", "fdb", "show", "dev", name
+        space, "bridge", "-j", "-d", "fdb", "show", "dev", name
     )
     return found
 

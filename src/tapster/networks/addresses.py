@@ -111,6 +111,15 @@ def gateway(subnet: IPv4Network | IPv6Network) -> IPv4Address | IPv6Address:
     return ip_address(int(subnet.network_address) + 1)
 
 
+def is_guest_address(subnet: IPv4Network, text: str) -> bool:
+    """Whether a guest of the subnet can have it; it may come from a file."""
+    try:
+        address = IPv4Address(text)
+    except ValueError:
+        return False
+    return address in subnet and address not in (subnet[0], subnet[1], subnet[-1])
+
+
 def guest_address(
     seed: bytes,
     subnet: IPv4Network,

@@ -371,7 +371,11 @@ class NatNetwork:
         taken = set(in_use)
         known = self._state.guests
         address = known.get(name)
-        if address is not None and address not in taken:
+        if (
+            address is not None
+            and address not in taken
+            and addresses.is_guest_address(self.subnet4, address)
+        ):
             if next(reversed(known)) != name:
                 known[name] = known.pop(name)  # used now; kept with the next save
             return address
@@ -379,7 +383,14 @@ class NatNetwork:
         seed = self._env.store.seed
         address = addresses.guest_address(seed, self.subnet4, taken | remembered, name)
         if address is None:  # all are remembered: take the longest unused one's
-            oldest = next((n for n, a in known.items() if a not in taken), None)
+            oldest = next(
+                (
+                    n
+                    for n, a in known.items()
+                    if a not in taken and addresses.is_guest_address(self.subnet4, a)
+                ),
+                None,
+            )
             if oldest is None:
                 raise AddressesExhausted(f"network {self.network} has no free address")
             address = known.pop(oldest)

@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 
 _log = logging.getLogger(__name__)
 
@@ -29,14 +29,6 @@ class NetworkState:
     guests: dict[str, str] = field(
         default_factory=dict
     )  # name → IPv4, oldest use first
-
-
-def _host_of(subnet: IPv4Network, text: str) -> str:
-    """:raises ValueError: this is no address that a guest of the subnet can have."""
-    address = IPv4Address(text)
-    if address not in subnet or address in (subnet[0], subnet[1], subnet[-1]):
-        raise ValueError(f"{text} is no guest's address in {subnet}")
-    return str(address)
 
 
 class StateStore:
@@ -75,12 +67,10 @@ class StateStore:
         try:
             with open(path, encoding="utf-8") as file:
                 data = json.load(file)
-            subnet = IPv4Network(str(data["subnet4"]))
             guests = {
-                str(name): _host_of(subnet, str(address))
-                for name, address in data["guests"].items()
+                str(name): str(address) for name, address in data["guests"].items()
             }
-            return NetworkState(subnet, guests)
+            return NetworkState(IPv4Network(str(data["subnet4"])), guests)
         except FileNotFoundError:
             return NetworkState()
         except (ValueError, KeyError, TypeError, AttributeError) as err:
