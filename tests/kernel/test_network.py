@@ -33,6 +33,7 @@ from support.host import (
     until_nothing_is_left,
 )
 from tapster import client, errors
+from tapster.networks.addresses import POOLS
 
 GRACE = 0.3  # seconds
 
@@ -365,6 +366,9 @@ class TestSubnets:
                 text = forms[number % len(forms)].format(net)
                 lab.host.run("ip", *text.split())
                 added.append(text.replace("add", "del", 1))
+            for other in POOLS[1:]:  # what follows the first pool
+                lab.host.run("ip", "route", "add", "blackhole", str(other))
+                added.append(f"route del blackhole {other}")
             lab.host.run("sh", "-c", "rm -f /run/state/networks/*")
             with attach(lab, USER) as nic:
                 assert ip_address(str(nic.ipv4)) in free

@@ -70,13 +70,13 @@ def test_a_subnet_is_stable_and_per_identity() -> None:
     assert one != addresses.free_ipv4_subnet(SEED, [], "default-1001")
     assert one is not None
     assert one.prefixlen == 24
-    assert one.subnet_of(addresses.POOL)
+    assert one.subnet_of(addresses.POOLS[0])
 
 
 NETWORKS = st.builds(
     lambda base, length: IPv4Network((base, length), strict=False),
-    st.integers(int(addresses.POOL[0]), int(addresses.POOL[-1])),
-    st.integers(11, 32),
+    st.sampled_from([int(p[n]) for p in addresses.POOLS for n in (0, 300, -1)]),
+    st.integers(8, 32),
 )
 
 
@@ -87,16 +87,29 @@ def test_a_subnet_overlaps_nothing(used: list[IPv4Network]) -> None:
     if found is not None:
         assert not any(found.overlaps(network) for network in used)
     else:
-        assert sum(n.num_addresses for n in used) >= addresses.POOL.num_addresses
+        free = set(addresses.POOLS) - {
+            p for p in addresses.POOLS for n in used if n.overlaps(p)
+        }
+        assert not free
+
+
+def test_a_pool_that_is_used_up_is_followed_by_the_next() -> None:
+    vpn = IPv4Network("10.0.0.0/8")
+    found = addresses.free_ipv4_subnet(SEED, [vpn], "x")
+    assert found is not None
+    assert found.subnet_of(addresses.POOLS[1])
+    found = addresses.free_ipv4_subnet(SEED, [vpn, addresses.POOLS[1]], "x")
+    assert found is not None
+    assert found.subnet_of(addresses.POOLS[2])
 
 
 def test_no_subnet_is_left() -> None:
-    for used in (addresses.POOL, IPv4Network("10.0.0.0/8"), IPv4Network("0.0.0.0/0")):
-        assert addresses.free_ipv4_subnet(SEED, [used], "x") is None
+    for used in (list(addresses.POOLS), [IPv4Network("0.0.0.0/0")]):
+        assert addresses.free_ipv4_subnet(SEED, used, "x") is None
 
 
 def test_the_last_subnet_is_found() -> None:
-    every = list(addresses.POOL.subnets(new_prefix=24))
+    every = [net for pool in addresses.POOLS for net in pool.subnets(new_prefix=24)]
     left = every.pop(4711)
     assert addresses.free_ipv4_subnet(SEED, every, "x") == left
 

@@ -19,10 +19,14 @@ from ipaddress import (
     ip_address,
 )
 
-# Where per-user subnets are looked for. Large enough for 16384 of them, and
-# not where Docker (172.17/16), libvirt (192.168.122/24), the usual home
-# routers (192.168/16) or carrier NAT (100.64/10) live.
-POOL = IPv4Network("10.64.0.0/10")
+# Where per-user subnets are looked for, the best first: room for 16384 of them,
+# and not where Docker (172.17/16 and up), libvirt (192.168.122/24), the usual
+# home routers (192.168.0/24, 192.168.1/24) or carrier NAT (100.64/10) live.
+POOLS = (
+    IPv4Network("10.64.0.0/10"),
+    IPv4Network("172.28.0.0/14"),
+    IPv4Network("192.168.192.0/18"),
+)
 PREFIX_LENGTH = 24
 HOST_SIDE_PREFIX = 0xFE  # what tapster and libvirt give the host's end of a tap
 
@@ -82,16 +86,31 @@ def eui64(prefix: IPv6Network, mac: str) -> IPv6Address:
 def free_ipv4_subnet(
     seed: bytes, used: Iterable[IPv4Network | IPv6Network], *identity: object
 ) -> IPv4Network | None:
-    """A /24 of the pool that overlaps nothing in `used`; None if there is none."""
-    count = 1 << (PREFIX_LENGTH - POOL.prefixlen)
-    base, size = int(POOL.network_address), 1 << (32 - PREFIX_LENGTH)
+    """A /24 of a pool that overlaps nothing in `used`; None if there is none.
+
+    A pool is tried only when those before it are used up, as the first is for
+    whoever has a VPN with a route to all of 10.0.0.0/8.
+    """
+    in_use = [net for net in used if isinstance(net, IPv4Network)]
+    first = int.from_bytes(digest(seed, "subnet", *identity)[:8], "big")
+    for pool in POOLS:
+        subnet = _free_in(pool, in_use, first)
+        if subnet is not None:
+            return subnet
+    return None
+
+
+def _free_in(
+    pool: IPv4Network, used: Iterable[IPv4Network], first: int
+) -> IPv4Network | None:
+    count = 1 << (PREFIX_LENGTH - pool.prefixlen)
+    base, size = int(pool.network_address), 1 << (32 - PREFIX_LENGTH)
     taken = bytearray(count)
     for net in used:
-        if isinstance(net, IPv4Network) and net.overlaps(POOL):
+        if net.overlaps(pool):
             low = max(int(net.network_address) - base, 0) // size
             high = min((int(net.broadcast_address) - base) // size, count - 1)
             taken[low : high + 1] = b"\1" * (high + 1 - low)
-    first = int.from_bytes(digest(seed, "subnet", *identity)[:8], "big")
     for step in range(count):
         number = (first + step) % count
         if not taken[number]:

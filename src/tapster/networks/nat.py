@@ -63,7 +63,7 @@ class NatNetwork:
             8,
         )
         self.bridge_index = 0
-        self.subnet4: IPv4Network = addresses.POOL
+        self.subnet4: IPv4Network = addresses.POOLS[0]
         self.subnet6: IPv6Network | None = None
         self.mtu = MTU
         self.is_up = False
