@@ -111,9 +111,9 @@ def test_kernels_own_words_are_kept() -> None:
 def test_unprivileged_caller_is_refused_and_told_what() -> None:
     code = """if True:
         import os, sys
-        os.setgid(65534), os.setuid(65534)
         from tapster.kernel import rtnetlink
         from tapster.kernel.netlink import NetlinkError, NetlinkSocket
+        os.setgid(65534), os.setuid(65534)
         with NetlinkSocket() as netlink:
             try:
                 mac = "02:00:00:00:00:01"
