@@ -11,6 +11,7 @@ import ipaddress
 import os
 import pwd
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
