@@ -186,7 +186,7 @@ def _with_broker(
         processor = _processor_time(options, daemon, holder, progress)
     return {
         "base": {kind: report.figures(times) for kind, times in base.items()},
-        "own_helper_path": kinds.own_helper_path(),
+        "own_helper_path": os.path.relpath(kinds.own_helper_path()),
         "run_before_exec": report.figures(before_exec),
         "levels": levels,
         "memory": {
