@@ -63,7 +63,7 @@ def why_not() -> str | None:
             return "/dev/net/tun is no device"
     except FileNotFoundError:
         return "there is no /dev/net/tun: modprobe tun"
-    if not os.access(PEER, os.X_OK) or not os.path.isdir("/etc/qemu"):
+    if not os.access(PEER, os.X_OK):
         return f"the peer, {PEER}, is missing: apt install qemu-system-common"
     return None
 
@@ -89,6 +89,11 @@ def furnish() -> None:
     os.mknod("/run/tun", stat.S_IFCHR | 0o666, os.makedev(10, 200))
     os.chmod("/run/tun", 0o666)  # noqa: S103 - as everywhere
     _run("mount", "--bind", "/run/tun", "/dev/net/tun")
+    if not os.path.isdir("/etc/qemu"):  # and the machine is not to get one
+        _run("mkdir", "/run/etc", "/run/etc.work")
+        options = "lowerdir=/etc,upperdir=/run/etc,workdir=/run/etc.work"
+        _run("mount", "-t", "overlay", "-o", options, "bench", "/etc")
+        os.mkdir("/etc/qemu")
     _run("mount", "-t", "tmpfs", "-o", "mode=0755", "bench", "/etc/qemu")
     Path("/etc/qemu/bridge.conf").write_text(f"allow {BRIDGE}\n", encoding="ascii")
     # sysfs shows the devices of the namespace it was mounted in.

@@ -30,8 +30,13 @@ _PR_SET_PDEATHSIG = 1
 _SETUP = """
 set -e
 mount --make-rprivate / 2>/dev/null || true
-mkdir -p /etc/qemu 2>/dev/null || true
 mount -t tmpfs -o mode=0755 lab /run
+if [ ! -d /etc/qemu ]; then
+    mkdir /run/etc /run/etc.work
+    mount -t overlay lab /etc \
+        -o lowerdir=/etc,upperdir=/run/etc,workdir=/run/etc.work 2>/dev/null || true
+    mkdir /etc/qemu
+fi
 mkdir -p /run/checkout /run/dev /run/user /run/state
 chmod 0700 /run/state
 mount --bind "$CHECKOUT" /run/checkout
@@ -40,7 +45,7 @@ if mknod -m 0666 /run/dev/tun c 10 200 2>/dev/null; then
     [ -e /dev/net/tun ] || : > /dev/net/tun
     mount --bind /run/dev/tun /dev/net/tun
 fi
-[ ! -d /etc/qemu ] || mount -t tmpfs -o mode=0755 lab /etc/qemu
+mount -t tmpfs -o mode=0755 lab /etc/qemu
 mount -t sysfs lab /sys 2>/dev/null || true
 printf 'nameserver 192.0.2.1\\n' > /run/resolv.conf
 mount --bind /run/resolv.conf /etc/resolv.conf
