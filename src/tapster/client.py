@@ -23,33 +23,13 @@ from tapster.connection import (
     try_open_socket,
 )
 from tapster.errors import BrokerUnavailable, InvalidRequest, ProtocolError
+from tapster.fields import NIC, check, check_list
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
     from typing import Any, Self
-
-# The fields of a Nic on the wire: type, and whether it may be null or missing.
-_NIC_FIELDS: dict[str, tuple[type, bool]] = {
-    "ifname": (str, False),
-    "mac": (str, True),
-    "ipv4": (str, True),
-    "ipv6": (str, True),
-    "mtu": (int, False),
-    "bridge": (str, False),
-    "network": (str, True),
-    "uid": (int, False),
-    "user": (str, False),
-    "pid": (int, False),
-    "name": (str, False),
-    "state": (str, False),
-    "reason": (str, True),
-    "rx_bytes": (int, False),
-    "tx_bytes": (int, False),
-    "rx_packets": (int, False),
-    "tx_packets": (int, False),
-}
 
 
 class NotRunning(BrokerUnavailable):
@@ -224,7 +204,7 @@ def attach(
         if len(fds) != 1 or type(index) is not int or index != 0:
             count = f"{len(fds)} file descriptors instead of a tap's"
             raise ProtocolError(f"the broker sent {count}")
-        nic = Nic(fds[0], _check_nic(reply.get("nic")))
+        nic = Nic(fds[0], check(reply.get("nic"), NIC, "NIC"))
     except BaseException:
         close_all(fds)
         raise
@@ -238,7 +218,7 @@ def detach(ifname: str, **where: Any) -> None:
     :param where: as `connect()`, but no broker is started unless asked for.
     :raise NoSuchNic: there is none, or it is not the caller's.
     """
-    _with_broker(lambda broker: broker.call("Detach", {"ifname": ifname}), where)
+    ask("Detach", {"ifname": ifname}, where)
 
 
 def list_nics(**where: Any) -> list[dict[str, Any]]:
@@ -246,16 +226,12 @@ def list_nics(**where: Any) -> list[dict[str, Any]]:
 
     :param where: as `connect()`, but no broker is started unless asked for.
     """
-    reply, _ = _with_broker(lambda broker: broker.call("List", {}), where)
-    nics = reply.get("nics")
-    if not isinstance(nics, list):
-        raise ProtocolError("the broker's answer has no list of NICs")
-    return [_check_nic(nic) for nic in nics]
+    return check_list(ask("List", {}, where).get("nics"), NIC, "NIC")
 
 
 def get_info(**where: Any) -> dict[str, Any]:
     """What the broker says about itself; parameters as `list_nics()`."""
-    return _with_broker(lambda broker: broker.call("GetInfo", {}), where)[0]
+    return ask("GetInfo", {}, where)
 
 
 def watch(**where: Any) -> Iterator[dict[str, Any]]:
@@ -269,6 +245,16 @@ def watch(**where: Any) -> Iterator[dict[str, Any]]:
             if not isinstance(event, dict):
                 raise ProtocolError("the broker's answer has no event")
             yield event
+
+
+def ask(
+    method: str, parameters: dict[str, Any], where: dict[str, Any]
+) -> dict[str, Any]:
+    """The answer to a call that brings no descriptor.
+
+    :param where: as `connect()`, but no broker is started unless asked for.
+    """
+    return _with_broker(lambda broker: broker.call(method, parameters), where)[0]
 
 
 def _with_broker(
@@ -323,18 +309,3 @@ def _check_request(
             raise InvalidRequest(f"{mac} is not the MAC address of a single guest")
         parameters["mac"] = mac.lower()
     return parameters
-
-
-def _check_nic(nic: object) -> dict[str, Any]:
-    """A Nic of the wire with each field there is, and others untouched.
-
-    :raise ProtocolError: a field is missing or of the wrong type.
-    """
-    if not isinstance(nic, dict):
-        raise ProtocolError("the broker's answer has no NIC")
-    checked: dict[str, Any] = dict(nic)
-    for field, (kind, nullable) in _NIC_FIELDS.items():
-        value = checked.setdefault(field, None)
-        if not (value is None and nullable) and type(value) is not kind:
-            raise ProtocolError(f"the NIC in the broker's answer has no good {field}")
-    return checked

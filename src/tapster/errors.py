@@ -17,6 +17,9 @@ says what to do; `cli.main` prints them, nothing below it exits.
           ├── MacInUse           another guest of that network has that MAC
           ├── AddressesExhausted the network has no address left
           ├── NoSuchNic          nothing of that name that the caller may see
+          ├── ForwardRefused     the port is taken, privileged or not granted
+          ├── NoSuchForward      no such port is forwarded by the caller
+          ├── ConfigInvalid      the broker's configuration is wrong, see ConfigError
           ├── BrokerBusy         a limit of the broker was met; try again
           └── BrokerFailure      the broker's fault; its log has the details
 """
@@ -91,6 +94,21 @@ class AddressesExhausted(RequestError):
 
 class NoSuchNic(RequestError):
     """There is no such NIC, or the caller may not see it."""
+
+
+class ForwardRefused(RequestError):
+    """The port is taken, privileged or not granted; the message says which."""
+
+
+class NoSuchForward(RequestError):
+    """The caller has not forwarded that port."""
+
+
+class ConfigInvalid(RequestError):
+    """The broker was to read its configuration anew, and that is wrong.
+
+    The message is that of the ConfigError, which starts with its place.
+    """
 
 
 class BrokerBusy(RequestError):

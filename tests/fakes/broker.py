@@ -36,6 +36,51 @@ NIC: dict[str, Any] = {
     "rx_packets": 3,
     "tx_packets": 4,
 }
+NETWORK: dict[str, Any] = {
+    "name": "default",
+    "mode": "nat",
+    "scope": "user",
+    "uid": 1000,
+    "user": "alice",
+    "state": "up",
+    "bridge": "tapbr1",
+    "subnet4": "10.1.2.0/24",
+    "subnet6": "fd00:1::/64",
+    "gateway4": "10.1.2.1",
+    "gateway6": "fd00:1::1",
+    "domain": "default.internal",
+    "mtu": 1500,
+    "isolation": False,
+    "egress": "any",
+    "host_access": [],
+    "egress_rate": 0,
+    "ingress_rate": 0,
+    "dns": [],
+    "dhcp": True,
+    "address_check": None,
+    "forwards": [],
+    "max_nics": 16,
+    "nics": 2,
+    "notes": [],
+}
+FORWARD: dict[str, Any] = {
+    "network": "default",
+    "uid": 1000,
+    "user": "alice",
+    "port": "tcp/8080",
+    "guest": "web",
+    "guest_port": 80,
+    "state": "active",
+    "ipv4": "10.1.2.3",
+    "ipv6": "fd00:1::3",
+    "static": False,
+}
+FINDING: dict[str, Any] = {
+    "code": "ip-forward",
+    "severity": "error",
+    "message": "net.ipv4.ip_forward is off",
+    "remedy": "sysctl -w net.ipv4.ip_forward=1",
+}
 
 
 def encode(parameters: object, **rest: object) -> bytes:

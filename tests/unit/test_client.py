@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import tapster
 from fakes import broker as fake
 from fakes.broker import ATTACHED, NIC, FakeBroker, Script, encode, say
-from tapster import client, errors
+from tapster import client, errors, fields
 from tapster.errors import ProtocolError
 
 pytestmark = pytest.mark.usefixtures("no_leaked_fd")
@@ -81,9 +81,7 @@ def test_fields_that_may_be_missing_and_ones_from_the_future(path: str) -> None:
         assert attached.mac is attached.ipv4 is attached.network is None
 
 
-@pytest.mark.parametrize(
-    "field", [f for f, v in client._NIC_FIELDS.items() if not v[1]]
-)
+@pytest.mark.parametrize("field", [f for f, v in fields.NIC.items() if not v[1]])
 @pytest.mark.parametrize("value", [None, [], True])
 def test_a_field_must_be_there(path: str, field: str, value: object) -> None:
     data = encode({"fd": 0, "nic": {**NIC, field: value}})
@@ -120,10 +118,10 @@ JSON = st.recursive(
 @given(st.dictionaries(st.sampled_from([*NIC, "x"]), JSON) | JSON)
 def test_any_nic_is_checked(nic: object) -> None:
     try:
-        checked = client._check_nic(nic)
+        checked = fields.check(nic, fields.NIC, "NIC")
     except ProtocolError:
         return
-    assert set(checked) >= set(client._NIC_FIELDS)
+    assert set(checked) >= set(fields.NIC)
 
 
 # Refused before anybody is asked --------------------------------------------

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 from asyncvarlink import FileDescriptor, FileDescriptorArray, varlinksignature
@@ -15,7 +15,8 @@ from asyncvarlink.conversion import (
     VarlinkType,
 )
 
-from tapster import client, connection, errors
+from fakes import broker
+from tapster import connection, errors, fields
 from tapster.wire import interface
 
 
@@ -50,14 +51,34 @@ def test_an_error_of_no_name_is_a_failure() -> None:
     assert isinstance(reply, interface.BrokerFailure)
 
 
-def test_the_client_reads_what_the_broker_writes() -> None:
-    fields = {
-        field.name: str(field.type) for field in dataclasses.fields(interface.Nic)
+@pytest.mark.parametrize(
+    ("told", "read", "faked"),
+    [
+        (interface.Nic, fields.NIC, broker.NIC),
+        (interface.NetworkInfo, fields.NETWORK, broker.NETWORK),
+        (interface.ForwardInfo, fields.FORWARD, broker.FORWARD),
+        (interface.Finding, fields.FINDING, broker.FINDING),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_the_client_reads_what_the_broker_writes(
+    told: type[Any], read: dict[str, tuple[type, bool]], faked: dict[str, Any]
+) -> None:
+    names = {bool: "bool", int: "int", str: "str", list: "list[str]"}
+    wanted = {
+        name: names[kind] + (" | None" if nullable else "")
+        for name, (kind, nullable) in read.items()
     }
-    assert set(client._NIC_FIELDS) == set(fields)
-    for name, (kind, nullable) in client._NIC_FIELDS.items():
-        wanted = f"{kind.__name__} | None" if nullable else repr(kind)
-        assert fields[name] == wanted
+    kinds = get_type_hints(told)
+    assert {
+        name: kind.__name__ if type(kind) is type else str(kind)
+        for name, kind in kinds.items()
+    } == wanted
+    on_wire = VarlinkType.from_type_annotation(told)
+    assert on_wire.tojson(told(**faked)) == faked
+
+
+def test_the_client_asks_for_the_brokers_interface() -> None:
     assert connection.INTERFACE == interface.INTERFACE
 
 

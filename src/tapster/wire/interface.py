@@ -86,6 +86,74 @@ class Network:
     nics: int
 
 
+@dataclass
+class NetworkInfo:
+    """A network with all that is to be known of it, or one user's instance.
+
+    `uid` and `user` are whose instance it is: null where all have the same, and
+    where none is up. State "pending": its definition changed, and takes effect
+    when its last guest has gone; "removed": its definition is gone, and its
+    guests stay. Rates are bits a second, 0 for no limit. `nics` are the
+    caller's, for root all. `notes` are for people.
+    """
+
+    name: str
+    mode: str
+    scope: str
+    uid: int | None
+    user: str | None
+    state: str
+    bridge: str | None
+    subnet4: str | None
+    subnet6: str | None
+    gateway4: str | None
+    gateway6: str | None
+    domain: str | None
+    mtu: int | None
+    isolation: bool
+    egress: str | None
+    host_access: list[str]
+    egress_rate: int
+    ingress_rate: int
+    dns: list[str]
+    dhcp: bool
+    address_check: str | None
+    forwards: list[str]
+    max_nics: int | None
+    nics: int
+    notes: list[str]
+
+
+@dataclass
+class ForwardInfo:
+    """A port of the host that leads to a guest.
+
+    State "active", or "waiting": the guest is not attached. `static`: the
+    configuration has it; it is nobody's while it waits for anybody's guest.
+    """
+
+    network: str
+    uid: int | None
+    user: str | None
+    port: str
+    guest: str
+    guest_port: int
+    state: str
+    ipv4: str | None
+    ipv6: str | None
+    static: bool
+
+
+@dataclass
+class Finding:
+    """Something about the host or the broker that a person should know."""
+
+    code: str
+    severity: str
+    message: str
+    remedy: str | None
+
+
 class Info(TypedDict):
     """What GetInfo answers."""
 
@@ -105,6 +173,16 @@ class Service(Protocol):
     def list_nics(self, peer: Peer) -> list[Nic]: ...
     def watch(self, peer: Peer) -> AsyncIterator[Event]: ...
     def info(self, peer: Peer) -> Info: ...
+    def list_networks(self, peer: Peer) -> list[NetworkInfo]: ...
+    def reload(self, peer: Peer) -> list[str]: ...
+    async def add_forward(
+        self, peer: Peer, network: str | None, port: str, guest: str, guest_port: int
+    ) -> ForwardInfo: ...
+    async def remove_forward(
+        self, peer: Peer, network: str | None, port: str
+    ) -> None: ...
+    def list_forwards(self, peer: Peer) -> list[ForwardInfo]: ...
+    async def diagnose(self, peer: Peer) -> list[Finding]: ...
 
 
 class NotAuthorized(TypedVarlinkErrorReply, interface=INTERFACE):
@@ -163,6 +241,32 @@ class NoSuchNic(TypedVarlinkErrorReply, interface=INTERFACE):
         hint: str | None
 
 
+class ForwardRefused(TypedVarlinkErrorReply, interface=INTERFACE):
+    """The port is taken, privileged or not granted; the message says which."""
+
+    class Parameters:
+        message: str
+        hint: str | None
+
+
+class NoSuchForward(TypedVarlinkErrorReply, interface=INTERFACE):
+    """The caller has not forwarded that port."""
+
+    class Parameters:
+        message: str
+        hint: str | None
+
+
+class ConfigInvalid(TypedVarlinkErrorReply, interface=INTERFACE):
+    """The configuration is wrong, and what was in force stays; the message
+    starts with file, line and column.
+    """
+
+    class Parameters:
+        message: str
+        hint: str | None
+
+
 class BrokerBusy(TypedVarlinkErrorReply, interface=INTERFACE):
     """A limit of the broker was met; trying again later may help."""
 
@@ -187,6 +291,9 @@ _ERRORS = (
     MacInUse,
     AddressesExhausted,
     NoSuchNic,
+    ForwardRefused,
+    NoSuchForward,
+    ConfigInvalid,
     BrokerBusy,
     BrokerFailure,
 )
@@ -279,6 +386,56 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
         """
         with _errors_to_wire():
             return self._service.info(self._peer)
+
+    @varlinkmethod(return_parameter="networks")
+    def ListNetworks(self) -> list[NetworkInfo]:
+        """The networks that the caller may use, with the caller's own instance
+        of each. Root sees all, a network as often as it has instances.
+        """
+        with _errors_to_wire():
+            return self._service.list_networks(self._peer)
+
+    @varlinkmethod(return_parameter="changes")
+    def Reload(self) -> list[str]:
+        """Read the configuration anew, which only root may ask for. Says what
+        changed, and what that waits for. No guest is touched, and a
+        configuration that is wrong changes nothing.
+        """
+        with _errors_to_wire():
+            return self._service.reload(self._peer)
+
+    @varlinkmethod(return_parameter="forward")
+    async def AddForward(
+        self, *, network: str | None = None, port: str, guest: str, guest_port: int
+    ) -> ForwardInfo:
+        """Have what comes to a port of the host, "tcp/8080", go to a port of the
+        caller's guest of that name, now and whenever it is attached again. The
+        network is the default one if none is named.
+        """
+        with _errors_to_wire():
+            return await self._service.add_forward(
+                self._peer, network, port, guest, guest_port
+            )
+
+    @varlinkmethod
+    async def RemoveForward(self, *, network: str | None = None, port: str) -> None:
+        """Undo AddForward."""
+        with _errors_to_wire():
+            await self._service.remove_forward(self._peer, network, port)
+
+    @varlinkmethod(return_parameter="forwards")
+    def ListForwards(self) -> list[ForwardInfo]:
+        """The ports that lead to the caller's guests; root sees all."""
+        with _errors_to_wire():
+            return self._service.list_forwards(self._peer)
+
+    @varlinkmethod(return_parameter="findings")
+    async def Diagnose(self) -> list[Finding]:
+        """What on this host is in the way of the broker's networks, or will be,
+        and what to do about it. Severity: "error", "warning" or "info".
+        """
+        with _errors_to_wire():
+            return await self._service.diagnose(self._peer)
 
 
 class _AttachedType(ObjectVarlinkType):
