@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Packets that a rule of nftables says `log group N` about, as they passed.
+
+Why not a packet socket: that takes CAP_NET_RAW, and sees everything. Here the
+kernel has chosen already, and CAP_NET_ADMIN is enough. Formats:
+linux/netfilter/nfnetlink.h, linux/netfilter/nfnetlink_log.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from typing import NamedTuple
+
+from .netlink import (
+    NLM_F_ACK,
+    NLM_F_REQUEST,
+    NLMSG_ERROR,
+    NetlinkError,
+    attr,
+    attrs,
+    messages,
+)
+
+NETLINK_NETFILTER = 12
+_SUBSYSTEM = 4  # NFNL_SUBSYS_ULOG
+_PACKET = _SUBSYSTEM << 8 | 0  # NFULNL_MSG_PACKET
+_CONFIG = _SUBSYSTEM << 8 | 1  # NFULNL_MSG_CONFIG
+
+_CFG_CMD, _CFG_MODE, _CFG_QTHRESH = 1, 2, 5  # NFULA_CFG_*
+_CMD_BIND, _COPY_PACKET = 1, 2  # NFULNL_CFG_CMD_BIND, NFULNL_COPY_PACKET
+
+_PACKET_HDR, _INDEV, _OUTDEV, _PHYSINDEV, _PHYSOUTDEV = 1, 4, 5, 6, 7  # NFULA_*
+_PAYLOAD, _PREFIX, _L2HDR = 9, 10, 21
+
+GROUPS = range(0x7A70, 0x7A80)  # what others use is 0 and small numbers
+
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
+_NFGEN = struct.Struct("!BBH")  # struct nfgenmsg: family, version, resource
+_MODE = struct.Struct("!IBx")  # struct nfulnl_msg_config_mode: range, mode
+_SO_RCVBUFFORCE = 33
+_RECEIVE = 128 * 1024  # more than the longest packet and what is said about it
+
+
+class Packet(NamedTuple):
+    """One packet. Of a bridge, `input` and `output` are its ports, and it itself
+    is of no interest; 0: none, as of what the host sends itself."""
+
+    input: int  # ifindex
+    output: int
+    protocol: int  # ETH_P_*
+    prefix: str  # what the rule says in `log prefix`
+    ethernet: bytes  # the link layer's header; empty where there is none
+    payload: bytes  # from the network layer's header on
+
+
+class NflogSocket:
+    """A non-blocking socket with one group of its own, in the namespace it was
+    made in. `close()` closes its descriptor, and frees the group."""
+
+    def __init__(self, group: int, *, receive_buffer: int = 4 << 20) -> None:
+        """
+        :param receive_buffer: bytes the kernel may queue for us before it drops.
+        :raises NetlinkError: EPERM: the group is another socket's, or there is
+            no CAP_NET_ADMIN; the kernel does not say which.
+        """
+        self.group = group
+        self._early: list[Packet] = []
+        self._buffer = bytearray(_RECEIVE)
+        self._socket = socket.socket(
+            socket.AF_NETLINK,
+            socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
+            NETLINK_NETFILTER,
+        )
+        try:
+            self._set_receive_buffer(receive_buffer)
+            self._socket.bind((0, 0))
+            self._bind()
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _set_receive_buffer(self, size: int) -> None:
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
+        except OSError:  # root of a user namespace only: up to net.core.rmem_max
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+    def _bind(self) -> None:
+        """Take the group, whole packets, each at once: without a threshold the
+        kernel collects a hundred of them, or for a second."""
+        payload = (
+            _NFGEN.pack(socket.AF_UNSPEC, 0, self.group)
+            + attr(_CFG_CMD, bytes((_CMD_BIND,)))
+            + attr(_CFG_MODE, _MODE.pack(0xFFFF, _COPY_PACKET))
+            + attr(_CFG_QTHRESH, struct.pack("!I", 1))
+        )
+        head = _HEADER.pack(16 + len(payload), _CONFIG, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
+        self._socket.sendall(head + payload)
+        # The acknowledgement is there when sendall returns, but behind packets,
+        # if rules of a broker before us log to this group already.
+        while True:
+            data = self._receive()
+            self._early += _packets(data)
+            for kind, _, sequence, body in messages(data):
+                if kind == NLMSG_ERROR and sequence == 1:
+                    error = -struct.unpack_from("=i", body)[0]
+                    if error:
+                        raise NetlinkError(error, f"listen to log group {self.group}")
+                    return
+
+    def _receive(self) -> memoryview:
+        """One datagram of the kernel's; empty, if it is another process's."""
+        count, address = self._socket.recvfrom_into(self._buffer)
+        return memoryview(self._buffer)[: count if address[0] == 0 else 0]
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> NflogSocket:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self) -> list[Packet] | None:
+        """What came since the last call; None: nothing.
+
+        :raises OSError: ENOBUFS means that packets were lost; they do not come
+            again. Later ones do.
+        """
+        if self._early:
+            early, self._early = self._early, []
+            return early
+        try:
+            return _packets(self._receive())
+        except BlockingIOError:
+            return None
+
+
+def open_free_group() -> NflogSocket:
+    """A socket with the first group that nobody listens to; its `group` is what
+    the rules have to say.
+
+    :raises NetlinkError: there is none, or no CAP_NET_ADMIN.
+    """
+    for group in GROUPS:
+        try:
+            return NflogSocket(group)
+        except NetlinkError as error:
+            # EBUSY is what newer kernels might say; today it means a second
+            # time by the same socket.
+            if error.errno not in (errno.EPERM, errno.EBUSY) or group == GROUPS[-1]:
+                raise
+    raise AssertionError("GROUPS is empty")
+
+
+def _packets(data: memoryview) -> list[Packet]:
+    """The packets of one datagram; what else there is, is passed over."""
+    return [
+        _packet(payload) for kind, _, _, payload in messages(data) if kind == _PACKET
+    ]
+
+
+def _packet(message: memoryview) -> Packet:
+    found = {kind: bytes(value) for kind, value in attrs(message, _NFGEN.size)}
+
+    def number(kind: int, size: int = 4) -> int:
+        return int.from_bytes(found.get(kind, b"")[:size], "big")
+
+    return Packet(
+        number(_PHYSINDEV) or number(_INDEV),
+        number(_PHYSOUTDEV) or number(_OUTDEV),
+        number(_PACKET_HDR, 2),
+        found.get(_PREFIX, b"").rstrip(b"\0").decode(errors="replace"),
+        found.get(_L2HDR, b""),
+        found.get(_PAYLOAD, b""),
+    )
