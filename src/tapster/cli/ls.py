@@ -2,16 +2,16 @@
 """tapster ls: which NICs there are, for people and for programs.
 
 A program gets the words of the wire, whatever they are, from --json. The table
-is for people: on a terminal rich draws it, elsewhere it is plain.
+is for people.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 
 from tapster import client
 from tapster.cli import arguments as look
+from tapster.cli import table
 from tapster.cli.text import note, size, visible
 
 TYPE_CHECKING = False
@@ -39,7 +39,7 @@ HEAD = (
     "RX",
     "TX",
 )
-COLOURS = {"active": "green", "waiting": "yellow"}
+COLOURS = {"active": "green", "waiting": "yellow", "refused": "red"}
 
 
 def make_parser() -> ArgumentParser:
@@ -68,11 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(nics, indent=2))
     elif nics:
-        table = make_table(nics)
-        if sys.stdout.isatty():
-            draw(table)
-        else:
-            print(plain(table))
+        table.show(make_table(nics), COLOURS)
     return 0
 
 
@@ -96,32 +92,3 @@ def make_table(nics: Sequence[dict[str, Any]]) -> list[list[str]]:
         for row, reason in zip(rows, ["REASON", *reasons], strict=True):
             row.append(reason)
     return rows
-
-
-def plain(table: Sequence[Sequence[str]]) -> str:
-    """Aligned columns, two blanks between them."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join(
-        "  ".join(
-            word.ljust(width) for word, width in zip(row, widths, strict=True)
-        ).rstrip()
-        for row in table
-    )
-
-
-def draw(table: Sequence[Sequence[str]]) -> None:
-    """The table with colours. A line that is too long is the terminal's to wrap."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    head, *rows = table
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for title in head:
-        drawn.add_column(title, no_wrap=True)
-    for row in rows:
-        cells = [Text(word) for word in row]  # no str: that may have markup
-        cells[HEAD.index("STATE")].stylize(COLOURS.get(row[HEAD.index("STATE")], "red"))
-        drawn.add_row(*cells)
-    # Without a height rich takes a dumb terminal's width for 80.
-    Console(width=10_000, height=25).print(drawn)

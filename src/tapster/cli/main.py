@@ -20,18 +20,22 @@ if TYPE_CHECKING:
 COMMANDS = {
     "run": "start a virtual machine with its NICs on your network",
     "ls": "list your NICs",
+    "network": "show the networks that you may use",
+    "forward": "have ports of this host lead to your guests",
     "events": "follow what happens to your NICs",
+    "doctor": "find out what is wrong with the networks of this host",
 }
 EXAMPLES = (
     "tapster run -- qemu-system-x86_64 -m 2G disk.qcow2",
     "tapster ls",
+    "tapster doctor",
     "tapster run --help",
 )
 
 
 def make_parser() -> ArgumentParser:
     """What is before the command: it is never asked where there is a command."""
-    from tapster.cli import arguments
+    from tapster.cli import arguments, subcommands
     from tapster.version import __version__
 
     parser = arguments.make_parser(
@@ -40,11 +44,7 @@ def make_parser() -> ArgumentParser:
         EXAMPLES,
     )
     parser.add_argument("--version", action="version", version=f"tapster {__version__}")
-    commands = parser.add_subparsers(
-        title="commands", dest="command", metavar="COMMAND", required=True
-    )
-    for name, summary in COMMANDS.items():
-        commands.add_parser(name, help=summary, add_help=False)
+    subcommands.add_commands(parser, COMMANDS)
     return parser
 
 
@@ -88,12 +88,25 @@ def _run(argv: list[str]) -> int:
                 from tapster.cli import ls
 
                 return ls.main(argv[1:])
+            case ["network"]:
+                from tapster.cli import network
+
+                return network.main(argv[1:])
+            case ["forward"]:
+                from tapster.cli import forward
+
+                return forward.main(argv[1:])
             case ["events"]:
                 from tapster.cli import events
 
                 return events.main(argv[1:])
-        make_parser().parse_args(argv)
-        raise AssertionError("every command has a case")
+            case ["doctor"]:
+                from tapster.cli import doctor
+
+                return doctor.main(argv[1:])
+        parser = make_parser()
+        parser.parse_args(argv)
+        parser.error("the command comes first")
     except SystemExit as end:  # argparse's, which has said why
         return end.code if isinstance(end.code, int) else 0
 

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""tapster forward: ports of the host that lead to guests.
+
+A NATed guest cannot be reached from outside, which is its protection. This is
+the way in for the one port that a user means to offer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from tapster import manage
+from tapster.cli import arguments as look
+from tapster.cli import subcommands, table
+from tapster.cli.text import note, visible
+from tapster.client import NotRunning
+from tapster.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Sequence
+    from typing import Any
+
+DESCRIPTION = "Have ports of this host lead to your guests."
+SUMMARIES = {
+    "add": "have a port lead to a guest",
+    "rm": "have it lead nowhere again",
+    "ls": "list the ports that lead to your guests",
+}
+ADD = """\
+Have what comes to a port of this host go to a port of your guest of that name,
+over IPv4 and IPv6. It stays so until `tapster forward rm`, whenever the guest is
+attached, and the guest sees who its clients are."""
+ADD_EXAMPLES = (
+    "tapster forward add tcp/8080 web:80",
+    "tapster forward add tcp/8080 web",
+    "tapster forward add udp/5353 dns:53 --network lab",
+)
+RM = "Have a port of this host lead nowhere again."
+RM_EXAMPLES = (
+    "tapster forward rm tcp/8080",
+    "tapster forward rm udp/5353 --network lab",
+)
+LS = """\
+List the ports of this host that lead to your guests; as root, to those of all.
+
+A port is `waiting` while its guest is not attached. Its origin is the broker's
+`configuration`, or the `command` that added it."""
+LS_EXAMPLES = ("tapster forward ls", "tapster forward ls --json")
+HEAD = ("PORT", "GUEST", "NETWORK", "USER", "STATE", "IPV4", "IPV6", "ORIGIN")
+COLOURS = {"active": "green", "waiting": "yellow"}
+
+
+def make_parser() -> ArgumentParser:
+    examples = (*ADD_EXAMPLES, *RM_EXAMPLES, *LS_EXAMPLES)
+    parser = look.make_parser("tapster forward", DESCRIPTION, examples)
+    subcommands.add_commands(parser, SUMMARIES)
+    return parser
+
+
+def make_add_parser() -> ArgumentParser:
+    parser = look.make_parser("tapster forward add", ADD, ADD_EXAMPLES)
+    _add_port(parser)
+    parser.add_argument(
+        "guest",
+        metavar="GUEST[:PORT]",
+        help="the guest's name, and its port if that is another than the host's",
+    )
+    _add_network(parser)
+    look.add_rootless(parser)
+    return parser
+
+
+def make_rm_parser() -> ArgumentParser:
+    parser = look.make_parser("tapster forward rm", RM, RM_EXAMPLES)
+    _add_port(parser)
+    _add_network(parser)
+    look.add_rootless(parser)
+    return parser
+
+
+def make_ls_parser() -> ArgumentParser:
+    parser = look.make_parser("tapster forward ls", LS, LS_EXAMPLES)
+    parser.add_argument(
+        "--json", action="store_true", help="a list of objects, all their words"
+    )
+    look.add_rootless(parser)
+    return parser
+
+
+def _add_port(parser: ArgumentParser) -> None:
+    parser.add_argument("port", metavar="PORT", help="of this host: tcp/N or udp/N")
+
+
+def _add_network(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--network",
+        metavar="NAME",
+        help="the guest's network; without it your default one",
+    )
+
+
+def parse(arguments: Sequence[str]) -> Namespace:
+    """The options; of `add` also `guest_port`.
+
+    :raise UsageError: a port or a guest is not written as one.
+    """
+    makers = {"add": make_add_parser, "rm": make_rm_parser, "ls": make_ls_parser}
+    options = subcommands.parse(make_parser, makers, arguments)
+    if options.command != "ls":
+        options.port, number = parse_port(options.port)
+        if options.command == "add":
+            options.guest, options.guest_port = parse_guest(options.guest, number)
+    return options
+
+
+def parse_port(text: str) -> tuple[str, int]:
+    """A port of the host as it is asked for, "tcp/8080", and its number.
+
+    :raise UsageError: it is none.
+    """
+    match = re.fullmatch("(tcp|udp)/([0-9]{1,5})", text)
+    if not match or not 1 <= int(match[2]) <= 65535:
+        hint = 'write it as "tcp/8080" or "udp/53"'
+        raise UsageError(f"{text!r} is not a port of the host", hint)
+    return f"{match[1]}/{int(match[2])}", int(match[2])
+
+
+def parse_guest(text: str, number: int) -> tuple[str, int]:
+    """A guest's name and its port.
+
+    :param number: the port where none is named.
+    :raise UsageError: it is none.
+    """
+    match = re.fullmatch("([^:]+)(?::([0-9]{1,5}))?", text)
+    inside = int(match[2] or number) if match else 0
+    if not match or not 1 <= inside <= 65535:
+        hint = 'write it as "web:80", or as "web" for the same port'
+        raise UsageError(f"{text!r} is not a guest and its port", hint)
+    return match[1], inside
+
+
+def main(arguments: Sequence[str]) -> int:
+    """:raise TapsterError: there is no broker, or it says no."""
+    options = parse(arguments)
+    where = {"rootless": options.rootless}
+    match options.command:
+        case "add":
+            forward = manage.add_forward(
+                options.port,
+                options.guest,
+                options.guest_port,
+                options.network,
+                **where,
+            )
+            print(line(forward))
+        case "rm":
+            manage.remove_forward(options.port, options.network, **where)
+        case _:
+            list_forwards(options)
+    return 0
+
+
+def list_forwards(options: Namespace) -> None:
+    try:
+        forwards = manage.list_forwards(rootless=options.rootless)
+        if not forwards and not options.json:
+            note("no port leads to a guest")
+    except NotRunning as error:
+        forwards = []  # as nothing leads anywhere then; but say which way it is
+        note(error.oneline())
+    if options.json:
+        print(json.dumps(forwards, indent=2))
+    elif forwards:
+        table.show(make_table(forwards), COLOURS)
+
+
+def line(forward: dict[str, Any]) -> str:
+    """Where a guest can be reached, and from when."""
+    guest = f"{forward['guest']}:{forward['guest_port']}"
+    text = f"{forward['port']} of this host leads to {guest}"
+    addresses = ", ".join(filter(None, (forward["ipv4"], forward["ipv6"])))
+    if forward["state"] == "waiting":
+        text += ", as soon as that guest is attached"
+    elif addresses:
+        text += f" ({addresses})"
+    return visible(text)
+
+
+def make_table(forwards: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Rows of safe text, the head first."""
+    rows = [list(HEAD)]
+    for forward in forwards:
+        words = [forward["port"], f"{forward['guest']}:{forward['guest_port']}"]
+        words += [forward[key] for key in ("network", "user", "state", "ipv4", "ipv6")]
+        words += ["configuration" if forward["static"] else "command"]
+        rows.append([visible(word) for word in words])
+    return rows
