@@ -28,7 +28,7 @@ def list_networks(**where: Any) -> list[dict[str, Any]]:
 def reload(**where: Any) -> list[str]:
     """Have the broker read its configuration anew; returns what changed.
 
-    :raise NotAuthorized: the caller is not root.
+    :raise NotAuthorized: the caller is not root, and the broker not its own.
     :raise ConfigInvalid: it is wrong, and nothing changed.
     """
     changes = ask("Reload", {}, where).get("changes")

@@ -30,15 +30,16 @@ SUMMARIES = {
 LS = """\
 List the networks that you may use; as root all, and each user's instance.
 
-A network is `up` while it has guests, and otherwise `down`. `pending` has a new
-definition, which takes effect when its last guest has gone; `removed` has no
-definition any more, and its guests stay. NICS are yours, and how many you may
-have; as root all users'."""
+A network is `up` while it has guests, on a Linux bridge while there is that
+bridge, and otherwise `down`. `pending` has a new definition, which takes effect
+when its last guest has gone; `removed` has no definition any more, and its
+guests stay. NICS are yours, and how many you may have; as root all users'."""
 LS_EXAMPLES = ("tapster network ls", "tapster network ls --json")
 SHOW = "Show every property of a network; as root of each user's instance of it."
 SHOW_EXAMPLES = ("tapster network show default", "tapster network show lan --json")
 RELOAD = """\
-Have the broker read its configuration again, which only root may do.
+Have the broker read its configuration again, which only root may do, or you of
+your own broker.
 
 Prints what changed, and what that waits for. No guest is touched. If the
 configuration is wrong, it says where, and nothing changes."""

@@ -397,9 +397,9 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
 
     @varlinkmethod(return_parameter="changes")
     def Reload(self) -> list[str]:
-        """Read the configuration anew, which only root may ask for. Says what
-        changed, and what that waits for. No guest is touched, and a
-        configuration that is wrong changes nothing.
+        """Read the configuration anew, which only root may ask for, or whose
+        the broker is. Says what changed, and what that waits for. No guest is
+        touched, and a configuration that is wrong changes nothing.
         """
         with _errors_to_wire():
             return self._service.reload(self._peer)
