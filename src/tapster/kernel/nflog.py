@@ -66,7 +66,6 @@ class NflogSocket:
             no CAP_NET_ADMIN; the kernel does not say which.
         """
         self.group = group
-        self._early: list[Packet] = []
         self._buffer = bytearray(_RECEIVE)
         self._socket = socket.socket(
             socket.AF_NETLINK,
@@ -101,9 +100,7 @@ class NflogSocket:
         # The acknowledgement is there when sendall returns, but behind packets,
         # if rules of a broker before us log to this group already.
         while True:
-            data = self._receive()
-            self._early += _packets(data)
-            for kind, _, sequence, body in messages(data):
+            for kind, _, sequence, body in messages(self._receive()):
                 if kind == NLMSG_ERROR and sequence == 1:
                     error = -struct.unpack_from("=i", body)[0]
                     if error:
@@ -133,9 +130,6 @@ class NflogSocket:
         :raises OSError: ENOBUFS means that packets were lost; they do not come
             again. Later ones do.
         """
-        if self._early:
-            early, self._early = self._early, []
-            return early
         try:
             return _packets(self._receive())
         except BlockingIOError:
@@ -152,9 +146,7 @@ def open_free_group() -> NflogSocket:
         try:
             return NflogSocket(group)
         except NetlinkError as error:
-            # EBUSY is what newer kernels might say; today it means a second
-            # time by the same socket.
-            if error.errno not in (errno.EPERM, errno.EBUSY) or group == GROUPS[-1]:
+            if error.errno != errno.EPERM or group == GROUPS[-1]:
                 raise
     raise AssertionError("GROUPS is empty")
 
