@@ -3,24 +3,54 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tapster.model import Peer
-from tapster.policy.bridge_conf import Verdict
-from tapster.policy.decide import MAX_NICS, Target, decide
+from tapster.model import Peer, Port, Rule
+from tapster.policy.access import Contents
+from tapster.policy.bridge_conf import Source, Verdict, judge
+from tapster.policy.decide import (
+    MAX_NICS,
+    Decision,
+    Target,
+    decide,
+    may_forward,
+    quota,
+)
 
-ALICE = Peer(1000, 1000, frozenset({1000}), 1)
-ROOT = Peer(0, 0, frozenset({0}), 1)
-YES = Verdict(True, "allowed by a line", None, ())
-NO = Verdict(False, "denied by a line", None, ())
+ALICE = Peer(1000, 1000, frozenset({1000, 36}), 1)
+BOB = Peer(1001, 100, frozenset(), 2)
+ROOT = Peer(0, 0, frozenset({0}), 3)
+SOURCE = Source("/etc/qemu/bridge.conf", 1, "a line")
+YES = Verdict(True, "allowed by a line", SOURCE, ())
+NO = Verdict(False, "denied by a line", SOURCE, ())
+SILENT = Verdict(False, "no rule of bridge.conf allows it", None, ())
 DEFAULT = Target(network="default")
+LAN = Target(network="lan")
+BR0 = Target(bridge="br0")
+MAC = "52:54:00:00:00:01"
+
+
+def allow(place: str = "f:1", **keys: object) -> Rule:
+    return Rule(place, **{"networks": ("lan",), **keys})  # type: ignore[arg-type]
+
+
+def deny(place: str = "f:9", **keys: object) -> Rule:
+    return allow(place, effect="deny", **keys)
+
+
+# --- without rules of a file
 
 
 @pytest.mark.parametrize("nics", [0, 1, MAX_NICS - 1])
 def test_everybody_may_use_the_default_network(nics: int) -> None:
     decision = decide(ALICE, DEFAULT, nics, None)
     assert decision.allowed
-    assert not decision.over_quota
+    assert (decision.over_quota, decision.trusted) == (False, False)
+    assert decision.max_nics == MAX_NICS == quota(ALICE, "default")
 
 
 @pytest.mark.parametrize("peer", [ALICE, ROOT])
@@ -29,22 +59,20 @@ def test_the_quota(peer: Peer, nics: int) -> None:
     decision = decide(peer, DEFAULT, nics, None)
     assert not decision.allowed
     assert decision.over_quota
+    assert decision.max_nics == MAX_NICS
     assert str(peer.uid) in decision.reason
 
 
 @pytest.mark.parametrize("peer", [ALICE, ROOT])
 def test_a_bridge_is_as_its_verdict_says(peer: Peer) -> None:
-    target = Target(bridge="br0")
-    assert decide(peer, target, 0, YES) == (True, YES.reason, False)
-    assert decide(peer, target, 0, NO) == (False, NO.reason, False)
+    assert decide(peer, BR0, 0, YES) == Decision(True, YES.reason)
+    assert decide(peer, BR0, 0, NO) == Decision(False, NO.reason)
     # The quota is the default network's.
-    assert decide(peer, target, 1000, YES).allowed
+    assert decide(peer, BR0, 1000, YES).allowed
 
 
 @pytest.mark.parametrize("peer", [ALICE, ROOT])
-@pytest.mark.parametrize(
-    "target", [Target(), Target(network="lan"), Target(bridge="br0"), Target("", None)]
-)
+@pytest.mark.parametrize("target", [Target(), LAN, BR0, Target("", None)])
 def test_default_deny(peer: Peer, target: Target) -> None:
     decision = decide(peer, target, 0, None)
     assert not decision.allowed
@@ -54,3 +82,265 @@ def test_default_deny(peer: Peer, target: Target) -> None:
 
 def test_a_bridge_is_never_allowed_as_a_network() -> None:
     assert not decide(ALICE, Target("default", "br0"), 0, NO).allowed
+    assert not decide(ALICE, Target("lan", "br0"), 0, SILENT, [allow()]).allowed
+    assert not decide(ALICE, Target("br0"), 0, YES).allowed
+    assert not decide(ALICE, Target("br0"), 0, None, [allow(bridges=("br0",))]).allowed
+
+
+# --- whom and what a rule is about
+
+
+@pytest.mark.parametrize(
+    ("rule", "alice", "bob"),
+    [
+        (allow(), True, True),
+        (allow(users=frozenset({1000})), True, False),
+        (allow(groups=frozenset({36})), True, False),
+        (allow(groups=frozenset({100})), False, True),  # the gid alone
+        (allow(users=frozenset({1001}), groups=frozenset({36})), True, True),
+        (allow(users=frozenset({36, 100})), False, False),  # a gid is no uid
+        (allow(users=frozenset()), False, False),
+        (allow(groups=frozenset()), False, False),
+        (allow(networks=("wan",)), False, False),
+        (allow(networks=("wan", "lan")), True, True),
+        (allow(networks=("*",)), True, True),
+        (allow(networks=(), bridges=("lan",)), False, False),
+    ],
+)
+def test_a_rule_is_about(rule: Rule, alice: bool, bob: bool) -> None:
+    assert decide(ALICE, LAN, 0, None, [rule]).allowed is alice
+    assert decide(BOB, LAN, 0, None, [rule]).allowed is bob
+    assert not decide(ROOT, LAN, 0, None, [replace(rule, users=frozenset({5}))]).allowed
+
+
+def test_the_reason_names_the_rule() -> None:
+    rules = [allow("a.toml:3"), deny("b.toml:7", users=frozenset({1001}))]
+    assert decide(ALICE, LAN, 0, None, rules).reason == "allowed by a.toml:3"
+    assert decide(BOB, LAN, 0, None, rules).reason == "denied by b.toml:7"
+    assert "a.toml:3" in decide(ALICE, LAN, 99, None, rules).reason
+    assert "a.toml:3" in may_forward(ALICE, "lan", Port("tcp", 22, 22), rules).reason
+
+
+def test_the_first_rule_that_allows_says_what() -> None:
+    rules = [
+        allow(users=frozenset({1000}), max_nics=2, trusted=True),
+        allow(max_nics=5),
+        allow(max_nics=9),
+    ]
+    assert decide(ALICE, LAN, 1, None, rules)[2:] == (False, True, 2)
+    assert decide(ALICE, LAN, 2, None, rules)[2:] == (True, False, 2)
+    assert decide(BOB, LAN, 2, None, rules)[2:] == (False, False, 5)
+    assert (quota(ALICE, "lan", rules), quota(BOB, "lan", rules)) == (2, 5)
+
+
+def test_the_quota_of_those_who_may_not() -> None:
+    assert quota(ALICE, "lan") == 0
+    assert quota(ALICE, "lan", [allow(), deny()]) == 0
+    assert quota(ALICE, "lan", [allow()]) == MAX_NICS
+
+
+def test_a_mac_that_one_rule_has_not_may_be_the_next_ones() -> None:
+    rules = [
+        allow("f:1", macs=("52:54:00:*",), max_nics=1),
+        allow("f:2", macs=("02:00:00:00:00:0?", "0a:*"), max_nics=2),
+    ]
+    assert decide(ALICE, LAN, 0, None, rules, MAC).max_nics == 1
+    assert decide(ALICE, LAN, 0, None, rules, MAC.upper()).max_nics == 1
+    assert decide(ALICE, LAN, 1, None, rules, "02:00:00:00:00:0a").max_nics == 2
+    assert decide(ALICE, LAN, 0, None, rules, "0a:00:00:00:00:0a").allowed
+    assert decide(ALICE, LAN, 0, None, rules, None).max_nics == 1
+    refused = decide(ALICE, LAN, 0, None, rules, "02:00:00:00:00:1a")
+    assert not refused.allowed
+    assert "f:1, f:2" in refused.reason
+
+
+# --- the built-in rule
+
+
+def test_the_built_in_rule_goes_when_default_is_named() -> None:
+    for_alice = allow(users=frozenset({1000}), networks=("lan", "default"))
+    assert decide(ALICE, DEFAULT, 0, None, [for_alice]).allowed
+    assert not decide(BOB, DEFAULT, 0, None, [for_alice]).allowed
+    assert quota(BOB, "default", [for_alice]) == 0
+    not_bob = deny(users=frozenset({1001}), networks=("default",))
+    assert not decide(ALICE, DEFAULT, 0, None, [not_bob]).allowed
+
+
+def test_the_built_in_rule_stays_with_a_star() -> None:
+    for_alice = allow(users=frozenset({1000}), networks=("*",), max_nics=3)
+    assert decide(ALICE, DEFAULT, 0, None, [for_alice]).max_nics == 3
+    assert decide(BOB, DEFAULT, 0, None, [for_alice]).max_nics == MAX_NICS
+    not_bob = deny(users=frozenset({1001}), networks=("*",))
+    assert decide(ALICE, DEFAULT, 0, None, [not_bob]).allowed
+    assert not decide(BOB, DEFAULT, 0, None, [not_bob]).allowed
+
+
+# --- Linux bridges
+
+
+BRIDGE = allow(networks=(), bridges=("br0",))
+
+
+def test_either_denies_and_either_allows() -> None:
+    no = replace(BRIDGE, effect="deny", place="f:9")
+    for verdict, rules, allowed in (
+        (YES, [], True),
+        (SILENT, [], False),
+        (SILENT, [BRIDGE], True),
+        (YES, [BRIDGE], True),
+        (NO, [BRIDGE], False),
+        (YES, [BRIDGE, no], False),
+        (YES, [no], False),
+        (None, [BRIDGE], False),
+    ):
+        assert decide(ALICE, BR0, 0, verdict, rules).allowed is allowed
+
+
+def test_the_verdicts_of_a_real_file() -> None:
+    for text, allowed in (
+        (b"deny br0\n", False),
+        (b"allow br0\ndeny all\n", False),
+        (b"allow br1\n", True),
+        (b"", True),
+    ):
+        verdict = judge("/f", "br0", lambda *_, text=text: Contents(text, (1, 1)))
+        assert decide(ALICE, BR0, 0, verdict, [BRIDGE]).allowed is allowed
+
+
+def test_a_bridge_has_no_quota_unless_its_rule_says() -> None:
+    assert decide(ALICE, BR0, 1000, SILENT, [BRIDGE]) == Decision(
+        True, "allowed by f:1"
+    )
+    two = replace(BRIDGE, max_nics=2, trusted=True)
+    assert decide(ALICE, BR0, 1, YES, [two])[2:] == (False, True, 2)
+    assert decide(ALICE, BR0, 2, YES, [two])[2:] == (True, False, 2)
+    # bridge.conf stands behind the rules, and has no word on MACs.
+    assert decide(ALICE, BR0, 9, YES, [replace(two, macs=("02:*",))], MAC) == Decision(
+        True, f"{YES.reason}; the MAC is not among those of f:1"
+    )
+
+
+# --- forwarded ports
+
+
+@pytest.mark.parametrize(
+    ("forward", "port", "allowed"),
+    [
+        (None, Port("tcp", 1024, 1024), True),
+        (None, Port("udp", 65535, 65535), True),
+        (None, Port("tcp", 1023, 1023), False),
+        (None, Port("tcp", 1000, 1024), False),
+        (None, Port("sctp", 5000, 5000), False),
+        ((Port("tcp", 80, 80),), Port("tcp", 80, 80), True),
+        ((Port("tcp", 80, 80),), Port("udp", 80, 80), False),
+        ((Port("tcp", 80, 80),), Port("tcp", 8080, 8080), False),
+        ((Port("udp", 1, 9), Port("tcp", 80, 90)), Port("tcp", 85, 85), True),
+        ((), Port("tcp", 8080, 8080), False),
+    ],
+)
+def test_ports(forward: tuple[Port, ...] | None, port: Port, allowed: bool) -> None:
+    rules = [allow(forward=forward), allow()]
+    decision = may_forward(ALICE, "lan", port, rules)
+    assert decision.allowed is allowed
+    assert str(port) in decision.reason
+    assert may_forward(ROOT, "lan", port, rules).allowed
+
+
+def test_ports_on_networks_that_one_may_not_use() -> None:
+    port = Port("tcp", 8080, 8080)
+    for peer in (ALICE, ROOT):
+        assert may_forward(peer, "default", port).allowed
+        assert not may_forward(peer, "lan", port).allowed
+        assert not may_forward(peer, "lan", port, [allow(), deny()]).allowed
+        assert not may_forward(
+            peer, "lan", port, [allow(networks=(), bridges=("lan",))]
+        ).allowed
+
+
+# --- whatever the rules are
+
+
+IDS = st.none() | st.frozensets(st.sampled_from([0, 1, 2, 36]), min_size=1)
+NAMES = st.lists(st.sampled_from(["default", "lan", "br0", "*"]), unique=True)
+RULES = st.builds(
+    Rule,
+    place=st.sampled_from(["f:1", "f:2", "f:3"]),
+    users=IDS,
+    groups=IDS,
+    networks=NAMES.map(tuple),
+    bridges=NAMES.map(tuple),
+    effect=st.sampled_from(["allow", "allow", "deny"]),
+    trusted=st.booleans(),
+)
+PEERS = st.builds(
+    Peer,
+    st.sampled_from([0, 1, 2]),
+    st.sampled_from([0, 1, 36]),
+    st.frozensets(st.sampled_from([0, 1, 2, 36])),
+    st.just(1),
+)
+TARGETS = st.sampled_from([DEFAULT, LAN, BR0, Target()])
+VERDICTS = st.sampled_from([YES, NO, SILENT])
+MANY = st.lists(RULES, max_size=6)
+
+
+@given(PEERS, TARGETS, VERDICTS, MANY, st.data())
+def test_the_order_decides_nothing_but_the_terms(
+    peer: Peer, target: Target, verdict: Verdict, rules: list[Rule], data: st.DataObject
+) -> None:
+    other = data.draw(st.permutations(rules))
+    decision = decide(peer, target, 0, verdict, rules)
+    assert decide(peer, target, 0, verdict, other).allowed is decision.allowed
+
+
+@given(PEERS, TARGETS, VERDICTS, MANY, st.integers(0, 6))
+def test_deny_wins_wherever_it_stands(
+    peer: Peer, target: Target, verdict: Verdict, rules: list[Rule], where: int
+) -> None:
+    no = Rule(
+        "f:9",
+        networks=(target.network,) if target.network else ("lan",),
+        bridges=(target.bridge,) if target.bridge else (),
+        effect="deny",
+    )
+    rules.insert(where, no)
+    assert not decide(peer, target, 0, verdict, rules).allowed
+    if target.network:
+        assert quota(peer, target.network, rules) == 0
+        port = Port("tcp", 8080, 8080)
+        assert not may_forward(peer, target.network, port, rules).allowed
+
+
+@given(PEERS, TARGETS, VERDICTS, MANY, RULES, st.integers(0, 6))
+def test_another_rule_that_allows_takes_nothing_away(
+    peer: Peer,
+    target: Target,
+    verdict: Verdict,
+    rules: list[Rule],
+    more: Rule,
+    where: int,
+) -> None:
+    # One that names the default network replaces the built-in rule.
+    names = tuple(name for name in more.networks if name != "default")
+    more = replace(more, effect="allow", networks=names)
+    before = decide(peer, target, 0, verdict, rules).allowed
+    rules.insert(where, more)
+    assert decide(peer, target, 0, verdict, rules).allowed >= before
+
+
+@given(PEERS, st.text() | st.none(), st.text() | st.none(), st.integers(0, 20))
+def test_without_rules_there_is_only_the_default_network(
+    peer: Peer, network: str | None, bridge: str | None, nics: int
+) -> None:
+    decision = decide(peer, Target(network, bridge), nics, SILENT)
+    only = (network, bridge) == ("default", None)
+    assert decision.allowed is (only and nics < MAX_NICS)
+    assert not decision.trusted
+
+
+@given(PEERS, st.sampled_from(["default", "lan"]), MANY, st.integers(0, 20))
+def test_the_quota_is_what_a_decision_holds_to(
+    peer: Peer, network: str, rules: list[Rule], nics: int
+) -> None:
+    decision = decide(peer, Target(network), nics, None, rules)
+    assert decision.allowed is (nics < quota(peer, network, rules))

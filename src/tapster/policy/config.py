@@ -7,17 +7,21 @@ with its place, so that a mistyped key is not a setting that never takes effect.
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
-import tomllib
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from ..errors import ConfigError
+from ..model import NetworkDefinition, Rule
+from . import network_check, network_file, rule_file
+from .decide import DEFAULT_NETWORK
+from .files import read_files
+from .places import Document, UnknownKey
+from .values import NSS, Names
 
 DEFAULT_DIRECTORY = "/etc/tapster"
 BRIDGE_CONF = "/etc/qemu/bridge.conf"
+_LISTS = ("networks", "rules")  # not sections of single settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,66 +59,72 @@ class Config:
     authorization: Authorization = Authorization()
     broker: BrokerSettings = BrokerSettings()
     limits: Limits = Limits()
+    # [networks.NAME], by name; there is always one named "default".
+    networks: Mapping[str, NetworkDefinition] = field(
+        default_factory=lambda: {DEFAULT_NETWORK: NetworkDefinition(DEFAULT_NETWORK)}
+    )
+    rules: tuple[Rule, ...] = ()  # [[rules]], in the order of the files
 
 
-def load(directory: str) -> Config:
+def load(
+    directory: str, *, owner_only: bool | None = None, names: Names = NSS
+) -> Config:
     """Read `tapster.toml`, then `conf.d/*.toml` in name order; none need exist.
 
+    Nothing is changed by it: a broker that reads anew keeps what it has if the
+    files are wrong.
+
+    :param owner_only: refuse files that others than root can write to; None
+        means as root, since only then do they decide about other users.
+    :param names: who the users and groups of a name are.
     :raises ConfigError: a file is wrong; the message starts with file:line:column.
     """
+    if owner_only is None:
+        owner_only = os.geteuid() == 0
+    return parse(read_files(directory, owner_only), names)
+
+
+def parse(files: Iterable[tuple[str, str]], names: Names = NSS) -> Config:
+    """What files of these paths and texts say together.
+
+    :raises ConfigError: as `load`.
+    """
     config = Config()
-    for path in _files(directory):
-        try:
-            with open(path, encoding="utf-8") as file:
-                text = file.read()
-        except OSError as err:
-            raise ConfigError(f"{path}: {err.strerror}") from err
-        except UnicodeDecodeError as err:
-            raise ConfigError(f"{path}: not UTF-8") from err
-        config = _merge(config, path, text)
-    return config
+    networks = network_file.drafts()
+    rules: list[rule_file.Written] = []
+    for path, text in files:
+        document = Document(path, text)
+        config = _merge(config, document)
+        network_file.add(networks, document, names)
+        rules += rule_file.read(document, names)
+    network_check.check(networks.values())
+    rule_file.check(rules, networks)
+    return replace(
+        config,
+        networks={name: network_file.build(draft) for name, draft in networks.items()},
+        rules=tuple(written.rule for written in rules),
+    )
 
 
-def _files(directory: str) -> list[str]:
-    paths = []
-    main = os.path.join(directory, "tapster.toml")
-    if os.path.lexists(main):
-        paths.append(main)
-    try:
-        names = os.listdir(os.path.join(directory, "conf.d"))
-    except (FileNotFoundError, NotADirectoryError):
-        return paths
-    except OSError as err:
-        raise ConfigError(f"{directory}/conf.d: {err.strerror}") from err
-    chosen = sorted(n for n in names if n.endswith(".toml") and not n.startswith("."))
-    return paths + [os.path.join(directory, "conf.d", name) for name in chosen]
-
-
-def _merge(config: Config, path: str, text: str) -> Config:
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as err:
-        raise ConfigError(_decode_error(path, text, str(err))) from err
-    except (ValueError, RecursionError) as err:  # Python's limits, not TOML's
-        raise ConfigError(f"{path}:1:1: {err}") from err
-    for section, table in data.items():
-        current = getattr(config, section, None) if section in _names(config) else None
-        if current is None:
-            raise ConfigError(_unknown(path, text, [section], _names(config)))
+def _merge(config: Config, document: Document) -> Config:
+    """The sections of one file over those before it."""
+    for section, table in document.data.items():
+        if section in _LISTS:
+            continue
+        if section not in _names(config):
+            raise document.error((), UnknownKey(section, _names(config)))
+        current = getattr(config, section)
         if not isinstance(table, dict):
-            raise ConfigError(
-                f"{_place(path, text, section)}: {section} must be a table"
-            )
+            raise document.error((section,), f"{section} must be a table")
         for key, value in table.items():
             if key not in _names(current):
-                raise ConfigError(_unknown(path, text, [section, key], _names(current)))
+                raise document.error((section,), UnknownKey(key, _names(current)))
             try:
                 current = replace(
                     current, **{key: _convert(getattr(current, key), value)}
                 )
             except ValueError as err:
-                place = _place(path, text, section, key)
-                raise ConfigError(f"{place}: {key}: {err}") from None
+                raise document.error((section, key), str(err), 1) from None
         config = replace(config, **{section: current})
     return config
 
@@ -141,39 +151,3 @@ def _convert(default: Any, value: Any) -> Any:
         return type(default)(value)
     except OverflowError:
         raise ValueError("is too large") from None
-
-
-def _decode_error(path: str, text: str, message: str) -> str:
-    """tomllib says "… (at line L, column C)"; we say file:L:C: …"""
-    what, _, place = message.rpartition(" (at ")
-    found = re.fullmatch(r"line (\d+), column (\d+)\)", place)
-    if found:
-        return f"{path}:{found[1]}:{found[2]}: {what}"
-    return f"{_at(path, text, len(text))}: {what or message}"
-
-
-def _place(path: str, text: str, *keys: str) -> str:
-    """Where the last of these keys is written, each behind the one before it;
-    if that is not to be seen, where the one before it is."""
-    place = 0
-    for key in keys:
-        quoted = re.escape(key)
-        name = rf"(?<![\w-])(\"{quoted}\"|'{quoted}'|{quoted})\s*[=.\]]"
-        found = re.compile(rf"^[^#\n]*?{name}", re.M).search(text, place)
-        # A key may be on the line of its section: then that is behind the ^.
-        found = re.compile(rf"[^#\n]*?{name}").match(text, place) or found
-        if found:
-            place = found.start(1)
-    return _at(path, text, place)
-
-
-def _at(path: str, text: str, place: int) -> str:
-    line = text.count("\n", 0, place) + 1
-    return f"{path}:{line}:{place - text.rfind(chr(10), 0, place)}"
-
-
-def _unknown(path: str, text: str, keys: list[str], known: list[str]) -> str:
-    key = keys[-1]
-    near = difflib.get_close_matches(key, known, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{_place(path, text, *keys)}: unknown key {key!r}{hint}"

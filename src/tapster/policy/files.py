@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The configuration's files, read only if nobody else could have written them.
+
+Whoever can write one decides who gets what. What is looked at is the opened
+descriptor, never the path: that may lead elsewhere a moment later.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import ConfigError
+
+MAIN = "tapster.toml"
+DROP_INS = "conf.d"
+
+# A FIFO must not be waited for, and a terminal not become ours.
+_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+def read_files(directory: str, owner_only: bool) -> list[tuple[str, str]]:
+    """Path and text of `tapster.toml`, then of `conf.d/*.toml` in name order.
+
+    :param owner_only: refuse what others than root can write to.
+    :raises ConfigError: one of them is refused, or cannot be read.
+    """
+    found: list[tuple[str, str]] = []
+    with _opened(directory, None, os.O_PATH, owner_only) as fd:
+        if fd is None:
+            return found
+        if _is_there(directory, fd):
+            found.append(_read(directory, MAIN, fd, owner_only))
+        path = os.path.join(directory, DROP_INS)
+        with _opened(path, fd, os.O_RDONLY, owner_only) as drop_ins:
+            names = [] if drop_ins is None else os.listdir(drop_ins)
+            found += [
+                _read(path, name, drop_ins, owner_only)
+                for name in sorted(names)
+                if name.endswith(".toml") and not name.startswith(".")
+            ]
+    return found
+
+
+def _is_there(directory: str, fd: int) -> bool:
+    """A link that leads nowhere is: it was meant to be something."""
+    try:
+        os.stat(MAIN, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    except OSError as err:
+        path = os.path.join(directory, MAIN)
+        raise ConfigError(f"{path}: {err.strerror}") from err
+    return True
+
+
+@contextmanager
+def _opened(
+    path: str, parent: int | None, flags: int, owner_only: bool
+) -> Iterator[int | None]:
+    """A directory's descriptor while it is needed; None if there is no such."""
+    name = path if parent is None else os.path.basename(path)
+    fd = None
+    try:
+        fd = os.open(name, flags | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as err:
+        raise ConfigError(f"{path}: {err.strerror}") from err
+    try:
+        if fd is not None:
+            _check(os.fstat(fd), path, owner_only)
+        yield fd
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def _read(
+    directory: str, name: str, parent: int | None, owner_only: bool
+) -> tuple[str, str]:
+    path = os.path.join(directory, name)
+    try:
+        fd = os.open(name, _FILE, dir_fd=parent)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigError(f"{path}: not a regular file")
+            _check(status, path, owner_only)
+            with open(fd, "rb", closefd=False) as file:
+                return path, file.read().decode()
+        finally:
+            os.close(fd)
+    except OSError as err:
+        raise ConfigError(f"{path}: {err.strerror}") from err
+    except UnicodeDecodeError as err:
+        raise ConfigError(f"{path}: not UTF-8") from err
+
+
+def _check(status: os.stat_result, path: str, owner_only: bool) -> None:
+    if not owner_only:
+        return
+    if status.st_uid != 0:
+        raise ConfigError(
+            f"{path}: belongs to uid {status.st_uid}, not to root",
+            f"chown root {path}",
+        )
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        mode = stat.S_IMODE(status.st_mode)
+        raise ConfigError(
+            f"{path}: others than root may write to it (mode {mode:04o})",
+            f"chmod go-w {path}",
+        )
