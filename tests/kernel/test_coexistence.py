@@ -6,6 +6,7 @@ run as it stands, helps."""
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -16,14 +17,15 @@ from pathlib import Path
 import pytest
 
 from lab import Lab, Space, until, why_not
-from support.host import in_network, ruleset
+from support.host import in_network, link, ruleset
 from tapster.daemon import doctor
 from tapster.daemon.doctor import Finding
 from tapster.kernel.netlink import NetlinkSocket
 from tapster.kernel.nft import Nft
 
-BRIDGE = "tapbrcoexist"
-PATIENCE = 0.4  # seconds until what was not answered counts as cut off
+BRIDGE, TAPS = "tapbrcoexist", ("tapstern2", "tapstern3")
+PATIENCE = 5.0  # seconds for what is expected
+SHORT = 0.4  # seconds until what is not answered counts as cut off
 GATEWAY, GUEST, OTHER, WORLD = "10.99.0.1", "10.99.0.2", "10.99.0.3", "192.0.2.1"
 _OURS = f"""
 table inet tapster {{
@@ -66,8 +68,8 @@ class Situation:
         host.run("ip", "link", "add", BRIDGE, "type", "bridge")
         host.run("ip", "address", "add", f"{GATEWAY}/24", "dev", BRIDGE)
         host.run("ip", "link", "set", BRIDGE, "up")
-        for number, space in ((2, self.guest), (3, self.other)):
-            tap = f"tapstern{number}"
+        guests = ((2, TAPS[0], self.guest), (3, TAPS[1], self.other))
+        for number, tap, space in guests:
             host.run("ip", "link", "add", tap, "type", "veth", "peer", "name",
                      "eth0", "netns", str(space.pid))  # fmt: skip
             host.run("ip", "link", "set", tap, "master", BRIDGE, "up")
@@ -85,7 +87,7 @@ class Situation:
             (self.other, 7),
         ):
             self._services[space.pid, port] = self._socket(space, port)
-        until("the bridge forwards", lambda: self.asks(self.other, OTHER, 7))
+        until("the bridge forwards", lambda: self.reaches_the_other(SHORT))
 
     def close(self) -> None:
         for sock in self._sockets:
@@ -108,33 +110,46 @@ class Situation:
 
     # What a guest gets
 
-    def asks(self, space: Space, address: str, port: int) -> bool:
+    def asks(
+        self, space: Space, address: str, port: int, seconds: float = PATIENCE
+    ) -> bool:
         """Whether a question of the guest's is heard there, and the answer here."""
         asking, service = self._socket(self.guest), self._services[space.pid, port]
+        asking.settimeout(seconds)
+        service.settimeout(seconds)
+        question = secrets.token_bytes(8)  # one that was queued on its way is another
         try:
-            asking.sendto(b"?", (address, port))
-            _, who = service.recvfrom(10)
+            asking.sendto(question, (address, port))
+            heard, who = service.recvfrom(10)
+            while heard != question:
+                heard, who = service.recvfrom(10)
             service.sendto(b"!", who)
             return asking.recv(10) == b"!"
         except OSError:  # nothing in that time, or ICMP says that it was rejected
             return False
 
-    def hears_dhcp(self) -> bool:
-        asking = self._socket(self.guest)
+    def hears_dhcp(self, seconds: float = PATIENCE) -> bool:
+        asking, service = self._socket(self.guest), self._services[self.host.pid, 67]
         asking.sendto(b"discover", ("255.255.255.255", 67))
+        service.settimeout(seconds)
         try:
-            return self._services[self.host.pid, 67].recv(10) == b"discover"
+            return service.recv(10) == b"discover"
         except TimeoutError:
             return False
 
-    def has_dns(self) -> bool:
-        return self.asks(self.host, GATEWAY, 53)
+    def has_dns(self, seconds: float = PATIENCE) -> bool:
+        return self.asks(self.host, GATEWAY, 53, seconds)
 
-    def gets_outside(self) -> bool:
-        return self.asks(self.lab.world, WORLD, 7)
+    def gets_outside(self, seconds: float = PATIENCE) -> bool:
+        return self.asks(self.lab.world, WORLD, 7, seconds)
 
-    def reaches_the_other(self) -> bool:
-        return self.asks(self.other, OTHER, 7)
+    def reaches_the_other(self, seconds: float = PATIENCE) -> bool:
+        return self.asks(self.other, OTHER, 7, seconds)
+
+    def is_cut_off(self) -> bool:
+        """From the outside, and from the host."""
+        return not any((self.gets_outside(SHORT), self.has_dns(SHORT),
+                        self.hears_dhcp(SHORT)))  # fmt: skip
 
     # What doctor says
 
@@ -208,7 +223,7 @@ class TestIptables:
 
     def test_docker(self, here: Situation) -> None:
         self.docker(here)
-        assert not here.gets_outside()
+        assert not here.gets_outside(SHORT)
         assert here.has_dns() and here.reaches_the_other()
         (finding,) = here.findings()
         assert (finding.code, finding.severity) == ("forward-drop", "error")
@@ -239,7 +254,7 @@ class TestIptables:
         need("iptables")
         here.host.run("iptables", "-P", "FORWARD", "DROP")
         here.host.run("iptables", "-P", "INPUT", "DROP")
-        assert not (here.gets_outside() or here.has_dns() or here.hears_dhcp())
+        assert here.is_cut_off()
         assert here.codes() == ["forward-drop", "input-drop"]
         here.cure()
         assert here.findings() == []
@@ -260,7 +275,7 @@ class TestIptables:
         here.host.run("iptables", "-P", "FORWARD", "DROP")
         known = "-o tapbr+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
         here.host.run("iptables", "-A", "FORWARD", *known.split())
-        assert not here.gets_outside() and here.codes() == ["forward-drop"]
+        assert not here.gets_outside(SHORT) and here.codes() == ["forward-drop"]
         here.host.run(
             "iptables", "-A", "FORWARD", "-i", BRIDGE, "-o", "eth0", "-j", "ACCEPT"
         )
@@ -270,7 +285,7 @@ class TestIptables:
         bridged_frames_are_filtered(here)
         assert here.codes() == [] and here.reaches_the_other()
         self.docker(here)
-        assert not here.reaches_the_other()
+        assert not here.reaches_the_other(SHORT)
         assert here.codes() == ["bridge-nf-call", "forward-drop"]
         here.cure()
         assert here.findings() == []
@@ -303,7 +318,7 @@ class TestNft:
                     ct state established,related accept
                 }
             }""")  # fmt: skip
-        assert not (here.gets_outside() or here.has_dns() or here.hears_dhcp())
+        assert here.is_cut_off()
         assert here.codes() == ["forward-drop", "input-drop"]
         here.cure()
         assert here.findings() == []
@@ -317,7 +332,7 @@ class TestUfw:
         private(here.host, "/etc/ufw", "/etc/default")
         here.host.run("mkdir", "-p", "/run/lock")
         here.host.run("ufw", "--force", "enable")
-        assert not (here.gets_outside() or here.has_dns() or here.hears_dhcp())
+        assert here.is_cut_off()
         assert here.codes() == ["forward-drop", "input-drop"]
         assert {f.severity for f in here.findings()} == {"error"}
         assert all(str(f.remedy).startswith("ufw ") for f in here.findings())
@@ -331,7 +346,7 @@ class TestUfw:
 class TestFirewalld:
     def test_as_it_comes(self, here: Situation) -> None:
         with firewalld(here.host):
-            assert not (here.gets_outside() or here.has_dns() or here.hears_dhcp())
+            assert here.is_cut_off()
             assert here.codes() == ["forward-drop", "input-drop"]
             assert {f.severity for f in here.findings()} == {"error"}
             here.cure()
@@ -350,40 +365,117 @@ def private(space: Space, *directories: str) -> None:
         space.run("mount", "--bind", copy, directory)
 
 
+def succeeds(space: Space, *command: str) -> bool:
+    return space.run(*command, check=False).returncode == 0
+
+
 @contextmanager
-def firewalld(space: Space) -> Iterator[None]:
-    """firewalld as it comes, with a message bus of its own."""
-    for program in ("firewalld", "firewall-cmd", "dbus-daemon"):
-        need(program)
-    private(space, "/etc/firewalld")
-    prepare = "mkdir -p /run/dbus /run/firewalld /run/log && cat > /run/bus.conf"
-    space.run("sh", "-c", f"{prepare} && mount --bind /run/log /var/log", input=_BUS)
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(*command: str) -> None:
-        quiet = subprocess.DEVNULL
-        started.append(space.popen(*command, stdout=quiet, stderr=quiet))
-
-    def succeeds(*command: str) -> bool:
-        return space.run(*command, check=False).returncode == 0
-
+def running(space: Space, *command: str) -> Iterator[None]:
+    """A program that is asked to end afterwards, and does."""
+    quiet = subprocess.DEVNULL
+    process = space.popen(*command, stdout=quiet, stderr=quiet)
     try:
-        start("dbus-daemon", "--config-file=/run/bus.conf", "--nofork", "--nopidfile")
-        bus = "/run/dbus/system_bus_socket"
-        until("its bus", lambda: succeeds("test", "-S", bus))
-        start("firewalld", "--nofork", "--nopid")
-        until("firewalld", lambda: succeeds("firewall-cmd", "--state"), 30)
         yield
     finally:
-        for process in reversed(started):
-            process.terminate()
-            process.wait(20)
+        process.terminate()
+        process.wait(20)
+
+
+@contextmanager
+def message_bus(space: Space) -> Iterator[None]:
+    """A system bus of the space's own, on which everybody may do everything."""
+    need("dbus-daemon")
+    space.run("sh", "-c", "mkdir -p /run/dbus && cat > /run/bus.conf", input=_BUS)
+    options = ("--config-file=/run/bus.conf", "--nofork", "--nopidfile")
+    with running(space, "dbus-daemon", *options):
+        bus = "/run/dbus/system_bus_socket"
+        until("its bus", lambda: succeeds(space, "test", "-S", bus))
+        yield
+
+
+@contextmanager
+def firewalld(space: Space) -> Iterator[None]:
+    """firewalld as it comes."""
+    for program in ("firewalld", "firewall-cmd"):
+        need(program)
+    private(space, "/etc/firewalld")
+    space.run("mkdir", "-p", "/run/firewalld", "/run/log")
+    space.run("mount", "--bind", "/run/log", "/var/log")
+    with message_bus(space), running(space, "firewalld", "--nofork", "--nopid"):
+        until("firewalld", lambda: succeeds(space, "firewall-cmd", "--state"), 30)
+        yield
+
+
+class TestManagers:
+    """Without udev they take devices as they are where /sys can't be written."""
+
+    @pytest.fixture(autouse=True)
+    def sys_is_read_only(self, here: Situation) -> None:
+        here.host.run("mount", "-o", "remount,ro,bind", "/sys")
+
+    def finding(self, here: Situation) -> list[Finding]:
+        return here.findings(root=f"/proc/{here.host.pid}/root")
+
+    def test_networkd(self, here: Situation) -> None:
+        host = here.host
+        networkd = "/lib/systemd/systemd-networkd"
+        need(networkd)
+        need("networkctl")
+        private(host, "/etc/systemd")
+        host.run("mkdir", "-p", "/run/systemd/network", "/run/systemd/netif/links",
+                 "/run/systemd/netif/leases", "/run/systemd/netif/lldp")  # fmt: skip
+        host.run("chown", "-R", "systemd-network:", "/run/systemd/netif")
+        file = "/run/systemd/network/80-tap.network"
+        host.run("sh", "-c", f"cat > {file}", input="[Match]\nName=tap*\n")
+
+        def state(device: str) -> str:
+            lines = host.run("networkctl", "--no-legend", "list").stdout.splitlines()
+            return next(line.split()[-1] for line in lines if device in line)
+
+        with message_bus(host), running(host, networkd):
+            # It takes the taps out of the bridge, of which its file says nothing.
+            until("guests are cut off", lambda: "master" not in link(host, TAPS[0]))
+            assert not here.gets_outside(SHORT)
+            (finding,) = self.finding(here)
+            assert finding.code == "networkd" and file in finding.message
+            host.run("sh", "-e", "-c", str(finding.remedy))
+            for device in (BRIDGE, *TAPS):
+                until("left alone", lambda d=device: state(d) == "unmanaged")
+            assert self.finding(here) == []
+            for tap in TAPS:  # what it did before, nobody undoes
+                host.run("ip", "link", "set", tap, "master", BRIDGE, "up")
+            host.run("ip", "address", "replace", f"{GATEWAY}/24", "dev", BRIDGE)
+            until("guests are back", lambda: here.gets_outside(SHORT))
+            assert here.reaches_the_other()
+
+    def test_networkmanager(self, here: Situation) -> None:
+        host = here.host
+        need("NetworkManager")
+        need("nmcli")
+        private(host, "/etc/NetworkManager", "/var/lib/NetworkManager")
+        host.run("sh", "-c", "rm -rf /etc/NetworkManager/*")
+        host.run("sh", "-c", "cat > /etc/NetworkManager/NetworkManager.conf",
+                 input="[main]\nplugins=keyfile\ndns=none\n")  # fmt: skip
+
+        def state() -> str:
+            lines = host.run("nmcli", "-t", "-f", "DEVICE,STATE", "device").stdout
+            states = dict(line.split(":", 1) for line in lines.splitlines())
+            return states.get(BRIDGE, "")
+
+        with message_bus(host), running(host, "NetworkManager", "--no-daemon"):
+            until("NetworkManager", lambda: succeeds(host, "nmcli", "general"))
+            until("that it manages it", lambda: state() not in ("", "unmanaged"))
+            (finding,) = self.finding(here)
+            assert finding.code == "networkmanager"
+            host.run("sh", "-e", "-c", str(finding.remedy))
+            until("left alone", lambda: state() == "unmanaged")
+            assert self.finding(here) == [] and here.gets_outside()
 
 
 class TestSettings:
     def test_forwarding_is_switched_off_again(self, here: Situation) -> None:
         here.set("net/ipv4/ip_forward=0")
-        assert not here.gets_outside() and here.has_dns()
+        assert not here.gets_outside(SHORT) and here.has_dns()
         (finding,) = here.findings()
         assert (finding.code, finding.severity) == ("forwarding-off", "error")
         here.cure()
@@ -391,7 +483,7 @@ class TestSettings:
 
     def test_forwarding_is_switched_off_on_the_bridge(self, here: Situation) -> None:
         here.set(f"net/ipv4/conf/{BRIDGE}/forwarding=0")
-        assert not here.gets_outside()
+        assert not here.gets_outside(SHORT)
         assert here.codes() == ["forwarding-off"]
         here.cure()
         assert here.findings() == [] and here.gets_outside()
@@ -428,7 +520,7 @@ class TestSettings:
                  "net/ipv4/conf/eth1/rp_filter=0")  # fmt: skip
         assert here.gets_outside() and here.findings() == []
         here.set("net/ipv4/conf/eth1/rp_filter=1")
-        assert not here.gets_outside()
+        assert not here.gets_outside(SHORT)
         (finding,) = here.findings()
         assert (finding.code, finding.severity) == ("rp-filter", "warning")
         here.cure()

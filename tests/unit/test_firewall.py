@@ -384,7 +384,7 @@ class TestNetworkManager:
         assert doctor._networkmanager_leaves_us(root)
         (found, _) = diagnose([], [], replace(V4, networkmanager=False))
         assert found.code == "networkmanager"
-        _run_remedy(tmp_path / "b", found, "systemctl")
+        _run_remedy(tmp_path / "b", found, "nmcli")
         assert doctor._networkmanager_leaves_us(str(tmp_path / "b"))
         assert [f.code for f in diagnose([], [], replace(V4, networkmanager=True))] == [
             "no-ipv6"

@@ -382,7 +382,7 @@ def _managers(host: Host) -> Iterator[Finding]:
             "NetworkManager may manage our devices: they are not in unmanaged-devices",
             f"mkdir -p {path} && printf '[keyfile]\\nunmanaged-devices+="
             f"interface-name:tapster*;interface-name:tapbr*\\n'"
-            f" > {path}/zz-tapster.conf && systemctl reload NetworkManager",
+            f" > {path}/zz-tapster.conf && nmcli general reload",
         )
     if host.networkd is not None:
         # The first file counts; "-" and "0" are early in the order of names.
