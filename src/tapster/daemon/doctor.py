@@ -67,7 +67,7 @@ def gather(netlink: NetlinkSocket, bridges: Sequence[str], root: str = "/") -> H
         "ipv6/conf/all/disable_ipv6", "ipv6/conf/default/disable_ipv6",
         "bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables",
     ]  # fmt: skip
-    keys += [f"ipv4/conf/{name}/rp_filter" for name in (*uplinks, *bridges)]
+    keys += [f"ipv4/conf/{name}/rp_filter" for name in uplinks]
     keys += [f"ipv4/conf/{name}/forwarding" for name in bridges]
     keys += [f"ipv6/conf/{name}/disable_ipv6" for name in bridges]
     found = {key: sysctl.read(key) for key in keys}
