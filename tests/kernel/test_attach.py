@@ -356,7 +356,7 @@ class TestFramesOnALinuxBridge:
         assert not arrives(frame, guest(nic), station, self.good(nic))
 
     def test_dhcp_client_does(self, nic: client.Nic, station: Station) -> None:
-        payload = frames.udp(68, 67, frames.HERE + bytes(300))
+        payload = frames.udp(68, 67, frames.dhcp(str(nic.mac)))
         discover = frames.ipv4("0.0.0.0", "255.255.255.255", 17, payload)
         frame = frames.ethernet(str(nic.mac), frames.BROADCAST, frames.IPV4, discover)
         assert arrives(frame, guest(nic), station, self.good(nic))

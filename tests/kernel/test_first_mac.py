@@ -135,7 +135,7 @@ def on(bridge: str) -> dict[str, str]:
 def hello(mac: str) -> bytes:
     """The first a guest says: DHCPDISCOVER."""
     packet = frames.ipv4(
-        "0.0.0.0", "255.255.255.255", 17, frames.udp(68, 67, HERE + bytes(300))
+        "0.0.0.0", "255.255.255.255", 17, frames.udp(68, 67, frames.dhcp(mac))
     )
     return frames.ethernet(mac, frames.BROADCAST, frames.IPV4, packet)
 

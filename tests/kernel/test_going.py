@@ -192,7 +192,7 @@ class TestClient:
 KILLER = """
 import os, signal
 from tapster.daemon import stages
-from tapster.networks import dnsmasq, nat
+from tapster.networks import dnsmasq, managed
 from tapster.networks.forwarding import Forwarding
 from tapster.networks.store import StateStore
 WANTED = {wanted!r}
@@ -211,16 +211,16 @@ def around(owner, name):
     setattr(owner, name, outer)
 
 stages.reached = reached
-around(nat.NatNetwork, "_write_record")
-around(nat.NatNetwork, "_make_bridge")
+around(managed.ManagedNetwork, "_write_record")
+around(managed.ManagedNetwork, "_make_bridge")
 around(Forwarding, "enable")
 around(Forwarding, "restore")
 around(StateStore, "save")
 around(dnsmasq, "prepare_directory")
 around(dnsmasq, "spawn")
 around(dnsmasq, "write_file")
-around(nat.NatNetwork, "remove_guest")
-around(nat.NatNetwork, "_delete_bridge")
+around(managed.ManagedNetwork, "remove_guest")
+around(managed.ManagedNetwork, "_delete_bridge")
 """
 
 STAGES = ["create", "wire", "filter", "address", "record", "up"]

@@ -74,6 +74,11 @@ def udp(sport: int, dport: int, payload: bytes) -> bytes:
     return struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload
 
 
+def dhcp(client: str) -> bytes:
+    """Enough of a DHCP client's message: who it is, at the place for it."""
+    return HERE + bytes(12) + mac(client).ljust(16, b"\0") + bytes(256)
+
+
 def ipv6(src: str, dst: str, protocol: int, payload: bytes, hops: int = 255) -> bytes:
     return (
         struct.pack("!IHBB", 6 << 28, len(payload), protocol, hops)

@@ -27,6 +27,7 @@ ROOT = Peer(0, 0, frozenset({0}), 3)
 SOURCE = Source("/etc/qemu/bridge.conf", 1, "a line")
 YES = Verdict(True, "allowed by a line", SOURCE, ())
 NO = Verdict(False, "denied by a line", SOURCE, ())
+BROKEN = Verdict(False, "an unknown word", None, (), undecided=True)
 SILENT = Verdict(False, "no rule of bridge.conf allows it", None, ())
 DEFAULT = Target(network="default")
 LAN = Target(network="lan")
@@ -127,9 +128,9 @@ def test_the_first_rule_that_allows_says_what() -> None:
         allow(max_nics=5),
         allow(max_nics=9),
     ]
-    assert decide(ALICE, LAN, 1, None, rules)[2:] == (False, True, 2)
-    assert decide(ALICE, LAN, 2, None, rules)[2:] == (True, False, 2)
-    assert decide(BOB, LAN, 2, None, rules)[2:] == (False, False, 5)
+    assert decide(ALICE, LAN, 1, None, rules)[2:5] == (False, True, 2)
+    assert decide(ALICE, LAN, 2, None, rules)[2:5] == (True, False, 2)
+    assert decide(BOB, LAN, 2, None, rules)[2:5] == (False, False, 5)
     assert (quota(ALICE, "lan", rules), quota(BOB, "lan", rules)) == (2, 5)
 
 
@@ -212,8 +213,8 @@ def test_a_bridge_has_no_quota_unless_its_rule_says() -> None:
         True, "allowed by f:1"
     )
     two = replace(BRIDGE, max_nics=2, trusted=True)
-    assert decide(ALICE, BR0, 1, YES, [two])[2:] == (False, True, 2)
-    assert decide(ALICE, BR0, 2, YES, [two])[2:] == (True, False, 2)
+    assert decide(ALICE, BR0, 1, YES, [two])[2:5] == (False, True, 2)
+    assert decide(ALICE, BR0, 2, YES, [two])[2:5] == (True, False, 2)
     # bridge.conf stands behind the rules, and has no word on MACs.
     assert decide(ALICE, BR0, 9, YES, [replace(two, macs=("02:*",))], MAC) == Decision(
         True, f"{YES.reason}; the MAC is not among those of f:1"
@@ -344,3 +345,9 @@ def test_the_quota_is_what_a_decision_holds_to(
 ) -> None:
     decision = decide(peer, Target(network), nics, None, rules)
     assert decision.allowed is (nics < quota(peer, network, rules))
+
+
+def test_a_bridge_conf_that_cannot_be_judged_denies_what_a_rule_allows() -> None:
+    """Who knows what the rest of it would have denied."""
+    assert not decide(ALICE, BR0, 0, BROKEN, [BRIDGE]).allowed
+    assert decide(ALICE, BR0, 0, SILENT, [BRIDGE]).allowed

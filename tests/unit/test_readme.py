@@ -23,7 +23,7 @@ from support.command import tapster as run_tapster
 from tapster import bridge_helper
 from tapster.cli import main as cli
 from tapster.daemon import options
-from tapster.policy.config import Config, _merge
+from tapster.policy.config import Config, parse
 from tapster.vmm import qemu
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -199,12 +199,15 @@ def test_every_setting_is_in_its_page() -> None:
             told[section] = section
         elif match := re.match(r"\.It Cm (\S+) No = (.+)", line):
             told[section] += f"\n{match[1]} = {match[2]}"
-    assert _merge(Config(), "f.toml", "\n".join(told.values())) == Config()
+    # Networks and rules have their keys looked at in tests of their own.
+    del told["[networks.NAME]"], told["[[rules]]"]
+    assert parse([("f.toml", "\n".join(told.values()))]) == Config()
     ours = {
         f"[{section.name}]": {
             key.name for key in dataclasses.fields(getattr(Config(), section.name))
         }
         for section in dataclasses.fields(Config)
+        if section.name not in ("networks", "rules")
     }
     assert ours == {
         name: set(re.findall(r"^(\w+) = ", part, re.M)) for name, part in told.items()

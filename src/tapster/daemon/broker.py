@@ -3,9 +3,10 @@
 
     identify → resolve → decide → allocate → provision → publish → reply → watch
 
-`daemon/peer.py` identifies and `daemon/watch.py` watches; all between is here.
-One event loop runs it all: what is between two awaits can't be interleaved,
-and from the last decision to the publishing there is no await.
+`daemon/peer.py` identifies, `daemon/provision.py` provisions and publishes,
+and `daemon/watch.py` watches; the rest is here. One event loop runs it all:
+what is between two awaits can't be interleaved, and from the last decision to
+the publishing there is no await.
 """
 
 from __future__ import annotations
@@ -13,14 +14,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
-import pwd
-import queue
 import secrets
-import socket
-import threading
-import time
 from collections.abc import Callable
+from typing import NoReturn
 
 from ..errors import (
     BrokerFailure,
@@ -29,75 +25,41 @@ from ..errors import (
     NoSuchNic,
     NotAuthorized,
     QuotaExceeded,
-    RequestError,
 )
-from ..kernel import process, rtnetlink, tun
+from ..kernel import rtnetlink
 from ..kernel.netlink import NetlinkError
 from ..kernel.nft import NftError
 from ..kernel.rtnetlink import Link
-from ..model import AttachRequest, Peer, State
+from ..model import (
+    AddressCheck,
+    AttachRequest,
+    Mode,
+    NetworkDefinition,
+    Peer,
+    Rate,
+    Scope,
+    State,
+)
 from ..networks import addresses, ruleset
-from ..networks.nat import Environment, NatNetwork
+from ..networks.claims import reservation_for
+from ..networks.managed import Environment, ManagedNetwork
 from ..policy import bridge_conf
 from ..policy.config import Config
 from ..policy.decide import DEFAULT_NETWORK, MAX_NICS, Decision, Target, decide
 from . import stages
+from .bridges import Bridges
 from .events import Events
-from .ledger import Ledger, Nic
+from .instances import Instances
+from .ledger import EVERYBODY, Ledger, Nic
+from .people import holder_above, user_name
+from .provision import Provisioner
 from .resolve import check, resolve
+from .tap import TapDescriptor
 
 _log = logging.getLogger(__name__)
 
-TAP_ALIAS = "tapster nic"
 _GOING_TRIES, _GOING_WAIT = 40, 0.005  # seconds, each
-CLOSERS = 8  # threads that close taps
 _TAP_DIGITS = 7  # after "tapster" and the kind: all that 15 bytes hold
-
-
-class TapDescriptor:
-    """A tap's only descriptor. It closes itself in a thread that can wait.
-
-    Closing the last descriptor of a tap takes the kernel some 20 ms. It is the
-    last one if the caller died before the reply, or closed its own at once;
-    neither may cost the others that time.
-    """
-
-    _queue: queue.SimpleQueue[int] = queue.SimpleQueue()
-    _threads: list[threading.Thread] = []  # noqa: RUF012 - shared by all on purpose
-    pending = 0  # handed to the threads and not closed yet; changed under _lock
-    _lock = threading.Lock()
-
-    def __init__(self, fd: int) -> None:
-        """Takes the ownership of `fd`."""
-        self._fd = fd
-
-    def fileno(self) -> int:
-        if self._fd < 0:
-            raise ValueError("closed")
-        return self._fd
-
-    def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd < 0:
-            return
-        cls = TapDescriptor
-        while len(cls._threads) < CLOSERS:
-            thread = threading.Thread(target=cls._work, name="close", daemon=True)
-            cls._threads.append(thread)
-            thread.start()
-        with cls._lock:
-            cls.pending += 1
-        cls._queue.put(fd)
-
-    def __del__(self) -> None:
-        self.close()
-
-    @classmethod
-    def _work(cls) -> None:
-        while True:
-            os.close(cls._queue.get())
-            with cls._lock:
-                cls.pending -= 1
 
 
 class Broker:
@@ -110,23 +72,20 @@ class Broker:
         self.env = env
         self.ledger = ledger
         self.events = events
-        self.networks: dict[str, NatNetwork] = {}
-        self._rising: set[str] = set()  # keys of networks that are coming up
+        self.bridges = Bridges(env.netlink)
+        self.instances = Instances(env, ledger, config.broker.network_grace_seconds)
+        self.instances.wanted = lambda name: self.config.networks.get(name)
+        self.instances.on_changed = self._network_changed
+        self.instances.on_note = self._note
+        self.provisioner = Provisioner(env, ledger, self.bridges)
         self.on_waiting: Callable[[], None] = stages.nothing
-        self._locks: dict[str, asyncio.Lock] = {}
-        self._going: dict[str, asyncio.TimerHandle] = {}
-        self._pinned: set[int] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._ioctl = socket.socket(
-            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
-        )
-        self._locked_ports: bool | None = None  # not known before the first port
+        self.on_attached: Callable[[Nic], None] = lambda _: None
+        self.on_gone: Callable[[Nic], None] = lambda _: None
 
     def close(self) -> None:
         """Close what was opened here; NICs and networks stay."""
-        for handle in self._going.values():
-            handle.cancel()
-        self._ioctl.close()
+        self.instances.cancel()
+        self.bridges.close()
 
     # attach
 
@@ -139,32 +98,51 @@ class Broker:
         :raises RequestError: with the answer for the caller; nothing has changed.
         """
         request = check(request)
-        target, link = resolve(
-            request, self.env.netlink, self.config.broker.default_bridge_names
-        )
+        target, link = resolve(request, self.bridges.find, self.config)
         if target.bridge is None and target.network is None:
             self._refuse(peer, request, Decision(False, "no such network or bridge"))
+        decision = await self._decide(peer, request, target)
         if link is not None:
-            self._decide(peer, request, target)
-            return self._attach_to_bridge(peer, request, link)
-        if target.network is not None:
-            await self._let_taps_go(peer.uid, target.network)
-        self._decide(peer, request, target)
-        name = target.network or DEFAULT_NETWORK
-        network = self._network_that_is_up(name, peer.uid)
+            return self._attach_to_bridge(peer, request, decision, link, None)
+        definition = self.config.networks[target.network or DEFAULT_NETWORK]
+        if definition.mode is Mode.BRIDGE:
+            link = self._bridge_of(definition)
+            return self._attach_to_bridge(peer, request, decision, link, definition)
+        network = self.instances.ready(definition, peer.uid)
         if network is None:
-            network = await self._bring_up(name, peer.uid)
+            network = await self.instances.bring_up(definition, peer.uid)
             # That took its time: what was true may not be now.
-            self._decide(peer, request, target)
+            decision = self._judge(peer, request, target)
+            if not decision.allowed:
+                self.instances.schedule_down(network)
+                self._refuse(peer, request, decision)
         try:
-            return self._attach_to_network(peer, request, network)
+            return self._attach_to_network(peer, request, decision, network)
         finally:
-            self._schedule_down(network)
+            self.instances.schedule_down(network)
 
-    def _decide(self, peer: Peer, request: AttachRequest, target: Target) -> None:
-        """:raises NotAuthorized, QuotaExceeded: the answer is no."""
+    async def _decide(
+        self, peer: Peer, request: AttachRequest, target: Target
+    ) -> Decision:
+        """:raises NotAuthorized, QuotaExceeded: the answer is no.
+
+        At the quota it waits for taps that are going just now: one that its
+        caller closed at once may still be in our closing hands.
+        """
+        for _ in range(_GOING_TRIES):
+            decision = self._judge(peer, request, target)
+            if not decision.over_quota:
+                break
+            gone = [self._is_gone(n) for n in list(self.ledger) if n.uid == peer.uid]
+            if not TapDescriptor.pending and not any(gone):
+                break
+            await asyncio.sleep(_GOING_WAIT)
+        if not decision.allowed:
+            self._refuse(peer, request, decision)
+        return decision
+
+    def _judge(self, peer: Peer, request: AttachRequest, target: Target) -> Decision:
         verdict = None
-        nics = 0
         if target.bridge is not None:
             reader = bridge_conf.Reader(peer.uid, peer.gid, peer.groups)
             verdict = bridge_conf.decide(
@@ -172,40 +150,31 @@ class Broker:
             )
             for note in verdict.notes:
                 _log.warning("bridge.conf: %s", note)
-        elif target.network is not None:
-            nics = self.ledger.count(peer.uid, target.network)
-        decision = decide(peer, target, nics, verdict)
-        if not decision.allowed:
-            self._refuse(peer, request, decision)
+            nics = 0
+            if self.config.rules:  # bridge.conf alone knows no quota
+                on_bridge = self.ledger.on_bridge(target.bridge)
+                nics = sum(n.uid == peer.uid and not n.network for n in on_bridge)
+        else:
+            nics = self.ledger.count(peer.uid, target.network or "")
+        return decide(
+            peer, target, nics, verdict, rules=self.config.rules, mac=request.mac
+        )
 
-    def _refuse(self, peer: Peer, request: AttachRequest, decision: Decision) -> None:
+    def _refuse(
+        self, peer: Peer, request: AttachRequest, decision: Decision
+    ) -> NoReturn:
         what = request.bridge or request.network or DEFAULT_NETWORK
         self.events.denied(peer, user_name(peer.uid), what, decision.reason)
         if decision.over_quota:
+            limit = decision.max_nics if decision.max_nics is not None else MAX_NICS
             raise QuotaExceeded(
-                f"you have all the NICs you may have on this network ({MAX_NICS})",
+                f"you have all the NICs you may have on this network ({limit})",
                 "end a guest, or detach a NIC that 'tapster ls' shows",
             )
         raise NotAuthorized(
             f"you may not use {what!r}, or it does not exist",
             "ask the administrator; without a bridge you get a network of your own",
         )
-
-    async def _let_taps_go(self, uid: int, network: str) -> None:
-        """At the quota, wait for taps that are going just now.
-
-        A tap that its caller closed at once may still be in our closing hands.
-        """
-        tries = 0
-        while self.ledger.count(uid, network) >= MAX_NICS and tries < _GOING_TRIES:
-            for nic in [
-                n for n in self.ledger if n.uid == uid and n.network == network
-            ]:
-                self._is_gone(nic)
-            if not TapDescriptor.pending:
-                return
-            tries += 1
-            await asyncio.sleep(_GOING_WAIT)
 
     def _is_gone(self, nic: Nic) -> bool:
         link = rtnetlink.get_link(self.env.netlink, nic.ifindex)
@@ -214,101 +183,148 @@ class Broker:
             return True
         return False
 
+    def _bridge_of(self, definition: NetworkDefinition) -> Link:
+        link = self.bridges.find(definition.bridge or "")
+        if link is None or link.kind != "bridge":
+            _log.error(
+                "network %s: there is no bridge %s", definition.name, definition.bridge
+            )
+            raise BrokerFailure(
+                f"the bridge of network {definition.name} is not there",
+                "the administrator has to make it",
+            )
+        return link
+
     def _attach_to_network(
-        self, peer: Peer, request: AttachRequest, network: NatNetwork
+        self,
+        peer: Peer,
+        request: AttachRequest,
+        decision: Decision,
+        network: ManagedNetwork,
     ) -> tuple[TapDescriptor, Nic]:
-        name = self._guest_name(request, network.network, peer.uid)
-        wanted = None if request.for_parent else self._new_mac(network, peer.uid, name)
-        mac = self._free_mac(request.mac or wanted, network.bridge_index)
-        on_bridge = self.ledger.on_bridge(network.bridge)
-        ipv4 = network.guest_ipv4(name, (n.ipv4 for n in on_bridge if n.ipv4))
-        ipv6 = network.guest_ipv6(mac) if mac else None
-        nic = self._new_nic(
-            peer, request, ruleset.NAT, name, mac, network.bridge, network.bridge_index
+        definition = network.definition
+        shared = definition.scope is Scope.SHARED
+        name = self._guest_name(
+            request, definition.name, EVERYBODY if shared else peer.uid
         )
-        nic.network, nic.ipv4, nic.ipv6, nic.mtu = (
-            network.network,
-            ipv4,
-            ipv6,
-            network.mtu,
+        mac = self._mac(
+            request, definition, (definition.name, peer.uid, name), network.bridge_index
         )
+        claim = network.claim(name, peer.uid, mac)
+        in_use = {n.ipv4 for n in self.ledger.on_bridge(network.bridge) if n.ipv4}
+        nic = self._new_nic(peer, request, decision, ruleset.NAT, name, mac, definition)
+        nic.bridge, nic.bridge_index = network.bridge, network.bridge_index
+        nic.ipv4 = network.guest_ipv4(claim, in_use)
+        nic.ipv6, nic.mtu = claim.ipv6(), network.mtu
+        nic.shared = shared
         return self._provision(nic, request.vnet_hdr, network)
 
     def _attach_to_bridge(
-        self, peer: Peer, request: AttachRequest, link: Link
+        self,
+        peer: Peer,
+        request: AttachRequest,
+        decision: Decision,
+        link: Link,
+        definition: NetworkDefinition | None,
     ) -> tuple[TapDescriptor, Nic]:
-        name = self._guest_name(request, f"bridge:{link.name}", peer.uid)
-        wanted = request.mac
-        if wanted is None and not request.for_parent:
-            wanted = self._derived_mac(
-                link.ifindex, "bridge", link.name, peer.uid, name
-            )
-        mac = self._free_mac(wanted, link.ifindex)
-        nic = self._new_nic(
-            peer, request, ruleset.LAN, name, mac, link.name, link.ifindex
-        )
-        nic.mtu = link.mtu
-        self._pin_mac(link)
+        """:param definition: of the network that the bridge was asked for as."""
+        where = definition.name if definition else f"bridge:{link.name}"
+        name = self._guest_name(request, where, peer.uid)
+        # As they were before networks had names: the same MAC next time.
+        identity = ("bridge", link.name, peer.uid, name)
+        if definition is not None:
+            identity = (definition.name, link.name, peer.uid, name)
+        mac = self._mac(request, definition, identity, link.ifindex)
+        nic = self._new_nic(peer, request, decision, ruleset.LAN, name, mac, definition)
+        nic.bridge, nic.bridge_index, nic.mtu = link.name, link.ifindex, link.mtu
+        check = definition.address_check if definition else self._check_of(link.name)
+        nic.learns = check is AddressCheck.LEASE and not nic.trusted
+        nic.strict = check is AddressCheck.RESERVED
+        if definition is not None and check is not AddressCheck.OFF:
+            reserved = reservation_for(definition, name, peer.uid)
+            if reserved is not None and (reserved.ipv4 or reserved.ipv6):
+                nic.ipv4 = str(reserved.ipv4) if reserved.ipv4 else None
+                nic.ipv6 = str(reserved.ipv6) if reserved.ipv6 else None
+                nic.learns = False  # what is reserved is what it has
+        self.bridges.pin_mac(link)
         return self._provision(nic, request.vnet_hdr, None)
+
+    def _check_of(self, bridge: str) -> AddressCheck:
+        """How a bridge that is asked for by its own name checks addresses: as
+        the network does that is defined on it, if there is one."""
+        for definition in self.config.networks.values():
+            if definition.bridge == bridge:
+                return definition.address_check
+        return AddressCheck.LEASE
 
     # allocate
 
     def _guest_name(self, request: AttachRequest, where: str, uid: int) -> str:
         if request.name is None:
             return self.ledger.free_name(where, uid)
-        if self._is_taken((where, uid, request.name)):
+        holder = self.ledger.by_scope((where, uid, request.name))
+        if holder is not None and not self._is_gone(holder):
             raise NameInUse(
                 f"a guest named {request.name} is attached already",
                 "choose another --name, or end that guest",
             )
         return request.name
 
-    def _is_taken(self, scope: tuple[str, int, str]) -> bool:
-        holder = self.ledger.by_scope(scope)
-        return holder is not None and not self._is_gone(holder)
+    def _mac(
+        self,
+        request: AttachRequest,
+        definition: NetworkDefinition | None,
+        identity: tuple[object, ...],
+        bridge_index: int,
+    ) -> str | None:
+        """What was asked for, or is reserved, or follows from who it is for.
 
-    def _new_mac(self, network: NatNetwork, uid: int, name: str) -> str:
-        return self._derived_mac(network.bridge_index, network.network, uid, name)
-
-    def _derived_mac(self, bridge_index: int, *identity: object) -> str:
-        candidates = addresses.guest_macs(self.env.store.seed, *identity)
-        return next(
-            mac for mac in candidates if not self._mac_holder(bridge_index, mac)
-        )
-
-    def _mac_holder(self, bridge_index: int, mac: str) -> Nic | None:
-        holder = self.ledger.by_mac(bridge_index, mac)
-        return None if holder is None or self._is_gone(holder) else holder
-
-    def _free_mac(self, mac: str | None, bridge_index: int) -> str | None:
-        """:raises MacInUse: another guest of that bridge has it."""
-        if mac is not None and self._mac_holder(bridge_index, mac):
-            raise MacInUse(
-                f"another guest of that network has the MAC address {mac}",
-                "leave the MAC out to be given one",
-            )
-        return mac
+        :raises MacInUse: another guest of that bridge has it.
+        """
+        mac = request.mac
+        if mac is None and definition is not None:
+            *_, uid, name = identity
+            reserved = reservation_for(definition, str(name), int(str(uid)))
+            mac = reserved.mac if reserved else None
+        if mac is not None:
+            holder = self.ledger.by_mac(bridge_index, mac)
+            if holder is not None and not self._is_gone(holder):
+                raise MacInUse(
+                    f"another guest of that network has the MAC address {mac}",
+                    "leave the MAC out to be given one",
+                )
+            return mac
+        if request.for_parent:
+            return None
+        for derived in addresses.guest_macs(self.env.store.seed, *identity):
+            if not self.ledger.knows_mac(derived):
+                return derived
+            holder = self.ledger.by_mac(bridge_index, derived)
+            if holder is not None and self._is_gone(holder):
+                return derived
+        raise AssertionError("there is always another MAC")
 
     def _new_nic(
         self,
         peer: Peer,
         request: AttachRequest,
+        decision: Decision,
         kind: str,
         name: str,
         mac: str | None,
-        bridge: str,
-        bridge_index: int,
+        definition: NetworkDefinition | None,
     ) -> Nic:
-        pid = peer.pid
-        if request.for_parent:
-            pid = _holder_above(peer.pid)
+        pid = holder_above(peer.pid) if request.for_parent else peer.pid
+        # A waiting port is locked to its first MAC; a trusted one never waits.
+        trusted = decision.trusted
+        digits = addresses.base36(secrets.randbits(64), _TAP_DIGITS)
+        rate = definition.rate if definition else Rate()
         return Nic(
-            ifname=f"{ruleset.TAP_PREFIX}{kind}"
-            + addresses.base36(secrets.randbits(64), _TAP_DIGITS),
+            ifname=ruleset.TAP_PREFIX + (ruleset.TRUSTED if trusted else kind) + digits,
             ifindex=0,
-            bridge=bridge,
-            bridge_index=bridge_index,
-            network=None,
+            bridge="",
+            bridge_index=0,
+            network=definition.name if definition else None,
             uid=peer.uid,
             user=user_name(peer.uid),
             pid=pid,
@@ -317,159 +333,25 @@ class Broker:
             ipv4=None,
             ipv6=None,
             mtu=0,
-            state=State.WAITING if mac is None else State.ACTIVE,
+            state=State.WAITING if mac is None and not trusted else State.ACTIVE,
+            trusted=trusted,
+            isolated=definition.is_isolating if definition else False,
+            rate_egress=rate.egress,
+            rate_ingress=rate.ingress,
+            macs=list(decision.macs),
         )
 
     # provision and publish
 
     def _provision(
-        self, nic: Nic, vnet_hdr: bool, network: NatNetwork | None
+        self, nic: Nic, vnet_hdr: bool, network: ManagedNetwork | None
     ) -> tuple[TapDescriptor, Nic]:
-        """Make the tap and all that belongs to it, or leave nothing."""
-        env = self.env
-        held: list[TapDescriptor] = []
-
-        def create_tap() -> None:
-            held.append(TapDescriptor(tun.create(nic.ifname, vnet_hdr=vnet_hdr)))
-            nic.ifindex = rtnetlink.index_of(self._ioctl, nic.ifname)
-
-        def close_tap() -> None:
-            held.pop().close()
-
-        def filter_port() -> None:
-            text = ruleset.add_port(nic.ifname, nic.mac, nic.ipv4)
-            if text:
-                env.nft.run(f"add port {nic.ifname}", text)
-
-        def publish_guest() -> None:
-            if network is not None and nic.mac is not None and nic.ipv4 is not None:
-                network.add_guest(nic.ifname, nic.mac, nic.ipv4, nic.ipv6, nic.name)
-
-        def withdraw_guest() -> None:
-            if network is not None:
-                network.remove_guest(nic.ifname, nic.mac, nic.ipv4)
-
-        steps = (
-            stages.Stage("create", create_tap, close_tap),
-            stages.Stage("wire", lambda: self._wire(nic), stages.nothing),
-            stages.Stage("filter", filter_port, lambda: self._delete_elements(nic)),
-            stages.Stage("address", publish_guest, withdraw_guest),
-            stages.Stage(
-                "record", lambda: self.ledger.add(nic), lambda: self.ledger.remove(nic)
-            ),
-            stages.Stage("up", lambda: self._set_up(nic), stages.nothing),
-        )
-        try:
-            stages.run(steps)
-        except BaseException as err:
-            for tap in held:  # if its own stage failed halfway
-                tap.close()
-            if not isinstance(err, NetlinkError | NftError | OSError):
-                raise
-            _log.error("attach of %s to %s failed: %s", nic.ifname, nic.bridge, err)
-            raise self._explain(err, nic) from err
+        tap = self.provisioner.provision(nic, vnet_hdr, network)
         self.events.about("attached", nic)
         if nic.state is State.WAITING:
             self.on_waiting()
-        return held[0], nic
-
-    def _wire(self, nic: Nic) -> None:
-        """Join the bridge, locked, before the tap can carry a frame.
-
-        One batch; the tap is down, so nothing in it does harm alone. The
-        alternative name comes last: it is for people, and may be refused.
-        """
-        waiting = nic.mac is None
-        host_mac = addresses.host_side_mac(nic.mac or secrets.token_bytes(6).hex(":"))
-        batch = [
-            rtnetlink.set_link(
-                nic.ifindex,
-                nic.ifname,
-                mac=host_mac,
-                mtu=nic.mtu,
-                alias=f"{TAP_ALIAS} network={nic.network or nic.bridge}"
-                f" user={nic.user} guest={nic.name}",
-                master=nic.bridge_index,
-                no_ipv6_address=True,
-            ),
-            rtnetlink.set_port(
-                nic.ifindex,
-                nic.ifname,
-                learning=int(waiting),
-                mab=int(waiting),
-                flood=0,
-                locked=1,
-                guard=1,
-                protect=1,
-            ),
-        ]
-        if nic.mac is not None:
-            batch.append(rtnetlink.add_fdb(nic.ifindex, nic.mac))
-        batch.append(rtnetlink.add_altname(nic.ifindex, _altname(nic)))
-        try:
-            self.env.netlink.transact(batch)
-        except NetlinkError as err:
-            if not err.operation.startswith("add alternative name"):
-                raise
-            _log.warning("%s", err)
-        if self._locked_ports is None or waiting:
-            self._check_port(nic)
-
-    def _check_port(self, nic: Nic) -> None:
-        """A kernel ignores port settings that it does not know: look.
-
-        Without "locked" nothing is handed out. Without "mab" a waiting port
-        must not learn: its first MAC is then found through nftables alone.
-        """
-        link = rtnetlink.get_link(self.env.netlink, nic.ifindex)
-        port = link.port if link is not None else {}
-        self._locked_ports = port.get(rtnetlink.IFLA_BRPORT_LOCKED) == 1
-        if not self._locked_ports:
-            self._locked_ports = None
-            raise OSError(
-                errno.EOPNOTSUPP, "this kernel cannot lock bridge ports (it needs 5.18)"
-            )
-        if nic.mac is None and port.get(rtnetlink.IFLA_BRPORT_MAB) != 1:
-            self.env.netlink.transact(
-                [rtnetlink.set_port(nic.ifindex, nic.ifname, learning=0)]
-            )
-
-    def _set_up(self, nic: Nic) -> None:
-        self.env.netlink.transact(
-            [rtnetlink.set_link(nic.ifindex, nic.ifname, up=True)]
-        )
-
-    def _explain(self, err: Exception, nic: Nic) -> RequestError:
-        """The caller's answer for a failure of the kernel."""
-        if (
-            isinstance(err, NetlinkError)
-            and err.errno == errno.EEXIST
-            and err.operation.startswith("add forwarding entry")
-        ):
-            return MacInUse(
-                f"the bridge knows another station with the MAC address {nic.mac}",
-                "leave the MAC out to be given one",
-            )
-        if isinstance(err, NetlinkError) and err.errno in (
-            errno.ENOSPC,
-            errno.EXFULL,
-            errno.E2BIG,
-        ):
-            return BrokerFailure(
-                "the bridge has no port left", "a bridge takes 1023 ports"
-            )
-        return BrokerFailure(
-            "the tap could not be made", "the broker's log has the reason"
-        )
-
-    def _pin_mac(self, link: Link) -> None:
-        """Set an administrator's bridge's MAC to what it is: a bridge whose MAC
-        was never set takes over that of a port."""
-        if link.ifindex not in self._pinned:
-            self.env.netlink.transact(
-                [rtnetlink.set_link(link.ifindex, link.name, mac=link.address)]
-            )
-            self._pinned.add(link.ifindex)
+        self.on_attached(nic)
+        return tap, nic
 
     # going
 
@@ -498,112 +380,47 @@ class Broker:
         if self.ledger.by_ifname(nic.ifname) is not nic:
             return
         self.ledger.remove(nic)
-        self._delete_elements(nic)
+        self.on_gone(nic)
+        self.provisioner.delete_elements(nic)
         network = self.network_of(nic)
         if network is not None:
             network.remove_guest(nic.ifname, nic.mac, nic.ipv4)
-            self._schedule_down(network)
+            self.instances.schedule_down(network)
         self.events.about("detached", nic)
 
-    def _delete_elements(self, nic: Nic) -> None:
-        """Remove a port's elements from nftables."""
-        elements = []
-        if nic.state is State.WAITING:
-            elements.append(("waiting", nic.ifname))
-        elif nic.mac is not None and nic.ipv4 is not None:
-            elements.append(("guests", f"{nic.ifname} . {nic.mac} . {nic.ipv4}"))
-        if elements:
+    # what changes around running guests
+
+    def reload(self, config: Config) -> list[str]:
+        """Go by another configuration from now on.
+
+        :returns: what that changes for guests that run, and when, for people.
+        """
+        self.config = config
+        self.instances.grace = config.broker.network_grace_seconds
+        told = self.instances.change()
+        for line in told:
+            _log.info("%s", line)
+        return told
+
+    def _network_changed(self, network: ManagedNetwork, changed: list[str]) -> None:
+        definition = network.definition
+        for nic in self.ledger.on_bridge(network.bridge):
             try:
-                self.env.nft.run(
-                    f"delete port {nic.ifname}", ruleset.delete_elements(elements)
-                )
-            except NftError as err:
-                _log.error("%s", err)
-        if nic.state is State.WAITING:
-            self.forget_first_mac(nic)
+                if "isolation" in changed:
+                    nic.isolated = definition.is_isolating
+                    self.provisioner.isolate(nic, nic.isolated)
+                self.ledger.update(nic)
+            except (OSError, NftError) as err:
+                _log.error("%s: %s", nic.ifname, err)
 
-    def forget_first_mac(self, nic: Nic) -> None:
-        """Remove the MAC that a waiting port's guest showed, if it showed one."""
-        try:
-            self.env.nft.run(
-                f"forget the first MAC of {nic.ifname}",
-                ruleset.delete_elements([("first", nic.ifname)]),
-            )
-        except NftError as err:
-            _log.debug("%s", err)  # it showed none
+    def _note(self, network: ManagedNetwork, text: str) -> None:
+        """Tell those who have an interest in a network what became of it."""
+        owner = network.uid
+        self.events.network(network.network, network.bridge, owner, text)
 
-    # networks
-
-    def network_of(self, nic: Nic) -> NatNetwork | None:
+    def network_of(self, nic: Nic) -> ManagedNetwork | None:
         """The network instance that a NIC is on; None on a Linux bridge."""
-        return self.networks.get(f"{nic.network}-{nic.uid}") if nic.network else None
-
-    def _network_that_is_up(self, name: str, uid: int) -> NatNetwork | None:
-        """The user's instance of a network, which is not about to go down."""
-        key = f"{name}-{uid}"
-        network = self.networks.get(key)
-        if network is None or not network.is_up:
-            return None
-        handle = self._going.pop(key, None)
-        if handle is not None:
-            handle.cancel()
-        return network
-
-    async def _bring_up(self, name: str, uid: int) -> NatNetwork:
-        """The user's instance of a network, brought up by us or by another."""
-        key = f"{name}-{uid}"
-        async with self._locks.setdefault(key, asyncio.Lock()):
-            network = self.networks.get(key)
-            if network is None or not network.is_up:
-                network = NatNetwork(self.env, name, uid)
-                self._rising.add(key)
-                try:
-                    await network.up()
-                    self.networks[key] = network
-                except (OSError, NftError, BrokerFailure) as err:
-                    _log.error("network %s did not come up: %s", key, err)
-                    if isinstance(err, BrokerFailure):
-                        raise
-                    raise BrokerFailure(
-                        f"network {name} did not come up",
-                        "the broker's log has the reason",
-                    ) from err
-                finally:
-                    self._rising.discard(key)
-                    self._restore_forwarding()
-            return network
-
-    def _schedule_down(self, network: NatNetwork) -> None:
-        """Take a network down when it has been without NICs for a while."""
-        if network.key in self._going or self.ledger.is_used(network.bridge):
-            return
-        self._going[network.key] = asyncio.get_running_loop().call_later(
-            self.config.broker.network_grace_seconds, self._start_down, network
-        )
-
-    def _start_down(self, network: NatNetwork) -> None:
-        self._going.pop(network.key, None)
-        task = asyncio.get_running_loop().create_task(self.take_down(network))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def take_down(self, network: NatNetwork) -> None:
-        """Take a network down unless it got a NIC in the meantime."""
-        async with self._locks.setdefault(network.key, asyncio.Lock()):
-            current = self.networks.get(network.key)
-            if current is not network or self.ledger.is_used(network.bridge):
-                return
-            # Out of the way first: whoever comes now waits for the lock and
-            # brings up a new one.
-            del self.networks[network.key]
-            await network.down()
-            self._restore_forwarding()
-
-    def _restore_forwarding(self) -> None:
-        """Let the host forward as it did before, once no network needs it:
-        none that is up, and none that is coming up, another user's included."""
-        if not self.networks and not self._rising:
-            self.env.forwarding.restore()
+        return self.instances.on_bridge(nic.bridge) if nic.network else None
 
     async def stop(self, *, everything: bool) -> None:
         """Take down every network that has no NIC; `everything`: every network.
@@ -611,70 +428,20 @@ class Broker:
         The system's guests keep theirs over a restart. A rootless broker's
         namespace ends with it.
         """
-        for handle in self._going.values():
-            handle.cancel()
-        self._going.clear()
-        for lock in list(self._locks.values()):
-            if lock.locked():  # a network is coming up: its NIC comes with it
-                async with lock:
-                    pass
-                await asyncio.sleep(_GOING_WAIT)
+        self.instances.cancel()
+        await self.instances.wait_for_rising()
+        await asyncio.sleep(_GOING_WAIT)  # the NIC that a network came up for
         for _ in range(_GOING_TRIES):
             if not TapDescriptor.pending:
                 break
             await asyncio.sleep(_GOING_WAIT)
         for nic in list(self.ledger):
             self._is_gone(nic)
-        for handle in self._going.values():
-            handle.cancel()
-        self._going.clear()
+        self.instances.cancel()
         if everything:
             for nic in list(self.ledger):
                 self.nic_gone(nic)
-        for network in list(self.networks.values()):
-            await self.take_down(network)
-        self._restore_forwarding()
-        for handle in self._going.values():
-            handle.cancel()
-
-
-def _holder_above(pid: int) -> int:
-    """Who runs a helper: its parent, or, where QEMU ran it through a shell,
-    the shell's. For people to read; nothing is decided by it."""
-    above = process.parent(pid) or pid
-    if process.command_name(above) == "sh":
-        above = process.parent(above) or above
-    return above
-
-
-_user_names: dict[int, tuple[float, str]] = {}
-_USER_NAME_SECONDS = 60.0
-
-
-def user_name(uid: int) -> str:
-    """The account's name, or the number if there is none.
-
-    For people to read; kept for a minute, as NSS may have to ask far away.
-    """
-    now = time.monotonic()
-    kept = _user_names.get(uid)
-    if kept is not None and now - kept[0] < _USER_NAME_SECONDS:
-        return kept[1]
-    try:
-        name = pwd.getpwuid(uid).pw_name
-    except KeyError:
-        name = str(uid)
-    if len(_user_names) > 4096:
-        _user_names.clear()
-    _user_names[uid] = now, name
-    return name
-
-
-def _altname(nic: Nic) -> str:
-    """Tells network, user and guest, in at most 127 bytes the kernel takes."""
-    user = (
-        nic.user
-        if tun.is_valid_name(nic.user[:15]) and nic.user.isascii()
-        else str(nic.uid)
-    )
-    return f"tapster.{nic.network or nic.bridge}.{user}.{nic.name}"[:127]
+        for network in self.instances.all():
+            await self.instances.take_down(network)
+        self.instances.restore_forwarding()
+        self.instances.cancel()

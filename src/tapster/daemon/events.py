@@ -99,6 +99,16 @@ class Events:
         )
         self._tell(_about_nobody("denied", peer, user))
 
+    def network(self, network: str, bridge: str, uid: int | None, reason: str) -> None:
+        """Something is the matter with a network; `uid` None: of all users."""
+        _log.warning("network %s (%s): %s", network, bridge, reason)
+        for watcher in self._watchers:
+            if watcher.peer.is_root or uid in (None, watcher.peer.uid):
+                event = _about_nobody("network", watcher.peer, "")
+                event.network, event.bridge, event.reason = network, bridge, reason
+                event.uid, event.pid = -1 if uid is None else uid, 0
+                watcher.offer(event)
+
     def _tell(self, event: Event) -> None:
         for watcher in self._watchers:
             if watcher.peer.is_root or watcher.peer.uid == event.uid:

@@ -23,6 +23,7 @@ from ..kernel.nft import NftError
 from ..kernel.rtnetlink import Neighbour
 from ..model import State
 from ..networks import ruleset
+from ..policy.decide import is_among
 from .broker import Broker
 from .ledger import Nic
 
@@ -103,6 +104,8 @@ class FirstMac:
                 _log.error("first MAC %s of %s: %s", mac, nic.ifname, err)
 
     def _objection(self, nic: Nic, mac: str) -> str | None:
+        if nic.macs and not is_among(mac, nic.macs):
+            return f"its MAC {mac} is not one that you may use"
         holder = self._broker.ledger.by_mac(nic.bridge_index, mac)
         if holder is not None:
             return f"its MAC {mac} is that of another guest on this bridge"
@@ -114,34 +117,36 @@ class FirstMac:
         return None
 
     def _admit(self, nic: Nic, mac: str) -> None:
-        env = self._broker.env
         network = self._broker.network_of(nic)
-        env.nft.run(
-            f"admit {mac} on {nic.ifname}", ruleset.first_mac(nic.ifname, mac, nic.ipv4)
-        )
-        self._broker.forget_first_mac(nic)
+        before = nic.guest
         nic.mac, nic.state = mac, State.ACTIVE
+        if network is not None:
+            nic.ipv6 = network.claim(nic.name, nic.uid, mac).ipv6()
+        try:
+            self._broker.provisioner.replace_elements(before, nic)
+        except BaseException:
+            nic.mac, nic.ipv6, nic.state = None, None, State.WAITING
+            raise
+        self._broker.provisioner.forget_first_mac(nic)
         if network is not None and nic.ipv4 is not None:
-            nic.ipv6 = network.guest_ipv6(mac)
             network.add_guest(nic.ifname, mac, nic.ipv4, nic.ipv6, nic.name)
         self._broker.ledger.update(nic)
-        env.netlink.transact(
+        self._broker.env.netlink.transact(
             [
                 rtnetlink.set_port(nic.ifindex, nic.ifname, mab=0, learning=0),
                 rtnetlink.add_fdb(nic.ifindex, mac, replace=True),
             ]
         )
+        self._broker.on_attached(nic)
         self._broker.events.about("active", nic)
 
     def _refuse(self, nic: Nic, reason: str) -> None:
-        env = self._broker.env
-        env.nft.run(
-            f"refuse {nic.ifname}", ruleset.delete_elements([("waiting", nic.ifname)])
-        )
-        self._broker.forget_first_mac(nic)
+        before = nic.guest
         nic.state, nic.reason = State.REFUSED, reason
+        self._broker.provisioner.replace_elements(before, nic)
+        self._broker.provisioner.forget_first_mac(nic)
         self._broker.ledger.update(nic)
-        env.netlink.transact(
+        self._broker.env.netlink.transact(
             [rtnetlink.set_port(nic.ifindex, nic.ifname, mab=0, learning=0)]
         )
         self._broker.events.about("refused", nic, reason)

@@ -14,13 +14,17 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..kernel.tun import is_valid_name
 from ..model import State
 from ..networks.dnsmasq import remove_file, write_file
+from ..networks.elements import Guest
+from ..networks.ruleset import TAP_PREFIX
 
 _log = logging.getLogger(__name__)
+
+EVERYBODY = -1  # in place of a uid
 
 
 @dataclass(slots=True)
@@ -42,11 +46,35 @@ class Nic:
     mtu: int
     state: State
     reason: str | None = None
+    shared: bool = False  # the network is one for all users
+    trusted: bool = False  # no anti-spoofing
+    isolated: bool = False  # does not see the other guests
+    strict: bool = False  # on a Linux bridge: held to addresses it may not have
+    learns: bool = False  # on a Linux bridge: held to what a DHCP server gives it
+    rate_egress: int = 0  # bit/s, what the guest sends; 0: no limit
+    rate_ingress: int = 0
+    macs: list[str] = field(default_factory=list)  # patterns of what it may be
 
     @property
     def scope(self) -> tuple[str, int, str]:
-        """What a guest's name is unique in: one user's guests on one network."""
-        return (self.network or f"bridge:{self.bridge}", self.uid, self.name)
+        """What a guest's name is unique in: one user's guests on one network,
+        or all of a network that is one for all users."""
+        uid = EVERYBODY if self.shared else self.uid
+        return (self.network or f"bridge:{self.bridge}", uid, self.name)
+
+    @property
+    def guest(self) -> Guest:
+        """What nftables is told of it."""
+        waits = self.state is State.WAITING
+        return Guest(
+            self.ifname,
+            self.ifname[len(TAP_PREFIX)],
+            None if waits or self.state is State.REFUSED else self.mac,
+            self.ipv4,
+            self.ipv6,
+            waits,
+            self.strict,
+        )
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Nic))
@@ -63,6 +91,7 @@ class Ledger:
         self._by_scope: dict[tuple[str, int, str], Nic] = {}
         self._by_mac: dict[tuple[int, str], Nic] = {}
         self._by_bridge: dict[str, dict[str, Nic]] = {}
+        self._macs: Counter[str] = Counter()
         self._waiting: dict[str, Nic] = {}
         self._counts: Counter[tuple[int, str | None]] = Counter()
         self._lowest_number: dict[tuple[str, int], int] = {}
@@ -84,6 +113,10 @@ class Ledger:
 
     def by_mac(self, bridge_index: int, mac: str) -> Nic | None:
         return self._by_mac.get((bridge_index, mac))
+
+    def knows_mac(self, mac: str) -> bool:
+        """Whether any guest, on whatever bridge, has that MAC."""
+        return mac in self._macs
 
     def on_bridge(self, bridge: str) -> list[Nic]:
         return list(self._by_bridge.get(bridge, {}).values())
@@ -123,7 +156,10 @@ class Ledger:
         else:
             self._waiting.pop(nic.ifname, None)
         if nic.mac is not None and nic.state is State.ACTIVE:
-            self._by_mac[nic.bridge_index, nic.mac] = nic
+            place = nic.bridge_index, nic.mac
+            if self._by_mac.get(place) is not nic:
+                self._by_mac[place] = nic
+                self._macs[nic.mac] += 1
 
     def update(self, nic: Nic) -> None:
         """Write the record anew and find the NIC by its MAC from now on.
@@ -156,6 +192,9 @@ class Ledger:
         self._by_scope.pop(nic.scope, None)
         if nic.mac is not None and self._by_mac.get((nic.bridge_index, nic.mac)) is nic:
             del self._by_mac[nic.bridge_index, nic.mac]
+            self._macs[nic.mac] -= 1
+            if not self._macs[nic.mac]:
+                del self._macs[nic.mac]
         remove_file(self._path(nic.ifname))
 
     def forget(self, ifname: str) -> None:
@@ -185,16 +224,19 @@ class Ledger:
             yield nic
 
 
+_TYPES: dict[str, type] = {"int": int, "bool": bool, "list[str]": list}
+
+
 def read_record(data: object) -> Nic:
     """:raises ValueError, TypeError: these are not a NIC's fields and types."""
     if not isinstance(data, dict):
         raise TypeError("not an object")
     nic = Nic(**data)
-    for field in dataclasses.fields(Nic):
-        value = getattr(nic, field.name)
-        optional = "None" in str(field.type)
-        wanted: type = int if str(field.type).startswith("int") else str
+    for each in dataclasses.fields(Nic):
+        value = getattr(nic, each.name)
+        optional = "None" in str(each.type)
+        wanted = _TYPES.get(str(each.type).split(" ")[0], str)
         if not (isinstance(value, wanted) or (optional and value is None)):
-            raise TypeError(f"{field.name} is {value!r}")
+            raise TypeError(f"{each.name} is {value!r}")
     nic.state = State(nic.state)
     return nic

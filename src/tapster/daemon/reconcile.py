@@ -18,18 +18,20 @@ from ..kernel import rtnetlink
 from ..kernel.netlink import NetlinkError
 from ..kernel.nft import NftError
 from ..kernel.rtnetlink import Link
-from ..model import State
-from ..networks import dnsmasq, nat, ruleset
-from ..networks.nat import NatNetwork
-from .broker import TAP_ALIAS, Broker
+from ..networks import dnsmasq, elements, managed, ruleset
+from ..networks.managed import ManagedNetwork
+from .broker import Broker
+from .forwards import Forwards
 from .ledger import Nic
+from .provision import TAP_ALIAS
 
 _log = logging.getLogger(__name__)
 
 
-async def reconcile(broker: Broker) -> None:
+async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None:
     """Bring records, kernel and processes together. Call it once, at the start.
 
+    :param more_rules: what else is to be in the bridge table.
     :raises NetlinkError, NftError: the kernel would not even answer.
     """
     env = broker.env
@@ -40,17 +42,13 @@ async def reconcile(broker: Broker) -> None:
         (found if _is_same(nic, links.get(nic.ifindex)) else vanished).append(nic)
     networks = _recall_networks(broker)
 
-    text = ruleset.tables()
+    text = ruleset.tables(more_rules)
     for network in networks:
         if network.bridge_index:
-            text += ruleset.add_network(
-                network.bridge, network.subnet4, network.subnet6
-            )
+            text += elements.add_network(network.rules)
     for nic in found:
-        mac = nic.mac if nic.state is not State.WAITING else None
-        text += ruleset.add_port(
-            nic.ifname, mac, nic.ipv4, refused=nic.state is State.REFUSED
-        )
+        text += elements.added(elements.of_port(nic.guest))
+    text += forwards.statements(found)
     env.nft.run("make tables", text)
 
     for nic in found:
@@ -60,14 +58,14 @@ async def reconcile(broker: Broker) -> None:
         broker.ledger.forget(nic.ifname)
         broker.events.about("detached", nic)
     for network in networks:
-        network.find_dnsmasq()
+        network.names.find()
     dnsmasq.end_strays(
-        env.directory, {n.dnsmasq_pid for n in networks if n.dnsmasq_pid is not None}
+        env.directory, {n.names.pid for n in networks if n.names.pid is not None}
     )
     for network in networks:
         ifnames = {nic.ifname for nic in broker.ledger.on_bridge(network.bridge)}
         if network.bridge_index and ifnames:
-            broker.networks[network.key] = network
+            broker.instances.adopt(network)
             try:
                 await network.adopt(ifnames)
             except (BrokerFailure, OSError) as err:
@@ -76,8 +74,8 @@ async def reconcile(broker: Broker) -> None:
         else:
             await network.down()
     _delete_lost_bridges(broker, links)
-    if not broker.networks and env.forwarding.changed:
-        env.forwarding.restore()
+    if env.forwarding.changed:
+        broker.instances.restore_forwarding()
 
 
 def _is_same(nic: Nic, link: Link | None) -> bool:
@@ -90,11 +88,11 @@ def _is_same(nic: Nic, link: Link | None) -> bool:
     )
 
 
-def _recall_networks(broker: Broker) -> list[NatNetwork]:
+def _recall_networks(broker: Broker) -> list[ManagedNetwork]:
     networks = []
     for bridge in sorted(os.listdir(broker.env.directory)):
         try:
-            network = NatNetwork.recall(broker.env, bridge)
+            network = ManagedNetwork.recall(broker.env, bridge)
         except (OSError, ValueError, KeyError, TypeError) as err:
             path = os.path.join(broker.env.directory, bridge)
             _log.warning("%s is damaged and removed: %s", path, err)
@@ -107,13 +105,13 @@ def _recall_networks(broker: Broker) -> list[NatNetwork]:
 
 def _delete_lost_bridges(broker: Broker, links: dict[int, Link]) -> None:
     """Bridges that bear our mark and have no record, if they have no port."""
-    known = {network.bridge for network in broker.networks.values()}
+    known = {network.bridge for network in broker.instances.all()}
     used = {link.master for link in links.values()}
     for link in links.values():
         if (
             link.kind == "bridge"
-            and link.name.startswith(nat.BRIDGE_PREFIX)
-            and link.alias.startswith(nat.ALIAS)
+            and link.name.startswith(managed.BRIDGE_PREFIX)
+            and link.alias.startswith(managed.ALIAS)
             and link.name not in known
             and link.ifindex not in used
         ):

@@ -7,13 +7,15 @@ only then, and is never told to one who is denied.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..errors import InvalidRequest
 from ..kernel import rtnetlink
-from ..kernel.netlink import NetlinkSocket
 from ..kernel.rtnetlink import Link
 from ..kernel.tun import is_valid_name
 from ..model import AttachRequest
-from ..networks.nat import BRIDGE_PREFIX
+from ..networks.managed import BRIDGE_PREFIX
+from ..policy.config import Config
 from ..policy.decide import DEFAULT_NETWORK, Target
 
 NAME_LENGTH = 63  # a DNS label, RFC 1035
@@ -34,12 +36,12 @@ def check(request: AttachRequest) -> AttachRequest:
             "bridge: not an interface name",
             "1 to 15 bytes, without '/', ':' and white space",
         )
-    if request.network is not None and not _is_label(request.network):
+    if request.network is not None and not is_label(request.network):
         raise InvalidRequest("network: not a network's name", "letters, digits and '-'")
     name = request.name
     if name is not None:
         name = name.lower()
-        if not _is_label(name):
+        if not is_label(name):
             raise InvalidRequest(
                 "name: not a host name",
                 f"1 to {NAME_LENGTH} letters, digits and '-', not first or last",
@@ -54,7 +56,7 @@ def check(request: AttachRequest) -> AttachRequest:
     )
 
 
-def _is_label(text: str) -> bool:
+def is_label(text: str) -> bool:
     return (
         1 <= len(text) <= NAME_LENGTH
         and _LABEL.issuperset(text)
@@ -80,29 +82,30 @@ def _guest_mac(mac: str | None) -> str | None:
 
 
 def resolve(
-    request: AttachRequest, netlink: NetlinkSocket, default_names: tuple[str, ...]
+    request: AttachRequest, find: Callable[[str], Link | None], config: Config
 ) -> tuple[Target, Link | None]:
     """What is asked for, and the bridge's link where it is a Linux bridge.
 
     A bridge's name that is a Linux bridge means that bridge; otherwise a
     network of that name; otherwise, for br0 and qemubr0, the default network.
+
+    :param find: the device of a name.
     """
     if request.bridge is None:
-        return Target(network=request.network or DEFAULT_NETWORK), None
+        name = request.network or DEFAULT_NETWORK
+        return Target(network=name if name in config.networks else None), None
     # Bridges of per-user networks are reached through their network only: an
     # "allow all" in bridge.conf is not about another user's guests.
     if request.bridge.startswith(BRIDGE_PREFIX):
         return Target(), None
-    link = rtnetlink.get_link(netlink, request.bridge)
-    # The kernel also finds alternative names; bridge.conf compares real ones.
-    if link is not None and link.name == request.bridge:
-        return (
-            (Target(bridge=link.name), link)
-            if link.kind == "bridge"
-            else (Target(), None)
-        )
-    if link is None and request.bridge == DEFAULT_NETWORK:
-        return Target(network=DEFAULT_NETWORK), None
-    if link is None and request.bridge in default_names:
+    link = find(request.bridge)
+    if link is not None:
+        # The kernel also finds alternative names; bridge.conf compares real ones.
+        if link.kind == "bridge" and link.name == request.bridge:
+            return Target(bridge=link.name), link
+        return Target(), None
+    if request.bridge in config.networks:
+        return Target(network=request.bridge), None
+    if request.bridge in config.broker.default_bridge_names:
         return Target(network=DEFAULT_NETWORK), None
     return Target(), None

@@ -17,8 +17,9 @@ from ..errors import BrokerUnavailable
 from ..kernel import process
 from ..kernel.netlink import NetlinkError, NetlinkSocket
 from ..kernel.nft import Nft, NftError
+from ..kernel.nftelem import ElementSocket
 from ..networks.forwarding import Forwarding
-from ..networks.nat import Environment
+from ..networks.managed import Environment
 from ..networks.store import StateStore
 from ..policy.config import Config, load
 from . import activation, eager, reconcile
@@ -26,6 +27,8 @@ from .activation import notify
 from .broker import Broker
 from .events import Events
 from .first_mac import FirstMac
+from .forwards import Forwards
+from .lease_watch import LeaseWatch
 from .ledger import Ledger
 from .listener import Listener
 from .options import Options
@@ -124,11 +127,13 @@ def _environment(options: Options, rootless: Rootless | None) -> Environment:
     return Environment(
         netlink=NetlinkSocket(),
         nft=nft,
+        sets=ElementSocket(),
         store=store,
         forwarding=Forwarding(os.path.join(options.runtime, "sysctl.json")),
         directory=networks,
         upstream=rootless.upstream if rootless else (),
         avoid=rootless.avoid if rootless else (),
+        rootless=rootless is not None,
     )
 
 
@@ -159,14 +164,18 @@ async def _serve(
     events = Events()
     ledger = Ledger(os.path.join(options.runtime, "nics"))
     broker = Broker(config, env, ledger, events)
-    watch = Watch()
+    forwards = Forwards(broker, os.path.join(env.store.directory, "forwards.json"))
+    watch, leases = Watch(), LeaseWatch()
     first_mac = FirstMac(broker)
-    await reconcile.reconcile(broker)
+    await reconcile.reconcile(broker, forwards, leases.rules)
     watch.start(broker, first_mac)
+    leases.start(broker)
     if ledger.waiting():
         first_mac.start()
 
-    service = BrokerService(broker, "rootless" if rootless else "system")
+    tier = "rootless" if rootless else "system"
+    service = BrokerService(broker, forwards, tier, lambda: load(options.config))
+    loop.add_signal_handler(signal.SIGHUP, service.reload_by_signal)
     listener = Listener(listening, service, config.limits)
     listener.start()
     idle = None
@@ -192,8 +201,11 @@ async def _serve(
     if not len(ledger):
         reconcile.remove_tables(broker)
     watch.stop()
+    leases.stop()
+    forwards.close()
     broker.close()
     env.netlink.close()
+    env.sets.close()
     return 0
 
 

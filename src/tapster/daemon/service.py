@@ -3,29 +3,50 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
 
 from asyncvarlink import FileDescriptor
 
+from ..errors import ConfigError, ConfigInvalid, NotAuthorized
 from ..kernel import rtnetlink
+from ..kernel.netlink import NetlinkSocket
+from ..kernel.nft import Nft
 from ..kernel.rtnetlink import Link
-from ..model import AttachRequest, Peer
-from ..networks.nat import BRIDGE_PREFIX
+from ..model import AttachRequest, Mode, NetworkDefinition, Peer
+from ..networks.managed import BRIDGE_PREFIX, ManagedNetwork, instance_key
 from ..policy import bridge_conf
-from ..policy.decide import DEFAULT_NETWORK, MAX_NICS
+from ..policy.config import Config
+from ..policy.decide import Decision, Target, decide
 from ..version import __version__
 from ..wire import interface as wire
-from .broker import TAP_ALIAS, Broker
+from . import doctor
+from .broker import Broker
+from .forwards import Forwards, Row
 from .ledger import Nic
+from .people import user_name
+from .provision import TAP_ALIAS
+
+_log = logging.getLogger(__name__)
 
 
 class BrokerService:
     """Implements `wire.interface.Service` for every connection."""
 
-    def __init__(self, broker: Broker, tier: str) -> None:
-        """:param tier: "system" or "rootless"."""
+    def __init__(
+        self, broker: Broker, forwards: Forwards, tier: str, read: Callable[[], Config]
+    ) -> None:
+        """
+        :param tier: "system" or "rootless".
+        :param read: reads the configuration; raises ConfigError.
+        """
         self._broker = broker
+        self._forwards = forwards
         self._tier = tier
+        self._read = read
+
+    # NICs
 
     async def attach(
         self, peer: Peer, request: AttachRequest
@@ -51,30 +72,229 @@ class BrokerService:
         return self._broker.events.watch(peer)
 
     def info(self, peer: Peer) -> wire.Info:
-        default = wire.Network(
-            DEFAULT_NETWORK,
-            "nat",
-            MAX_NICS,
-            self._broker.ledger.count(peer.uid, DEFAULT_NETWORK),
-        )
         return {
             "version": __version__,
             "tier": self._tier,
-            "networks": [default],
+            "networks": [
+                wire.Network(
+                    name,
+                    definition.mode.value,
+                    decision.max_nics or 0,
+                    self._broker.ledger.count(peer.uid, name),
+                )
+                for name, definition, decision in self._allowed(peer)
+            ],
             "bridges": self._bridges(peer),
         }
 
     def _bridges(self, peer: Peer) -> list[str]:
-        """The Linux bridges that bridge.conf lets the caller use."""
+        """The Linux bridges that the caller may use."""
         path = self._broker.config.authorization.bridge_conf
         reader = bridge_conf.Reader(peer.uid, peer.gid, peer.groups)
-        return [
-            link.name
-            for link in rtnetlink.links(self._broker.env.netlink)
-            if link.kind == "bridge"
-            and not link.name.startswith(BRIDGE_PREFIX)
-            and bridge_conf.decide(path, link.name, reader).allowed
+        found = []
+        for link in rtnetlink.links(self._broker.env.netlink):
+            if link.kind == "bridge" and not link.name.startswith(BRIDGE_PREFIX):
+                verdict = bridge_conf.decide(path, link.name, reader)
+                decision = decide(
+                    peer,
+                    Target(bridge=link.name),
+                    0,
+                    verdict,
+                    rules=self._broker.config.rules,
+                )
+                if decision.allowed:
+                    found.append(link.name)
+        return found
+
+    # Networks
+
+    def _allowed(self, peer: Peer) -> list[tuple[str, NetworkDefinition, Decision]]:
+        """The networks that the caller may use, its quota aside."""
+        config = self._broker.config
+        found = []
+        for name, definition in config.networks.items():
+            decision = decide(peer, Target(network=name), 0, None, rules=config.rules)
+            if decision.allowed:
+                found.append((name, definition, decision))
+        return found
+
+    def list_networks(self, peer: Peer) -> list[wire.NetworkInfo]:
+        """The caller's instance of each network that it may use, up or not; for
+        root also every other that is up."""
+        told: list[wire.NetworkInfo] = []
+        shown: set[str] = set()
+        for _, definition, decision in self._allowed(peer):
+            key = instance_key(definition, peer.uid)
+            network = self._broker.instances.get(key)
+            told.append(self._network(peer, definition, network, decision.max_nics))
+            shown.add(key)
+        if peer.is_root:
+            told += [
+                self._network(peer, network.definition, network, None)
+                for network in self._broker.instances.all()
+                if network.key not in shown
+            ]
+        return told
+
+    def _network(
+        self,
+        peer: Peer,
+        wanted: NetworkDefinition,
+        network: ManagedNetwork | None,
+        max_nics: int | None,
+    ) -> wire.NetworkInfo:
+        state, notes = "down", []
+        definition = wanted
+        if network is not None:
+            definition, state = network.definition, "up"
+            if network.collision is not None:
+                notes.append(
+                    f"subnet {network.subnet4} is now also {network.collision}"
+                    " of this host; it is found anew when the last guest has gone"
+                )
+            configured = self._broker.config.networks.get(network.network)
+            waiting = network.differs(configured) if configured else []
+            if configured is None:
+                state = "removed"
+                notes.append("its definition is gone; so is it, with its last guest")
+            elif waiting:
+                state = "pending"
+                notes.append(
+                    f"changed: {', '.join(waiting)};"
+                    " takes effect when the last guest has gone"
+                )
+        if definition.mode is Mode.BRIDGE:
+            link = self._broker.bridges.find(definition.bridge or "")
+            state = "up" if link is not None and link.kind == "bridge" else "down"
+            if state == "down":
+                notes.append(f"there is no bridge {definition.bridge}")
+        ledger = self._broker.ledger
+        ours = definition.mode is not Mode.BRIDGE
+        v4 = network.subnet4 if network else definition.subnet
+        v6 = network.subnet6 if network else definition.subnet6
+        uid = network.uid if network else None
+        mine = [
+            nic
+            for nic in ledger
+            if nic.network == definition.name
+            and (peer.is_root or nic.uid == peer.uid)
+            and (uid is None or nic.uid == uid)
         ]
+        return wire.NetworkInfo(
+            name=definition.name,
+            mode=definition.mode.value,
+            scope=definition.scope.value,
+            uid=uid,
+            user=user_name(uid) if uid is not None else None,
+            state=state,
+            bridge=network.bridge if network else definition.bridge,
+            subnet4=str(v4) if v4 else None,
+            subnet6=str(v6) if v6 else None,
+            gateway4=str(v4[1]) if v4 else None,
+            gateway6=str(v6[1]) if v6 else None,
+            domain=definition.full_domain if ours else None,
+            mtu=definition.mtu or (network.mtu if network else None),
+            isolation=definition.is_isolating,
+            egress=definition.egress.value if definition.mode is Mode.NAT else None,
+            host_access=[str(port) for port in definition.host_access],
+            egress_rate=definition.rate.egress,
+            ingress_rate=definition.rate.ingress,
+            dns=[str(server) for server in definition.dns],
+            dhcp=definition.dhcp and ours,
+            address_check=None if ours else definition.address_check.value,
+            forwards=[
+                str(row.forward)
+                for row in self._forwards.rows(peer)
+                if row.network == definition.name and row.uid in (None, uid, peer.uid)
+            ],
+            max_nics=max_nics,
+            nics=len(mine),
+            notes=notes,
+        )
+
+    def reload(self, peer: Peer) -> list[str]:
+        # A rootless broker's caller is its owner, who has its own files.
+        if not peer.is_root and self._tier != "rootless":
+            raise NotAuthorized(
+                "only root may have the configuration read anew", "use sudo"
+            )
+        try:
+            return self._reload()
+        except ConfigError as err:
+            raise ConfigInvalid(
+                str(err), "nothing has changed; correct it and reload again"
+            ) from err
+
+    def _reload(self) -> list[str]:
+        try:
+            config = self._read()
+        except ConfigError as err:
+            _log.error("%s; the configuration stays as it was", err)
+            raise
+        told = self._broker.reload(config)
+        self._forwards.take_static()
+        _log.info("the configuration was read anew")
+        return told
+
+    def reload_by_signal(self) -> None:
+        """SIGHUP: as `reload`, with nobody to answer."""
+        try:
+            self._reload()
+        except ConfigError:
+            pass  # the log has it
+
+    # Forwards
+
+    async def add_forward(
+        self, peer: Peer, network: str | None, port: str, guest: str, guest_port: int
+    ) -> wire.ForwardInfo:
+        row = self._forwards.add(peer, network, port, guest, guest_port)
+        return _forward(row)
+
+    async def remove_forward(self, peer: Peer, network: str | None, port: str) -> None:
+        self._forwards.remove(peer, network, port)
+
+    def list_forwards(self, peer: Peer) -> list[wire.ForwardInfo]:
+        return [_forward(row) for row in self._forwards.rows(peer)]
+
+    # Diagnosis
+
+    async def diagnose(self, peer: Peer) -> list[wire.Finding]:
+        """What on this host keeps networks from working; of collisions a user is
+        told of its own networks only."""
+        bridges = [
+            network.bridge
+            for network in self._broker.instances.all()
+            if peer.is_root or network.uid in (None, peer.uid)
+        ]
+        found = await asyncio.to_thread(_examine, bridges)
+        return [wire.Finding(f.code, f.severity, f.message, f.remedy) for f in found]
+
+
+def _examine(bridges: list[str]) -> list[doctor.Finding]:
+    """In a thread, so with sockets of its own: a host's rules may be many."""
+    with NetlinkSocket() as netlink:
+        host = doctor.gather(netlink, bridges)
+    rules = Nft().listing("list all rules", "list ruleset")
+    return doctor.diagnose(rules, bridges, host)
+
+
+def _forward(row: Row) -> wire.ForwardInfo:
+    uid = row.uid
+    if uid is None and row.nic is not None:
+        uid = row.nic.uid
+    return wire.ForwardInfo(
+        network=row.network,
+        uid=uid,
+        user=user_name(uid) if uid is not None else None,
+        port=str(row.forward.port),
+        guest=row.forward.guest,
+        guest_port=row.forward.guest_port,
+        state="active" if row.nic is not None else "waiting",
+        ipv4=row.nic.ipv4 if row.nic is not None else None,
+        ipv6=row.nic.ipv6 if row.nic is not None else None,
+        static=row.uid is None,
+    )
 
 
 def _told(nic: Nic, link: Link | None) -> wire.Nic:

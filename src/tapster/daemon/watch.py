@@ -15,6 +15,13 @@ from .first_mac import FirstMac
 
 _log = logging.getLogger(__name__)
 
+# What says that the host has other addresses or routes than before.
+_OF_HOST = (
+    rtnetlink.RTM_NEWADDR,
+    rtnetlink.RTM_DELADDR,
+    rtnetlink.RTM_NEWROUTE,
+    rtnetlink.RTM_DELROUTE,
+)
 _BURST = 64  # datagrams read before others get their turn
 
 
@@ -24,8 +31,15 @@ class Watch:
     def __init__(self) -> None:
         """Listens from now on; what comes before `start` waits in the socket."""
         self._monitor = NetlinkMonitor(
-            [rtnetlink.RTNLGRP_LINK, rtnetlink.RTNLGRP_NEIGH],
-            [rtnetlink.RTM_DELLINK, rtnetlink.RTM_NEWNEIGH],
+            # IPv6 routes are not listened to: each tap that comes up has one.
+            [
+                rtnetlink.RTNLGRP_LINK,
+                rtnetlink.RTNLGRP_NEIGH,
+                rtnetlink.RTNLGRP_IPV4_IFADDR,
+                rtnetlink.RTNLGRP_IPV4_ROUTE,
+                rtnetlink.RTNLGRP_IPV6_IFADDR,
+            ],
+            [rtnetlink.RTM_DELLINK, rtnetlink.RTM_NEWNEIGH, *_OF_HOST],
         )
         self._handle: Callable[[Reply], None] = lambda _: None
         self._resynchronise: Callable[[], None] = lambda: None
@@ -40,12 +54,15 @@ class Watch:
                         broker.nic_gone(nic)
             elif reply.type == rtnetlink.RTM_NEWNEIGH:
                 first_mac.neighbour(rtnetlink.parse_neighbour(reply))
+            else:
+                broker.instances.look_at_host()
 
         def resynchronise() -> None:
             alive = {link.ifindex for link in rtnetlink.links(broker.env.netlink)}
             for nic in list(broker.ledger):
                 if nic.ifindex not in alive:
                     broker.nic_gone(nic)
+            broker.instances.look_at_host()
 
         self._handle, self._resynchronise = handle, resynchronise
         asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._read)

@@ -9,7 +9,6 @@ linux/neighbour.h, linux/if_bridge.h; see also rtnetlink(7).
 from __future__ import annotations
 
 import errno
-import fcntl
 import socket
 import struct
 import sys
@@ -34,13 +33,14 @@ from .netlink import (
 )
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
-RTM_NEWADDR, RTM_GETADDR = 20, 22
-RTM_GETROUTE = 26
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 RTM_NEWLINKPROP = 108
 
 RTNLGRP_LINK = 1
 RTNLGRP_NEIGH = 3
+RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_IFADDR = 5, 7, 9
 
 AF_BRIDGE = 7
 IFF_UP = 0x1
@@ -57,7 +57,7 @@ IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 
 IFLA_BRPORT_GUARD, IFLA_BRPORT_PROTECT = 5, 6
 IFLA_BRPORT_LEARNING, IFLA_BRPORT_UNICAST_FLOOD = 8, 9
-IFLA_BRPORT_LOCKED, IFLA_BRPORT_MAB = 39, 40
+IFLA_BRPORT_ISOLATED, IFLA_BRPORT_LOCKED, IFLA_BRPORT_MAB = 33, 39, 40
 IFLA_BR_STP_STATE, IFLA_BR_MCAST_SNOOPING = 5, 23
 
 NDA_DST, NDA_LLADDR, NDA_MASTER, NDA_FLAGS_EXT = 1, 2, 9, 15
@@ -208,7 +208,8 @@ def delete_link(index: int, what: str) -> Request:
 
 
 def set_port(index: int, what: str, **settings: int) -> Request:
-    """Change settings of a bridge port: learning, flood, locked, mab, guard, protect.
+    """Change settings of a bridge port: learning, flood, locked, mab, guard,
+    protect, isolated.
 
     A kernel that does not know a setting ignores it: read it back with
     `get_link` before relying on it.
@@ -231,6 +232,7 @@ _PORT_SETTINGS = {
     "mab": IFLA_BRPORT_MAB,
     "guard": IFLA_BRPORT_GUARD,
     "protect": IFLA_BRPORT_PROTECT,
+    "isolated": IFLA_BRPORT_ISOLATED,
 }
 
 
@@ -274,18 +276,6 @@ def add_address(index: int, address: IPv4Interface | IPv6Interface) -> Request:
 
 
 # Queries
-
-SIOCGIFINDEX = 0x8933  # netdevice(7)
-_IFREQ_INDEX = struct.Struct("16si20x")
-
-
-def index_of(sock: socket.socket, name: str) -> int:
-    """The index of the device of that name, by one ioctl on any socket.
-
-    :raises OSError: ENODEV, there is none.
-    """
-    reply = fcntl.ioctl(sock, SIOCGIFINDEX, _IFREQ_INDEX.pack(name.encode(), 0))
-    return int(_IFREQ_INDEX.unpack(reply)[1])
 
 
 def get_fdb(netlink: NetlinkSocket, bridge: int, mac: str) -> Neighbour | None:

@@ -83,6 +83,11 @@ def eui64(prefix: IPv6Network, mac: str) -> IPv6Address:
     return IPv6Address(int(prefix.network_address) | int.from_bytes(interface, "big"))
 
 
+def link_local(mac: str) -> str:
+    """The link-local address that is made of a MAC (RFC 4291, appendix A)."""
+    return str(eui64(IPv6Network("fe80::/64"), mac))
+
+
 def free_ipv4_subnet(
     seed: bytes, used: Iterable[IPv4Network | IPv6Network], *identity: object
 ) -> IPv4Network | None:

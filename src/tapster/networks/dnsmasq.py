@@ -45,8 +45,13 @@ class Settings(NamedTuple):
     domain: str
     mtu: int
     directory: str  # its own, below the runtime directory
-    upstream: Sequence[str]  # resolvers; none: those of /etc/resolv.conf
+    # Resolvers; empty: those of /etc/resolv.conf. None: other names than the
+    # guests' own are not looked up.
+    upstream: Sequence[str] | None
     user: str | None  # whom it becomes; None: stays who it is
+    dhcp: bool = True  # and router advertisements
+    slaac: bool = True  # False: IPv6 addresses by DHCPv6 alone
+    routed: bool = True  # whether it tells guests a way out
 
 
 def executable() -> str | None:
@@ -87,18 +92,28 @@ def configuration(settings: Settings) -> str:
         f"domain={s.domain}",
         f"local=/{s.domain}/",
         "domain-needed",
-        f"dhcp-option=option:domain-search,{s.domain}",
-        f"dhcp-option=option:mtu,{s.mtu}",
-        f"dhcp-range={s.subnet4.network_address},static,{s.subnet4.netmask},{LEASE_TIME}",
+        "bogus-priv",  # addresses of guests that are gone are not asked outside
     ]
-    if s.subnet6 is not None:
+    if s.dhcp:
+        lines += [
+            f"dhcp-option=option:domain-search,{s.domain}",
+            f"dhcp-option=option:mtu,{s.mtu}",
+            f"dhcp-range={s.subnet4.network_address},static,{s.subnet4.netmask},{LEASE_TIME}",
+        ]
+        if not s.routed:
+            lines.append("dhcp-option=option:router")  # without a value: none
+    if s.dhcp and s.subnet6 is not None:
+        lifetime = "" if s.routed else ",0"
+        mode = "static,slaac" if s.slaac else "static"
         lines += [
             "enable-ra",
-            f"ra-param={s.bridge},mtu:{s.mtu},30",
-            f"dhcp-range={s.subnet6.network_address},static,slaac,64,{LEASE_TIME}",
+            f"ra-param={s.bridge},mtu:{s.mtu},30{lifetime}",
+            f"dhcp-range={s.subnet6.network_address},{mode},64,{LEASE_TIME}",
             f"dhcp-option=option6:domain-search,{s.domain}",
         ]
-    if s.upstream:
+    if s.upstream is None:
+        lines.append("no-resolv")
+    elif s.upstream:
         lines += ["no-resolv", *(f"server={server}" for server in s.upstream)]
     if s.user is not None:
         # Without a group dnsmasq takes one of its own choice, which could not

@@ -3,8 +3,9 @@
 
 Two tables, both wholly ours. `bridge tapster` sees each frame that comes in
 through a port of ours; `inet tapster` sees what the host routes for networks
-of ours. Rules are laid once; NICs and networks are elements of sets, so that
-an attach costs the same with ten ports as with a thousand.
+of ours. Rules are laid once; NICs and networks are elements of sets
+(elements.py), so that an attach costs the same with ten ports as with a
+thousand.
 """
 
 from __future__ import annotations
@@ -16,101 +17,212 @@ BRIDGE_TABLE = "bridge tapster"
 INET_TABLE = "inet tapster"
 TAP_PREFIX = "tapster"
 # The first digit of a tap's name says which of the chains below it is for.
-LAN, NAT = "l", "n"
+LAN, NAT, TRUSTED = "l", "n", "t"
 
 # The source MAC is the bridge's own business: a locked port drops every frame
 # whose source is not its static forwarding entry, after this chain and before
 # anything is forwarded. What else a guest may say depends on the kind of its
 # network, which is in the device's name: a port is never without these checks,
-# and only what a NATed guest's address is has to be an element. A waiting port
+# and only what a guest's addresses are has to be an element. A waiting port
 # is locked and has no entry yet, so the bridge drops all it sends: it only
 # leaves one MAC in `first`, and never more than one, whatever its guest sends
 # (daemon/first_mac.py).
+#
+# Raw offsets, for which nft has no word, or no word that may stand in a set's
+# key: @nh,64,48 is the sender's MAC in ARP (after 8 bytes); @nh,64,128 IPv6's
+# source address; @th,64,128 the target in neighbour discovery (RFC 4861, 4.3
+# and 4.4: after type, code, checksum and flags), @th,208,48 the MAC in the
+# option behind it; @th,288,48 the client's MAC in DHCP (8 bytes of UDP, then
+# chaddr at 28, RFC 2131).
+#
+# Any link-local address may be a guest's, for privacy (RFC 7217), but for those
+# that are made of other guests' MACs, and the gateway's.
+#
+# A neighbour advertisement has a target and at most that one option, 32 bytes;
+# fragments of neighbour discovery mean nothing to anybody (RFC 6980), and are
+# how a router advertisement would be hidden from these rules (RFC 7113): its
+# source has to be link-local, and nothing else from there is ever so long.
 _BRIDGE = """
 table bridge tapster {
     set waiting { type ifname; }
     map first { type ifname : ether_addr; size 4096; flags dynamic; }
+    set macs { typeof iifname . @nh,64,48; }
     set guests { type ifname . ether_addr . ipv4_addr; }
+    set guests6 { typeof iifname . ether saddr . @nh,64,128; }
+    set claimed6 { typeof @nh,64,128; }
+    set checked4 { type ifname; }
+    set checked6 { type ifname; }
+    map egress_limits { type ifname : limit; }
 
-    chain lan {
-        ether type != { arp, ip, ip6 } drop
+    chain own_arp {
+        arp htype != 1 drop
+        arp ptype != ip drop
+        arp hlen != 6 drop
+        arp plen != 4 drop
+        iifname . arp saddr ether . arp saddr ip @guests accept
+        arp saddr ip 0.0.0.0 iifname . arp saddr ether . arp daddr ip @guests accept
+        drop
+    }
+    chain own_ipv4 {
+        iifname . ether saddr . ip saddr @guests accept
+        ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept
+        drop
+    }
+    chain own_target {
+        iifname . ether saddr . @th,64,128 @guests6 return
+        @th,64,128 @claimed6 drop
+        @th,64,128 0xfe800000000000000000000000000001 drop
+        @th,64,10 0x3fa return
+        drop
+    }
+    chain own_ipv6 {
+        icmpv6 type nd-neighbor-advert jump own_target
+        ip6 saddr :: icmpv6 type nd-neighbor-solicit jump own_target
+        iifname . ether saddr . @nh,64,128 @guests6 accept
+        ip6 saddr :: icmpv6 type { nd-neighbor-solicit, nd-router-solicit, mld-listener-report, mld-listener-done, mld2-listener-report } accept
+        @nh,64,128 @claimed6 drop
+        ip6 saddr fe80::1 drop
+        ip6 saddr fe80::/10 accept
+        drop
+    }
+    chain everybodys {
         udp sport { 67, 547 } drop
+        udp dport 67 ip frag-off & 0x3fff != 0 drop
+        udp dport 67 iifname . @th,288,48 != @macs drop
         icmpv6 type { nd-router-advert, nd-redirect } drop
+        icmpv6 type nd-neighbor-advert ip6 length > 32 drop
+        icmpv6 type nd-neighbor-advert ip6 length > 24 iifname . @th,208,48 != @macs drop
+        ip6 saddr fe80::/10 exthdr frag exists drop
+    }
+    chain lan {
+        jump everybodys
+        ether type arp iifname @checked4 goto own_arp
+        ether type ip iifname @checked4 goto own_ipv4
+        ether type ip6 iifname @checked6 goto own_ipv6
+        ether type arp iifname . @nh,64,48 != @macs drop
         accept
     }
     chain nat {
-        ether type arp iifname . arp saddr ether . arp saddr ip @guests accept
-        arp saddr ip 0.0.0.0 accept
-        udp sport { 67, 547 } drop
-        ether type ip iifname . ether saddr . ip saddr @guests accept
-        ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept
-        icmpv6 type { nd-router-advert, nd-redirect } drop
-        ether type ip6 accept
-        drop
+        ether type arp goto own_arp
+        jump everybodys
+        ether type ip goto own_ipv4
+        goto own_ipv6
     }
     chain prerouting {
         type filter hook prerouting priority -200; policy accept;
+        iifname != "tapster*" accept
         iifname @waiting add @first { iifname : ether saddr } accept
-        iifname "tapstern*" jump nat
-        iifname "tapster*" jump lan
+        limit name iifname map @egress_limits drop
+        iifname "tapstert*" accept
+        ether type != { arp, ip, ip6 } drop
+        iifname "tapstern*" goto nat
+        goto lan
+    }
+    chain input {
+        type filter hook input priority -200; policy accept;
+        iifname "tapster*" iifname != "tapstert*" ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop
     }
 }
 """
 
-# Guests of one network never reach another's, nothing outside reaches a guest
-# unasked, and a guest sees of the host no more than DHCP, DNS, neighbour
-# discovery and ping of its gateway. Source ports below 1024 would let a guest
-# pass for a privileged process of the host (NFS "secure", NIS). Where
-# bridge-nf-call-iptables is on, as it is by default, frames between guests of
-# one network come through `forward` too, in and out of the same bridge.
-_INET = """
-table inet tapster {
-    set bridges { type ifname; }
-    set within { type ifname . ifname; }
-    set nat4 { type ipv4_addr; flags interval; }
-    set nat6 { type ipv6_addr; flags interval; }
-    set gateways4 { type ifname . ipv4_addr; }
-    set gateways6 { type ifname . ipv6_addr; }
+# Where "internet" egress does not go: what is nobody's on the Internet
+# (RFC 6890), besides the host's own networks, which are found (hosts4, hosts6).
+_CLOSED4 = (
+    "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16,"
+    " 172.16.0.0/12, 192.0.0.0/24, 192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/3"
+)
+_CLOSED6 = "::/96, ::ffff:0:0/96, 64:ff9b:1::/48, fc00::/7, fe80::/10, ff00::/8"
 
-    chain from_guest {
+# Guests of one network never reach another's, nothing outside reaches a guest
+# unasked but on a port that was forwarded, and a guest sees of the host no
+# more than DHCP, DNS, neighbour discovery, ping of its gateway and what
+# `host_access` names there. Source ports below 1024 would let a guest pass for
+# a privileged process of the host (NFS "secure", NIS). Where
+# bridge-nf-call-iptables is on, as it is by default, frames between guests of
+# one network come through `forward` too, in and out of the same bridge. The
+# host's own programs reach a forwarded port as others do, also at 127.0.0.1:
+# such a packet leaves with the gateway's address.
+_INET = f"""
+table inet tapster {{
+    set bridges {{ type ifname; }}
+    set within {{ type ifname . ifname; }}
+    set internet {{ type ifname; }}
+    set nat4 {{ type ipv4_addr; flags interval; }}
+    set nat6 {{ type ipv6_addr; flags interval; }}
+    set hosts4 {{ type ipv4_addr; flags interval; auto-merge; }}
+    set hosts6 {{ type ipv6_addr; flags interval; auto-merge; }}
+    set gateways4 {{ type ifname . ipv4_addr; }}
+    set gateways6 {{ type ifname . ipv6_addr; }}
+    set host_access {{ type ifname . inet_proto . inet_service; flags interval; }}
+    map forwards4 {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
+    map forwards6 {{ type inet_proto . inet_service : ipv6_addr . inet_service; }}
+
+    chain from_guest {{
         meta l4proto udp udp dport 67 accept
-        meta l4proto udp udp dport 547 ip6 daddr { ff02::1:2, fe80::1 } accept
-        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept
-        iifname . ip daddr @gateways4 meta l4proto { tcp, udp } th dport 53 accept
-        iifname . ip6 daddr @gateways6 meta l4proto { tcp, udp } th dport 53 accept
+        meta l4proto udp udp dport 547 ip6 daddr {{ ff02::1:2, fe80::1 }} accept
+        icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit }} accept
+        iifname . ip daddr @gateways4 meta l4proto {{ tcp, udp }} th dport 53 accept
+        iifname . ip6 daddr @gateways6 meta l4proto {{ tcp, udp }} th dport 53 accept
         iifname . ip daddr @gateways4 icmp type echo-request accept
         iifname . ip6 daddr @gateways6 icmpv6 type echo-request accept
+        iifname . ip daddr @gateways4 iifname . meta l4proto . th dport @host_access accept
+        iifname . ip6 daddr @gateways6 iifname . meta l4proto . th dport @host_access accept
         ct state established,related accept
         drop
-    }
-    chain input {
+    }}
+    chain input {{
         type filter hook input priority filter; policy accept;
         iifname @bridges jump from_guest
-    }
-    chain forward {
+    }}
+    chain closed {{
+        ip daddr {{ {_CLOSED4} }} drop
+        ip6 daddr {{ {_CLOSED6} }} drop
+        ip daddr @hosts4 drop
+        ip6 daddr @hosts6 drop
+    }}
+    chain forward {{
         type filter hook forward priority filter; policy accept;
         iifname . oifname @within accept
         iifname @bridges oifname @bridges drop
+        oifname @bridges ct state established,related accept
+        oifname @bridges ct status dnat accept
+        oifname @bridges drop
+        iifname @bridges ct direction reply ct status dnat accept
+        iifname @internet jump closed
         iifname @bridges ip saddr @nat4 accept
         iifname @bridges ip6 saddr @nat6 accept
         iifname @bridges drop
-        oifname @bridges ct state established,related accept
-        oifname @bridges drop
-    }
-    chain postrouting {
+    }}
+    chain to_guest {{
+        dnat ip to meta l4proto . th dport map @forwards4
+        dnat ip6 to meta l4proto . th dport map @forwards6
+    }}
+    chain prerouting {{
+        type nat hook prerouting priority dstnat; policy accept;
+        iifname != @bridges fib daddr type local meta l4proto {{ tcp, udp }} jump to_guest
+    }}
+    chain output {{
+        type nat hook output priority -100; policy accept;
+        fib daddr type local meta l4proto {{ tcp, udp }} jump to_guest
+    }}
+    chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
-        ip saddr @nat4 oifname != @bridges meta l4proto { tcp, udp } masquerade to :1024-65535
+        ip saddr 127.0.0.0/8 oifname @bridges masquerade
+        ip saddr @nat4 oifname != @bridges meta l4proto {{ tcp, udp }} masquerade to :1024-65535
         ip saddr @nat4 oifname != @bridges masquerade
-        ip6 saddr @nat6 oifname != @bridges meta l4proto { tcp, udp } masquerade to :1024-65535
+        ip6 saddr @nat6 oifname != @bridges meta l4proto {{ tcp, udp }} masquerade to :1024-65535
         ip6 saddr @nat6 oifname != @bridges masquerade
-    }
-}
+    }}
+}}
 """
 
 
-def tables() -> str:
-    """Both tables, made anew without their elements."""
-    return no_tables() + _BRIDGE + _INET
+def tables(more_of_bridge: str = "") -> str:
+    """Both tables, made anew without their elements.
+
+    :param more_of_bridge: what else is to be in the bridge table.
+    """
+    return no_tables() + _BRIDGE + more_of_bridge + _INET
 
 
 def no_tables() -> str:
@@ -121,65 +233,9 @@ def no_tables() -> str:
     )
 
 
-def _elements(verb: str, table: str, entries: Iterable[tuple[str, str]]) -> str:
-    return "".join(
-        f"{verb} element {table} {name} {{ {value} }}\n" for name, value in entries
-    )
-
-
-def add_port(
-    ifname: str, mac: str | None, ipv4: str | None, *, refused: bool = False
-) -> str:
-    """A port of ours; empty if it needs no element.
-
-    One without a MAC waits for its first, unless refused.
-    """
-    if mac is None:
-        return "" if refused else _elements("add", BRIDGE_TABLE, [("waiting", ifname)])
-    if ipv4 is None:
-        return ""
-    return _elements("add", BRIDGE_TABLE, [("guests", f"{ifname} . {mac} . {ipv4}")])
-
-
-def first_mac(ifname: str, mac: str, ipv4: str | None) -> str:
-    """The waiting port `ifname` has been given its MAC."""
-    text = _elements("delete", BRIDGE_TABLE, [("waiting", ifname)])
-    if ipv4 is not None:
-        text += _elements(
-            "add", BRIDGE_TABLE, [("guests", f"{ifname} . {mac} . {ipv4}")]
-        )
+def host_networks(networks: Iterable[IPv4Network | IPv6Network]) -> str:
+    """What "internet" egress does not reach besides private networks: these."""
+    text = f"flush set {INET_TABLE} hosts4\nflush set {INET_TABLE} hosts6\n"
+    for net in sorted(set(networks), key=str):
+        text += f"add element {INET_TABLE} hosts{net.version} {{ {net} }}\n"
     return text
-
-
-def delete_elements(found: Iterable[tuple[str, str]]) -> str:
-    """Of the bridge table, (set, key) pairs that are known to be there."""
-    return _elements("delete", BRIDGE_TABLE, found)
-
-
-def _network_entries(
-    bridge: str, subnet4: IPv4Network, subnet6: IPv6Network | None
-) -> list[tuple[str, str]]:
-    entries = [
-        ("bridges", bridge),
-        ("within", f"{bridge} . {bridge}"),
-        ("nat4", str(subnet4)),
-        ("gateways4", f"{bridge} . {subnet4[1]}"),
-    ]
-    if subnet6 is not None:
-        entries += [
-            ("nat6", str(subnet6)),
-            ("gateways6", f"{bridge} . {subnet6[1]}"),
-            ("gateways6", f"{bridge} . fe80::1"),
-        ]
-    return entries
-
-
-def add_network(bridge: str, subnet4: IPv4Network, subnet6: IPv6Network | None) -> str:
-    """A NATed network on a bridge of ours."""
-    return _elements("add", INET_TABLE, _network_entries(bridge, subnet4, subnet6))
-
-
-def delete_network(
-    bridge: str, subnet4: IPv4Network, subnet6: IPv6Network | None
-) -> str:
-    return _elements("delete", INET_TABLE, _network_entries(bridge, subnet4, subnet6))

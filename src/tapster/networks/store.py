@@ -36,12 +36,12 @@ class StateStore:
 
     def __init__(self, directory: str) -> None:
         """:raises OSError: it can't be made or written."""
-        self._directory = directory
+        self.directory = directory
         os.makedirs(os.path.join(directory, "networks"), mode=0o700, exist_ok=True)
         self.seed = self._seed()
 
     def _seed(self) -> bytes:
-        path = os.path.join(self._directory, "seed")
+        path = os.path.join(self.directory, "seed")
         try:
             with open(path, encoding="ascii") as file:
                 seed = bytes.fromhex(file.read())
@@ -59,7 +59,7 @@ class StateStore:
     def _path(self, key: str) -> str:
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,100}", key):
             raise ValueError(f"not a key: {key!r}")
-        return os.path.join(self._directory, "networks", f"{key}.json")
+        return os.path.join(self.directory, "networks", f"{key}.json")
 
     def load(self, key: str) -> NetworkState:
         """What is known of the instance `key`; nothing, if it is new."""

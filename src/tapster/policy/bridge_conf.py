@@ -41,6 +41,7 @@ not meet a bridge's alternative name: whoever asks resolves those first.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -76,6 +77,8 @@ class Verdict(NamedTuple):
     reason: str  # one line for the log: never for the caller
     source: Source | None  # the rule that decided
     notes: tuple[str, ...]  # what was ignored, or is not what it seems
+    # The file is there and could not be judged whole: who knows what it denies.
+    undecided: bool = False
 
 
 class Line(NamedTuple):
@@ -147,13 +150,13 @@ def judge(path: str, bridge: str, load: Load) -> Verdict:
         raises `OSError` for what the helper meets too, else `Undecidable`.
     """
     request = _Request(bridge, load)
-    allowed, source = False, None
+    allowed, source, undecided = False, None, False
     try:
         if not 0 < len(request.bridge) < _IFNAMSIZ or b"\0" in request.bridge:
             raise Undecidable("the bridge's name cannot be one")
         error = request.read(path.encode("utf-8", "surrogateescape"))
         if error:
-            reason = error
+            reason, undecided = error, True
         elif request.denied:
             source = request.denied
             reason = f"denied by {_place(source)}"
@@ -165,11 +168,13 @@ def judge(path: str, bridge: str, load: Load) -> Verdict:
     except OSError as problem:
         reason = f"cannot be read as the caller: {_show(request.main)}: "
         reason += str(problem.strerror)
+        undecided = problem.errno not in (errno.ENOENT, errno.ENOTDIR)
     except Undecidable as problem:
         reason = f"{request.place or _show(request.main)}: {problem}"
+        undecided = True
     except UnicodeError:
-        reason = "a name that cannot be encoded"
-    return Verdict(allowed, reason, source, request.told())
+        reason, undecided = "a name that cannot be encoded", True
+    return Verdict(allowed, reason, source, request.told(), undecided)
 
 
 class _Request:

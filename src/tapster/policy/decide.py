@@ -38,7 +38,8 @@ class Target(NamedTuple):
 class Decision(NamedTuple):
     """`reason` is for the log, never for the caller.
 
-    `max_nics` is how many the caller may have there, None for any number.
+    `max_nics` is how many the caller may have there, None for any number; `macs`
+    are the patterns of what its guest may be, none for any MAC.
     """
 
     allowed: bool
@@ -46,6 +47,7 @@ class Decision(NamedTuple):
     over_quota: bool = False
     trusted: bool = False
     max_nics: int | None = None
+    macs: tuple[str, ...] = ()
 
 
 def decide(
@@ -69,8 +71,7 @@ def decide(
     denied = _denied(peer, target, rules)
     if denied is not None:
         return denied
-    # It has a source if a line of the file says so, rather than none says yes.
-    if verdict is not None and not verdict.allowed and verdict.source is not None:
+    if verdict is not None and not verdict.allowed and _is_final(verdict):
         return Decision(False, verdict.reason)
     rule, unfit = _grant(peer, target, rules, mac)
     if rule is not None:
@@ -78,6 +79,11 @@ def decide(
     if verdict is not None:
         return Decision(verdict.allowed, _because(verdict.reason, unfit))
     return Decision(False, _because(_no_rule(target), unfit))
+
+
+def _is_final(refusal: Verdict) -> bool:
+    """Whether a line of bridge.conf says no, or might, rather than none says yes."""
+    return refusal.source is not None or refusal.undecided
 
 
 def may_forward(
@@ -124,7 +130,7 @@ def _grant(
     for rule in _matching(peer, target, rules):
         if rule.effect != "allow":
             continue
-        if mac is None or not rule.macs or _is_among(mac, rule.macs):
+        if mac is None or not rule.macs or is_among(mac, rule.macs):
             return rule, unfit
         unfit.append(rule.place)
     return None, unfit
@@ -159,7 +165,8 @@ def _concerns(rule: Rule, peer: Peer) -> bool:
     )
 
 
-def _is_among(mac: str, patterns: Sequence[str]) -> bool:
+def is_among(mac: str, patterns: Sequence[str]) -> bool:
+    """Whether a MAC is one that a rule's `macs` allow."""
     return any(fnmatchcase(mac.lower(), pattern) for pattern in patterns)
 
 
@@ -168,9 +175,8 @@ def _within_quota(peer: Peer, target: Target, nics: int, rule: Rule) -> Decision
     if limit is not None and nics >= limit:
         reason = f"uid {peer.uid} has {nics} of {limit} NICs, by {rule.place}"
         return Decision(False, reason, over_quota=True, max_nics=limit)
-    return Decision(
-        True, f"allowed by {rule.place}", trusted=rule.trusted, max_nics=limit
-    )
+    reason = f"allowed by {rule.place}"
+    return Decision(True, reason, False, rule.trusted, limit, rule.macs)
 
 
 def _limit(target: Target, rule: Rule) -> int | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A NATed network of one user: a bridge, a subnet, dnsmasq, masquerade.
+"""A network of ours: a bridge, a subnet, dnsmasq, and, with NAT, a way out.
 
 It comes up with its first NIC and goes after its last. What it is made of is
 written down in the runtime directory before any of it exists, so that the
@@ -8,13 +8,10 @@ next broker can find it or take it apart.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
 import shutil
-import signal
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_interface
 
@@ -22,9 +19,12 @@ from ..errors import AddressesExhausted, BrokerFailure
 from ..kernel import process, rtnetlink, sysctl
 from ..kernel.netlink import NetlinkError, NetlinkSocket
 from ..kernel.nft import Nft
-from ..kernel.process import Process
-from . import addresses, dnsmasq, ruleset
+from ..kernel.nftelem import ElementSocket
+from ..model import Egress, Mode, NetworkDefinition, Scope
+from . import addresses, dnsmasq, elements, records
+from .claims import Claim
 from .forwarding import Forwarding
+from .service import NameService
 from .store import NetworkState, StateStore
 
 _log = logging.getLogger(__name__)
@@ -32,8 +32,12 @@ _log = logging.getLogger(__name__)
 BRIDGE_PREFIX = "tapbr"
 ALIAS = "tapster network"
 MTU = 1500  # bytes
-_RESTART_DELAY = 1.0  # seconds between two starts of a dnsmasq that keeps dying
-_RELOAD_DELAY = 0.05  # seconds in which departures are gathered into one SIGHUP
+
+# What of a definition takes effect while guests run; the rest when the last of
+# them has gone, as it would take their addresses or their bridge away.
+LIVE = frozenset(
+    ("isolation", "egress", "host_access", "rate", "forward", "dns", "reservations")
+)
 
 
 @dataclass(slots=True)
@@ -42,20 +46,29 @@ class Environment:
 
     netlink: NetlinkSocket
     nft: Nft
+    sets: ElementSocket
     store: StateStore
     forwarding: Forwarding
     directory: str  # <runtime>/networks
     upstream: tuple[str, ...]  # DNS servers; none: the host's
     avoid: tuple[IPv4Network | IPv6Network, ...]  # routes of a host we can't see
+    rootless: bool = False
 
 
-class NatNetwork:
-    """One user's instance of a NATed network."""
+def instance_key(definition: NetworkDefinition, uid: int) -> str:
+    """What an instance is found by: a user's own, or the one of all."""
+    if definition.scope is Scope.SHARED:
+        return f"{definition.name}.shared"
+    return f"{definition.name}-{uid}"
 
-    def __init__(self, env: Environment, network: str, uid: int) -> None:
-        self.network = network
-        self.uid = uid
-        self.key = f"{network}-{uid}"
+
+class ManagedNetwork:
+    """One instance; `uid` is its user's, None if it is shared."""
+
+    def __init__(self, env: Environment, definition: NetworkDefinition, uid: int):
+        self.definition = definition
+        self.uid = uid if definition.scope is Scope.USER else None
+        self.key = instance_key(definition, uid)
         self.bridge = BRIDGE_PREFIX + addresses.base36(
             int.from_bytes(
                 addresses.digest(env.store.seed, "bridge", self.key)[:8], "big"
@@ -65,13 +78,27 @@ class NatNetwork:
         self.bridge_index = 0
         self.subnet4: IPv4Network = addresses.POOLS[0]
         self.subnet6: IPv6Network | None = None
-        self.mtu = MTU
         self.is_up = False
-        self.on_failure: Callable[[str], None] = _log.error
+        self.collision: str | None = None  # who else has the subnet by now
+        self.names = NameService(self._settings)
         self._env = env
         self._state = NetworkState()
-        self._dnsmasq: Process | None = None
-        self._reload: asyncio.TimerHandle | None = None
+
+    @property
+    def network(self) -> str:
+        return self.definition.name
+
+    @property
+    def mtu(self) -> int:
+        return self.definition.mtu or MTU
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether guests get outside by themselves."""
+        return (
+            self.definition.mode is Mode.NAT
+            and self.definition.egress is not Egress.NONE
+        )
 
     # Coming up and going down
 
@@ -88,12 +115,11 @@ class NatNetwork:
             self._write_record()
             self._make_bridge()
             self._env.nft.run(
-                f"add network {self.key}",
-                ruleset.add_network(self.bridge, self.subnet4, self.subnet6),
+                f"add network {self.key}", elements.add_network(self.rules)
             )
-            self._env.forwarding.enable()
-            dnsmasq.prepare_directory(self._settings())
-            self._watch(await asyncio.to_thread(dnsmasq.spawn, self._settings()))
+            if self.definition.mode is Mode.NAT:
+                self._env.forwarding.enable()
+            await self.names.start()
         except BaseException as err:
             await self.down()
             if isinstance(err, OSError):
@@ -109,13 +135,10 @@ class NatNetwork:
     async def down(self) -> None:
         """Take it apart, whatever of it exists."""
         self.is_up = False
-        if self._reload is not None:
-            self._reload.cancel()
-        await self._stop_dnsmasq()
+        await self.names.stop()
         try:
             self._env.nft.run(
-                f"delete network {self.key}",
-                ruleset.delete_network(self.bridge, self.subnet4, self.subnet6),
+                f"delete network {self.key}", elements.delete_network(self.rules)
             )
         except Exception as err:  # noqa: BLE001 - it may never have been added
             _log.debug("%s", err)
@@ -137,6 +160,21 @@ class NatNetwork:
                 "give tapsterd these as ambient capabilities, or use a Linux bridge",
             )
 
+    # What it is made of
+
+    @property
+    def rules(self) -> elements.Network:
+        """What nftables is told of it."""
+        return elements.Network(
+            self.bridge,
+            self.subnet4,
+            self.subnet6,
+            routed=self.is_routed,
+            internet_only=self.definition.egress is Egress.INTERNET,
+            isolating=self.definition.is_isolating,
+            host_access=self.definition.host_access,
+        )
+
     def _choose_subnets(self) -> None:
         seed = self._env.store.seed
         used = [
@@ -145,11 +183,17 @@ class NatNetwork:
             if index != self.bridge_index or not index
         ]
         used += self._env.avoid
-        kept = self._state.subnet4
-        if kept is not None and not any(
-            isinstance(net, IPv4Network) and net.overlaps(kept) for net in used
-        ):
-            self.subnet4 = kept
+        fixed, kept = self.definition.subnet, self._state.subnet4
+        if fixed is not None:
+            rival = next((n for n in used if _overlap(n, fixed)), None)
+            if rival is not None:
+                raise BrokerFailure(
+                    f"network {self.network} did not come up: its subnet is in use",
+                    f"{fixed} overlaps {rival} of this host; see tapster network show",
+                )
+            chosen = fixed
+        elif kept is not None and not any(_overlap(net, kept) for net in used):
+            chosen = kept
         else:
             free = addresses.free_ipv4_subnet(seed, used, self.key)
             if free is None:
@@ -158,12 +202,35 @@ class NatNetwork:
                 _log.warning(
                     "subnet %s of %s is in use now; taking %s", kept, self.key, free
                 )
-            self._state = NetworkState(free)
-            self.subnet4 = free
+            chosen = free
+        if chosen != kept:
+            self._state = NetworkState(chosen)
             self._env.store.save(self.key, self._state)
+        self.subnet4 = chosen
         self.subnet6 = None
-        if sysctl.read("ipv6/conf/default/disable_ipv6") == "0":
-            self.subnet6 = addresses.unique_local_subnet(seed, self.key)
+        if (
+            self.definition.ipv6
+            and sysctl.read("ipv6/conf/default/disable_ipv6") == "0"
+        ):
+            own = addresses.unique_local_subnet(seed, self.key)
+            self.subnet6 = self.definition.subnet6 or own
+
+    def look_for_collision(self, used: list[tuple[int, IPv4Network]]) -> bool:
+        """See whether an address or route of another device is in the subnet by
+        now, as with a VPN that came up later.
+
+        :returns: whether that has changed since the last look.
+        """
+        rival = next(
+            (
+                net
+                for index, net in used
+                if index != self.bridge_index and net.overlaps(self.subnet4)
+            ),
+            None,
+        )
+        before, self.collision = self.collision, str(rival) if rival else None
+        return before != self.collision
 
     def _make_bridge(self) -> None:
         netlink = self._env.netlink
@@ -185,6 +252,10 @@ class NatNetwork:
         self.bridge_index = link.ifindex
         if self.subnet6 is not None:
             sysctl.write(f"ipv6/conf/{self.bridge}/accept_ra", "0")
+        # A forwarded port is there for the host's own programs at 127.0.0.1,
+        # too. Guests gain nothing by it: to the host they may say only what
+        # `from_guest` in ruleset.py lists, and that by address.
+        sysctl.write(f"ipv4/conf/{self.bridge}/route_localnet", "1")
         own = [
             ip_interface(f"{addresses.gateway(self.subnet4)}/{self.subnet4.prefixlen}")
         ]
@@ -210,7 +281,7 @@ class NatNetwork:
     def _alias(self) -> str:
         return f"{ALIAS} {self.key}"
 
-    # The record
+    # The record, and what an earlier broker left
 
     @property
     def directory(self) -> str:
@@ -219,16 +290,18 @@ class NatNetwork:
     def _write_record(self) -> None:
         os.makedirs(self.directory, mode=0o750, exist_ok=True)
         record = {
-            "network": self.network,
-            "uid": self.uid,
+            "uid": self.uid if self.uid is not None else -1,
             "bridge": self.bridge,
             "subnet4": str(self.subnet4),
             "subnet6": str(self.subnet6) if self.subnet6 else None,
+            "definition": records.to_json(self.definition),
         }
-        dnsmasq.write_file(f"{self.directory}/network.json", json.dumps(record))
+        path = f"{self.directory}/network.json"
+        dnsmasq.write_file(f"{path}.new", json.dumps(record))
+        os.replace(f"{path}.new", path)
 
     @classmethod
-    def recall(cls, env: Environment, bridge: str) -> NatNetwork:
+    def recall(cls, env: Environment, bridge: str) -> ManagedNetwork:
         """The instance that an earlier broker wrote down for this bridge.
 
         :raises ValueError, KeyError, TypeError, OSError: the record is of no use.
@@ -237,7 +310,8 @@ class NatNetwork:
             os.path.join(env.directory, bridge, "network.json"), encoding="utf-8"
         ) as file:
             data = json.load(file)
-        network = cls(env, str(data["network"]), int(data["uid"]))
+        definition = records.from_json(data["definition"])
+        network = cls(env, definition, int(data["uid"]))
         if network.bridge != bridge or data["bridge"] != bridge:
             raise ValueError("it is about another bridge")
         network.subnet4 = IPv4Network(data["subnet4"])
@@ -252,154 +326,88 @@ class NatNetwork:
         self.bridge_index = link.ifindex
         return True
 
-    @property
-    def dnsmasq_pid(self) -> int | None:
-        return self._dnsmasq.pid if self._dnsmasq is not None else None
-
-    def find_dnsmasq(self) -> None:
-        """Take over the dnsmasq of an earlier broker, if it lives."""
-        try:
-            with open(f"{self.directory}/dnsmasq.pid", encoding="ascii") as file:
-                pid = int(file.read())
-            if dnsmasq.is_ours(pid, self.directory):
-                found = Process(pid)
-                # Between the look and the descriptor the pid may have changed hands.
-                if dnsmasq.is_ours(pid, self.directory):
-                    self._watch(found)
-                else:
-                    found.close()
-        except (OSError, ValueError):
-            pass
-
     async def adopt(self, ifnames: set[str]) -> None:
         """Go on with a recalled instance whose bridge is there, for these NICs.
 
-        Call `find_dnsmasq` before.
+        Call `names.find` before.
 
         :raises OSError: its files can't be written.
         """
         self.is_up = True
         self._state = self._env.store.load(self.key)
-        self._env.forwarding.enable()
+        if self.definition.mode is Mode.NAT:
+            self._env.forwarding.enable()
         dnsmasq.prepare_directory(self._settings())
         for kind in ("dhcp", "hosts"):
             for ifname in set(os.listdir(f"{self.directory}/{kind}")) - ifnames:
                 dnsmasq.remove_file(f"{self.directory}/{kind}/{ifname}")
-        if self._dnsmasq is None:
-            await self._respawn()
-        else:
-            self._dnsmasq.send_signal(signal.SIGHUP)
+        await self.names.go_on()
 
-    # dnsmasq
+    def differs(self, wanted: NetworkDefinition) -> list[str]:
+        """The properties in which `wanted` is not what this instance has and
+        can't have while it is up."""
+        return sorted(records.differences(self.definition, wanted) - LIVE)
 
-    @property
-    def domain(self) -> str:
-        return f"{self.network}.internal"
+    def change(self, wanted: NetworkDefinition) -> list[str]:
+        """Take over what of `wanted` takes effect at once. If "dns" or "egress"
+        is among it, the caller has `names` restarted.
+
+        :returns: the properties that changed.
+        :raises NftError: nftables refused, and nothing has changed.
+        """
+        changed = records.differences(self.definition, wanted) & LIVE
+        if not changed:
+            return []
+        before, was = self.rules, self.definition
+        self.definition = records.with_properties(self.definition, wanted, changed)
+        try:
+            text = elements.change_network(before, self.rules)
+            if text:
+                self._env.nft.run(f"change network {self.key}", text)
+        except BaseException:
+            self.definition = was
+            raise
+        self._write_record()
+        return sorted(changed)
+
+    # dnsmasq and its guests
 
     def _settings(self) -> dnsmasq.Settings:
+        upstream: tuple[str, ...] | None = self._env.upstream
+        if self.definition.dns:
+            upstream = tuple(str(server) for server in self.definition.dns)
+        if not self.is_routed:
+            upstream = None  # a name that is asked of the outside leads there, too
         return dnsmasq.Settings(
             self.bridge,
             self.subnet4,
             self.subnet6,
-            self.domain,
+            self.definition.full_domain,
             self.mtu,
             self.directory,
-            self._env.upstream,
+            upstream,
             dnsmasq.service_user(),
+            dhcp=self.definition.dhcp,
+            slaac=self.definition.slaac,
+            routed=self.definition.mode is Mode.NAT,
         )
 
-    def _watch(self, running: Process) -> None:
-        self._dnsmasq = running
-        asyncio.get_running_loop().add_reader(running.pidfd, self._died)
-
-    def _died(self) -> None:
-        running = self._dnsmasq
-        if running is None:
-            return
-        self._forget_dnsmasq()
-        self.on_failure(f"dnsmasq of {self.key} died; starting it again")
-        asyncio.get_running_loop().call_later(_RESTART_DELAY, self._restart)
-
-    def _restart(self) -> None:
-        if self.is_up and self._dnsmasq is None:
-            task = asyncio.get_running_loop().create_task(self._respawn())
-            task.add_done_callback(lambda t: t.exception())
-
-    async def _respawn(self) -> None:
-        try:
-            running = await asyncio.to_thread(dnsmasq.spawn, self._settings())
-        except BrokerFailure as err:
-            self.on_failure(str(err))
-            asyncio.get_running_loop().call_later(_RESTART_DELAY, self._restart)
-            return
-        if self.is_up:
-            self._watch(running)
-        else:
-            running.send_signal(signal.SIGTERM)
-            running.reap()
-            running.close()
-
-    def _forget_dnsmasq(self) -> None:
-        if self._dnsmasq is not None:
-            asyncio.get_running_loop().remove_reader(self._dnsmasq.pidfd)
-            self._dnsmasq.reap()
-            self._dnsmasq.close()
-            self._dnsmasq = None
-
-    async def _stop_dnsmasq(self) -> None:
-        running = self._dnsmasq
-        if running is None:
-            return
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(running.pidfd)
-        gone = loop.create_future()
-        loop.add_reader(running.pidfd, _finish, gone)
-        running.send_signal(signal.SIGTERM)
-        try:
-            await asyncio.wait_for(gone, 2)
-        except TimeoutError:
-            running.send_signal(signal.SIGKILL)
-        self._forget_dnsmasq()
-
-    # Guests
-
-    def guest_ipv4(self, name: str, in_use: Iterable[str]) -> str:
-        """The address for a guest: the one it had, if that is free.
+    def claim(self, name: str, uid: int, mac: str | None) -> Claim:
+        """The addresses for a guest: reserved ones, or those it had before.
 
         :raises AddressesExhausted: every address of the subnet is in use.
         """
-        taken = set(in_use)
-        known = self._state.guests
-        address = known.get(name)
-        if (
-            address is not None
-            and address not in taken
-            and addresses.is_guest_address(self.subnet4, address)
-        ):
-            if next(reversed(known)) != name:
-                known[name] = known.pop(name)  # used now; kept with the next save
-            return address
-        remembered = set(known.values())
-        seed = self._env.store.seed
-        address = addresses.guest_address(seed, self.subnet4, taken | remembered, name)
-        if address is None:  # all are remembered: take the longest unused one's
-            oldest = next(
-                (
-                    n
-                    for n, a in known.items()
-                    if a not in taken and addresses.is_guest_address(self.subnet4, a)
-                ),
-                None,
-            )
-            if oldest is None:
-                raise AddressesExhausted(f"network {self.network} has no free address")
-            address = known.pop(oldest)
-        known[name] = address
-        self._env.store.save(self.key, self._state)
-        return address
+        return Claim(self.definition, self.subnet4, self.subnet6, name, uid, mac)
 
-    def guest_ipv6(self, mac: str) -> str | None:
-        return str(addresses.eui64(self.subnet6, mac)) if self.subnet6 else None
+    def guest_ipv4(self, wanted: Claim, in_use: set[str]) -> str:
+        """The IPv4 address for a guest, remembered for the next time.
+
+        :raises AddressesExhausted: every address of the subnet is in use.
+        """
+        address, is_new = wanted.ipv4(self._env.store.seed, self._state, in_use)
+        if is_new:
+            self._env.store.save(self.key, self._state)
+        return address
 
     def add_guest(
         self, ifname: str, mac: str, ipv4: str, ipv6: str | None, name: str
@@ -411,30 +419,20 @@ class NatNetwork:
         )
         dnsmasq.write_file(
             f"{self.directory}/hosts/{ifname}",
-            dnsmasq.names(ipv4, ipv6, name, self.domain),
+            dnsmasq.names(ipv4, ipv6, name, self.definition.full_domain),
         )
 
     def remove_guest(self, ifname: str, mac: str | None, ipv4: str | None) -> None:
         """Take a guest out of DHCP and DNS."""
         for kind in ("dhcp", "hosts"):
             dnsmasq.remove_file(f"{self.directory}/{kind}/{ifname}")
-        if mac is not None and ipv4 is not None and self._dnsmasq is not None:
+        if mac is not None and ipv4 is not None and self.names.is_running:
             try:
                 dnsmasq.release(self.bridge, str(self.subnet4[1]), ipv4, mac)
             except OSError as err:
                 _log.warning("the lease of %s was not given back: %s", ipv4, err)
-        # A removed reservation is forgotten only on SIGHUP.
-        if self._dnsmasq is not None and self._reload is None:
-            loop = asyncio.get_running_loop()
-            self._reload = loop.call_later(_RELOAD_DELAY, self._send_reload)
-
-    def _send_reload(self) -> None:
-        self._reload = None
-        dnsmasq.trim_log(self.directory)
-        if self._dnsmasq is not None:
-            self._dnsmasq.send_signal(signal.SIGHUP)
+        self.names.forget_departed()
 
 
-def _finish(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+def _overlap(one: IPv4Network | IPv6Network, other: IPv4Network) -> bool:
+    return isinstance(one, IPv4Network) and one.overlaps(other)

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which networks of ours are up: brought up for a first NIC, taken down after
+the last, changed when the configuration is read anew, and looked after between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from ipaddress import IPv4Network
+
+from ..errors import BrokerFailure
+from ..kernel import rtnetlink
+from ..kernel.netlink import NetlinkError
+from ..kernel.nft import NftError
+from ..model import Egress, Mode, NetworkDefinition
+from ..networks import ruleset
+from ..networks.managed import (
+    BRIDGE_PREFIX,
+    Environment,
+    ManagedNetwork,
+    instance_key,
+)
+from .ledger import Ledger
+
+_log = logging.getLogger(__name__)
+
+_SETTLE = 0.2  # seconds in which changes of the host's addresses are gathered
+_SUSTAIN = 5.0  # seconds between two looks at what networks need of the host
+
+
+class Instances:
+    """All instances of one broker's networks."""
+
+    def __init__(self, env: Environment, ledger: Ledger, grace: float) -> None:
+        """:param grace: seconds that one without NICs stays up."""
+        self._env = env
+        self._ledger = ledger
+        self.grace = grace
+        self._up: dict[str, ManagedNetwork] = {}
+        self._rising: set[str] = set()  # keys of those that are coming up
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._going: dict[str, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.TimerHandle | None = None
+        self._sustaining: asyncio.TimerHandle | None = None
+        self.wanted: Callable[[str], NetworkDefinition | None] = lambda _: None
+        self.on_note: Callable[[ManagedNetwork, str], None] = _ignore_note
+        self.on_changed: Callable[[ManagedNetwork, list[str]], None] = _ignore_change
+
+    def all(self) -> list[ManagedNetwork]:
+        return list(self._up.values())
+
+    def get(self, key: str) -> ManagedNetwork | None:
+        return self._up.get(key)
+
+    def on_bridge(self, bridge: str) -> ManagedNetwork | None:
+        """The instance whose bridge that is; None for one that is not ours."""
+        if not bridge.startswith(BRIDGE_PREFIX):
+            return None
+        return next((n for n in self._up.values() if n.bridge == bridge), None)
+
+    def adopt(self, network: ManagedNetwork) -> None:
+        """Take in one that an earlier broker brought up."""
+        self._up[network.key] = network
+        self._sustain_soon()
+
+    # Coming up
+
+    def ready(self, definition: NetworkDefinition, uid: int) -> ManagedNetwork | None:
+        """The user's instance, if it is up and not about to go down."""
+        key = instance_key(definition, uid)
+        network = self._up.get(key)
+        if network is None or not network.is_up:
+            return None
+        handle = self._going.pop(key, None)
+        if handle is not None:
+            handle.cancel()
+        return network
+
+    async def bring_up(self, definition: NetworkDefinition, uid: int) -> ManagedNetwork:
+        """The user's instance, brought up by us or by another.
+
+        :raises AddressesExhausted, BrokerFailure: it does not come up.
+        """
+        key = instance_key(definition, uid)
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            network = self._up.get(key)
+            if network is None or not network.is_up:
+                network = ManagedNetwork(self._env, definition, uid)
+                self._rising.add(key)
+                try:
+                    await network.up()
+                    self._up[key] = network
+                except (OSError, NftError, BrokerFailure) as err:
+                    _log.error("network %s did not come up: %s", key, err)
+                    if isinstance(err, BrokerFailure):
+                        raise
+                    raise BrokerFailure(
+                        f"network {definition.name} did not come up",
+                        "the broker's log has the reason",
+                    ) from err
+                finally:
+                    self._rising.discard(key)
+                    self.restore_forwarding()
+                self._sustain_soon()
+                if definition.egress is Egress.INTERNET:
+                    self.look_at_host()
+            return network
+
+    # Going down
+
+    def schedule_down(self, network: ManagedNetwork) -> None:
+        """Take a network down when it has been without NICs for a while."""
+        if network.key in self._going or self._ledger.is_used(network.bridge):
+            return
+        self._going[network.key] = asyncio.get_running_loop().call_later(
+            self.grace, self._start_down, network
+        )
+
+    def _start_down(self, network: ManagedNetwork) -> None:
+        self._going.pop(network.key, None)
+        self._start(self.take_down(network))
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def take_down(self, network: ManagedNetwork) -> None:
+        """Take a network down unless it got a NIC in the meantime."""
+        async with self._locks.setdefault(network.key, asyncio.Lock()):
+            current = self._up.get(network.key)
+            if current is not network or self._ledger.is_used(network.bridge):
+                return
+            # Out of the way first: whoever comes now waits for the lock and
+            # brings up a new one.
+            del self._up[network.key]
+            await network.down()
+            self.restore_forwarding()
+
+    def restore_forwarding(self) -> None:
+        """Let the host forward as it did before, once no network needs it:
+        none that is up, and none that is coming up, another user's included."""
+        if not self._up and not self._rising:
+            self._env.forwarding.restore()
+
+    def cancel(self) -> None:
+        """Forget all that was to be done later."""
+        for handle in (*self._going.values(), self._looking, self._sustaining):
+            if handle is not None:
+                handle.cancel()
+        self._going.clear()
+        self._looking = self._sustaining = None
+
+    async def wait_for_rising(self) -> None:
+        """Until no network is coming up or going down any more."""
+        for lock in list(self._locks.values()):
+            if lock.locked():
+                async with lock:
+                    pass
+
+    # Looking after them
+
+    def look_at_host(self) -> None:
+        """The host's addresses or routes have changed: look at them, soon."""
+        if self._looking is None and self._up:
+            self._looking = asyncio.get_running_loop().call_later(_SETTLE, self._look)
+
+    def _look(self) -> None:
+        self._looking = None
+        try:
+            used = list(rtnetlink.used_networks(self._env.netlink))
+        except NetlinkError as err:
+            _log.warning("the host's addresses: %s", err)
+            return
+        of_ours = {network.bridge_index for network in self._up.values()}
+        v4 = [(i, net) for i, net in used if isinstance(net, IPv4Network)]
+        for network in self._up.values():
+            if network.look_for_collision(v4):
+                self.on_note(
+                    network,
+                    f"its subnet {network.subnet4} is now also {network.collision}"
+                    " of this host"
+                    if network.collision
+                    else f"its subnet {network.subnet4} is its own again",
+                )
+        if any(n.definition.egress is Egress.INTERNET for n in self._up.values()):
+            own = [
+                net
+                for index, net in used
+                if index and index not in of_ours and not net.is_link_local
+            ]
+            try:
+                self._env.nft.run(
+                    "tell the host's networks", ruleset.host_networks(own)
+                )
+            except NftError as err:
+                _log.error("%s", err)
+
+    def _sustain_soon(self) -> None:
+        if self._sustaining is None and self._up:
+            self._sustaining = asyncio.get_running_loop().call_later(
+                _SUSTAIN, self._sustain
+            )
+
+    def _sustain(self) -> None:
+        """Put right what somebody changed that the networks that are up need:
+        a program that sets all sysctls anew switches forwarding off."""
+        self._sustaining = None
+        if any(n.definition.mode is Mode.NAT for n in self._up.values()):
+            try:
+                self._env.forwarding.enable()
+            except OSError as err:
+                _log.error("forwarding is off and stays off: %s", err)
+        self._sustain_soon()
+
+    # Other definitions
+
+    def change(self) -> list[str]:
+        """Hold all instances against what is wanted now.
+
+        :returns: what has changed, and what will only when guests have gone.
+        """
+        told: list[str] = []
+        for network in self.all():
+            wanted = self.wanted(network.network)
+            if wanted is None:
+                told.append(f"{network.key}: removed when its last guest has gone")
+                continue
+            try:
+                changed = network.change(wanted)
+            except NftError as err:
+                _log.error("%s", err)
+                told.append(f"{network.key}: not changed, see the broker's log")
+                continue
+            if changed:
+                told.append(f"{network.key}: changed {', '.join(changed)}")
+                self.on_changed(network, changed)
+            if "dns" in changed or "egress" in changed:
+                self._start(network.names.restart())
+            waiting = network.differs(wanted)
+            if waiting:
+                told.append(
+                    f"{network.key}: {', '.join(waiting)} will change when its"
+                    " last guest has gone"
+                )
+        self.look_at_host()
+        return told
+
+
+def _ignore_note(network: ManagedNetwork, text: str) -> None:
+    """Until somebody wants to know."""
+
+
+def _ignore_change(network: ManagedNetwork, changed: list[str]) -> None:
+    """Until somebody wants to know."""

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Elements of nftables' sets, added and deleted without libnftables.
+
+Tables and rules are text (kernel/nft.py) and are laid once. An element is all
+that an attach changes, and its text costs libnftables more to parse than the
+kernel needs to take it: 0.18 ms against 0.04 ms, cold. Formats:
+linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+
+from .netlink import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_REQUEST,
+    NLMSG_ERROR,
+    NetlinkError,
+    attr,
+    attr_str,
+    messages,
+    nested,
+)
+from .rtnetlink import mac_bytes
+
+NETLINK_NETFILTER = 12
+NFPROTO_INET, NFPROTO_BRIDGE = 1, 7
+
+_SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
+_BATCH_BEGIN, _BATCH_END = 16, 17  # NFNL_MSG_BATCH_*
+_NEW, _DELETE = _SUBSYSTEM << 8 | 12, _SUBSYSTEM << 8 | 14  # NFT_MSG_*SETELEM
+_LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3  # NFTA_SET_ELEM_LIST_*
+_ELEMENT, _KEY, _VALUE = 1, 1, 1  # NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE
+
+_HEADER = struct.Struct("=IHHII")
+_NFGEN = struct.Struct("=BBH")  # family, version, resource
+_ENVELOPE = _NFGEN.pack(0, 0, socket.htons(_SUBSYSTEM))
+
+
+class Element(NamedTuple):
+    """One key of one set; `key` is as the functions below make it."""
+
+    family: int  # NFPROTO_*
+    table: str
+    set: str
+    key: bytes
+
+
+def ifname(name: str) -> bytes:
+    """A part of a key, of type ifname: 16 bytes."""
+    return name.encode().ljust(16, b"\0")
+
+
+def ether_addr(mac: str) -> bytes:
+    """A part of a key, of type ether_addr: 6 bytes, and 2 to fill a register."""
+    return mac_bytes(mac) + b"\0\0"
+
+
+def ip_addr(text: str) -> bytes:
+    """A part of a key, of type ipv4_addr or ipv6_addr."""
+    return IPv6Address(text).packed if ":" in text else IPv4Address(text).packed
+
+
+class ElementSocket:
+    """A netlink socket for elements, in the namespace it was made in.
+
+    Not for use by two threads at once. `close()` closes its descriptor.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
+        )
+        self._socket.bind((0, 0))
+        self._buffer = bytearray(64 * 1024)
+        self._sequence = 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def add(self, operation: str, elements: Iterable[Element]) -> None:
+        """Add all of them, or none. One that is there already is no error.
+
+        :raises NetlinkError: the kernel refused.
+        """
+        self._run(operation, _NEW, NLM_F_CREATE, elements)
+
+    def delete(self, operation: str, elements: Iterable[Element]) -> None:
+        """Delete all of them, or none.
+
+        :raises NetlinkError: the kernel refused; ENOENT, if one is not there.
+        """
+        self._run(operation, _DELETE, 0, elements)
+
+    def _run(
+        self, operation: str, kind: int, flags: int, elements: Iterable[Element]
+    ) -> None:
+        first = self._sequence + 1
+        parts = [_pack(_BATCH_BEGIN, NLM_F_REQUEST, first, _ENVELOPE)]
+        number = first
+        for family, table, name, key in elements:
+            number += 1
+            value = nested(_KEY, attr(_VALUE, key))
+            payload = b"".join(
+                (
+                    _NFGEN.pack(family, 0, 0),
+                    attr_str(_LIST_TABLE, table),
+                    attr_str(_LIST_SET, name),
+                    nested(_LIST_ELEMENTS, nested(_ELEMENT, value)),
+                )
+            )
+            parts.append(
+                _pack(kind, flags | NLM_F_REQUEST | NLM_F_ACK, number, payload)
+            )
+        parts.append(_pack(_BATCH_END, NLM_F_REQUEST, number + 1, _ENVELOPE))
+        self._sequence = number + 1
+        if number > first:
+            self._socket.sendall(b"".join(parts))
+            self._check(operation, first, number)
+
+    def _check(self, operation: str, first: int, last: int) -> None:
+        """Read the acknowledgement of each message, or the one of the whole
+        batch that the kernel gives where it could not even begin."""
+        missing = last - first
+        failure = 0
+        while missing:
+            count = self._socket.recv_into(self._buffer)
+            for kind, _, sequence, payload in messages(
+                memoryview(self._buffer)[:count]
+            ):
+                if kind != NLMSG_ERROR or not first <= sequence <= last:
+                    continue
+                error = -struct.unpack_from("=i", payload)[0]
+                failure = failure or error
+                missing = 0 if sequence == first else missing - 1
+        if failure:
+            raise NetlinkError(failure, operation)
+
+
+def is_absence(error: OSError) -> bool:
+    """Whether `delete` failed only because there was nothing to delete."""
+    return error.errno == errno.ENOENT
+
+
+def _pack(kind: int, flags: int, sequence: int, payload: bytes) -> bytes:
+    return _HEADER.pack(16 + len(payload), kind, flags, sequence, 0) + payload

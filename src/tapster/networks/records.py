@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A network's definition in a record: how an instance was brought up.
+
+The configuration may say something else by the time the next broker reads it;
+its guests run with what is written here. JSON and back, and what is different
+between two definitions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv6Address as _IPv6Address
+from typing import Any
+
+from ..model import (
+    AddressCheck,
+    Egress,
+    Forward,
+    Mode,
+    NetworkDefinition,
+    Port,
+    Rate,
+    Reservation,
+    Scope,
+)
+
+_PORT = re.compile(r"(tcp|udp)/(\d{1,5})(?:-(\d{1,5}))?")
+
+
+def to_json(definition: NetworkDefinition) -> dict[str, Any]:
+    """All fields, in JSON's types."""
+    d = definition
+    return {
+        **{
+            name: _text(getattr(d, name))
+            for name in (
+                *("name", "mode", "scope", "bridge", "subnet", "subnet6", "ipv6"),
+                *("slaac", "domain", "dhcp", "mtu", "isolation", "egress"),
+                "address_check",
+            )
+        },
+        "dns": [str(server) for server in d.dns],
+        "host_access": [str(port) for port in d.host_access],
+        "rate": [d.rate.egress, d.rate.ingress],
+        "forward": [[str(f.port), f.guest, f.guest_port] for f in d.forward],
+        "reservations": {
+            name: [_text(r.ipv4), _text(r.ipv6), r.mac, r.user]
+            for name, r in d.reservations.items()
+        },
+    }
+
+
+def _text(value: Any) -> Any:
+    return value if value is None or isinstance(value, bool | int) else str(value)
+
+
+def _maybe(kind: Any, value: Any) -> Any:
+    return None if value is None else kind(value)
+
+
+def from_json(data: dict[str, Any]) -> NetworkDefinition:
+    """:raises ValueError, KeyError, TypeError: these are not such fields."""
+    return NetworkDefinition(
+        name=str(data["name"]),
+        mode=Mode(data["mode"]),
+        scope=Scope(data["scope"]),
+        bridge=_maybe(str, data["bridge"]),
+        subnet=_maybe(IPv4Network, data["subnet"]),
+        subnet6=_maybe(IPv6Network, data["subnet6"]),
+        ipv6=bool(data["ipv6"]),
+        slaac=bool(data["slaac"]),
+        domain=str(data["domain"]),
+        dns=tuple(ip_address(server) for server in data["dns"]),
+        dhcp=bool(data["dhcp"]),
+        mtu=_maybe(int, data["mtu"]),
+        isolation=_maybe(bool, data["isolation"]),
+        egress=Egress(data["egress"]),
+        host_access=tuple(parse_port(text) for text in data["host_access"]),
+        rate=Rate(*map(int, data["rate"])),
+        forward=tuple(
+            Forward(parse_port(port), str(guest), int(number))
+            for port, guest, number in data["forward"]
+        ),
+        address_check=AddressCheck(data["address_check"]),
+        reservations={
+            str(name): Reservation(
+                _maybe(IPv4Address, ipv4),
+                _maybe(_IPv6Address, ipv6),
+                _maybe(str, mac),
+                _maybe(int, user),
+            )
+            for name, (ipv4, ipv6, mac, user) in data["reservations"].items()
+        },
+    )
+
+
+@functools.lru_cache(256)
+def parse_port(text: str) -> Port:
+    """ "tcp/80" or "udp/5000-5010"; :raises ValueError: it is neither."""
+    found = _PORT.fullmatch(text)
+    if not found:
+        raise ValueError(f"not a port: {text!r}")
+    first = int(found[2])
+    last = int(found[3] or first)
+    if not 0 < first <= last < 65536:
+        raise ValueError(f"not a port: {text!r}")
+    return Port(found[1], first, last)
+
+
+def differences(one: NetworkDefinition, other: NetworkDefinition) -> set[str]:
+    """The names of the fields in which they differ."""
+    return {
+        field.name
+        for field in dataclasses.fields(NetworkDefinition)
+        if getattr(one, field.name) != getattr(other, field.name)
+    }
+
+
+def with_properties(
+    base: NetworkDefinition, source: NetworkDefinition, names: set[str]
+) -> NetworkDefinition:
+    """`base` with these fields of `source`."""
+    return dataclasses.replace(base, **{name: getattr(source, name) for name in names})

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One network instance's dnsmasq, kept running.
+
+It is started, taken over from an earlier broker, told of departures, started
+again when it dies, and ended. What it serves is networks/dnsmasq.py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+
+from ..errors import BrokerFailure
+from ..kernel.process import Process
+from . import dnsmasq
+
+_log = logging.getLogger(__name__)
+
+_RESTART_DELAY = 1.0  # seconds between two starts of one that keeps dying
+_RELOAD_DELAY = 0.05  # seconds in which departures are gathered into one SIGHUP
+_END_LIMIT = 2.0  # seconds after SIGTERM
+
+
+class NameService:
+    """Owns the process, and the descriptor that holds it."""
+
+    def __init__(self, settings: Callable[[], dnsmasq.Settings]) -> None:
+        self._settings = settings
+        self._running: Process | None = None
+        self._reload: asyncio.TimerHandle | None = None
+        self._wanted = False
+
+    @property
+    def pid(self) -> int | None:
+        return self._running.pid if self._running is not None else None
+
+    @property
+    def is_running(self) -> bool:
+        return self._running is not None
+
+    async def start(self) -> None:
+        """Start it; :raises BrokerFailure: it would not."""
+        self._wanted = True
+        dnsmasq.prepare_directory(self._settings())
+        self._watch(await asyncio.to_thread(dnsmasq.spawn, self._settings()))
+
+    def find(self) -> None:
+        """Take over the process of an earlier broker, if it lives."""
+        directory = self._settings().directory
+        try:
+            with open(f"{directory}/dnsmasq.pid", encoding="ascii") as file:
+                pid = int(file.read())
+            if dnsmasq.is_ours(pid, directory):
+                found = Process(pid)
+                # Between the look and the descriptor the pid may have changed hands.
+                if dnsmasq.is_ours(pid, directory):
+                    self._watch(found)
+                else:
+                    found.close()
+        except (OSError, ValueError):
+            pass
+
+    async def go_on(self) -> None:
+        """Go on with what `find` found, or start a new one.
+
+        :raises OSError: its files can't be written.
+        """
+        self._wanted = True
+        dnsmasq.prepare_directory(self._settings())
+        if self._running is None:
+            await self._respawn()
+        else:
+            self._running.send_signal(signal.SIGHUP)
+
+    async def restart(self) -> None:
+        """Start it anew with other settings; leases and names are in files."""
+        await self._end()
+        await self.go_on()
+
+    async def stop(self) -> None:
+        """End it, if it runs."""
+        self._wanted = False
+        if self._reload is not None:
+            self._reload.cancel()
+            self._reload = None
+        await self._end()
+
+    def forget_departed(self) -> None:
+        """Have it read its files again, soon: a removed reservation is
+        forgotten only on SIGHUP."""
+        if self._running is not None and self._reload is None:
+            loop = asyncio.get_running_loop()
+            self._reload = loop.call_later(_RELOAD_DELAY, self._send_reload)
+
+    def _send_reload(self) -> None:
+        self._reload = None
+        dnsmasq.trim_log(self._settings().directory)
+        if self._running is not None:
+            self._running.send_signal(signal.SIGHUP)
+
+    def _watch(self, running: Process) -> None:
+        self._running = running
+        asyncio.get_running_loop().add_reader(running.pidfd, self._died)
+
+    def _died(self) -> None:
+        if self._running is None:
+            return
+        self._forget()
+        _log.error("dnsmasq of %s died; starting it again", self._settings().bridge)
+        asyncio.get_running_loop().call_later(_RESTART_DELAY, self._again)
+
+    def _again(self) -> None:
+        if self._wanted and self._running is None:
+            task = asyncio.get_running_loop().create_task(self._respawn())
+            task.add_done_callback(lambda t: t.exception())
+
+    async def _respawn(self) -> None:
+        try:
+            running = await asyncio.to_thread(dnsmasq.spawn, self._settings())
+        except BrokerFailure as err:
+            _log.error("%s", err)
+            asyncio.get_running_loop().call_later(_RESTART_DELAY, self._again)
+            return
+        if self._wanted and self._running is None:
+            self._watch(running)
+        else:
+            running.send_signal(signal.SIGTERM)
+            running.reap()
+            running.close()
+
+    def _forget(self) -> None:
+        if self._running is not None:
+            asyncio.get_running_loop().remove_reader(self._running.pidfd)
+            self._running.reap()
+            self._running.close()
+            self._running = None
+
+    async def _end(self) -> None:
+        running = self._running
+        if running is None:
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(running.pidfd)
+        gone = loop.create_future()
+        loop.add_reader(running.pidfd, _finish, gone)
+        running.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(gone, _END_LIMIT)
+        except TimeoutError:
+            running.send_signal(signal.SIGKILL)
+        self._forget()
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

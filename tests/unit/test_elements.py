@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`tapster.networks.elements`: one thing in two forms. That the kernel takes
+both for the same is shown in tests/kernel/test_nftelem.py."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Network, IPv6Network
+
+import pytest
+
+from tapster.model import Forward, Port
+from tapster.networks import elements
+from tapster.networks.elements import Entry, Guest, Network
+
+MAC, IP, IP6 = "02:00:00:00:00:01", "10.70.1.5", "fd00:1::5"
+LOCAL = "fe80::ff:fe00:1"
+FOUR, SIX = IPv4Network("10.70.1.0/24"), IPv6Network("fd00:1::/64")
+LINE = re.compile(r"(add|delete) element (bridge|inet) tapster (\w+) \{ [^{}]+ \}")
+
+
+def lines(text: str) -> list[tuple[str, str, str]]:
+    """(verb, set, value) of each line."""
+    found = []
+    for line in text.splitlines():
+        assert LINE.fullmatch(line), line
+        verb, _, _, _, name, value = line.split(" ", 5)
+        found.append((verb, name, value.strip("{} ")))
+    return found
+
+
+def sets(guest: Guest) -> list[str]:
+    return sorted({entry.set for entry in elements.of_port(guest)})
+
+
+def test_a_guest_of_a_network_is_known_by_all_it_may_be() -> None:
+    entries = elements.of_port(Guest("tapstern1", "n", MAC, IP, IP6))
+    assert [(e.set, e.text()) for e in entries] == [
+        ("macs", "tapstern1 . 0x020000000001"),
+        ("guests", f"tapstern1 . {MAC} . {IP}"),
+        ("guests6", f"tapstern1 . {MAC} . 0xfd000001000000000000000000000005"),
+        ("guests6", f"tapstern1 . {MAC} . 0xfe80000000000000000000fffe000001"),
+        ("claimed6", "0xfe80000000000000000000fffe000001"),
+    ]
+
+
+def test_the_bytes_are_the_same_as_the_text() -> None:
+    name = b"tapstern1".ljust(16, b"\0")
+    mac = bytes.fromhex("0200000000010000")
+    six, local = (bytes.fromhex("fd00000100000000" + "0" * 15 + "5"),
+                  bytes.fromhex("fe80000000000000000000fffe000001"))  # fmt: skip
+    entries = elements.of_port(Guest("tapstern1", "n", MAC, IP, IP6))
+    assert [element.key for element in elements.keys(entries)] == [
+        name + mac,
+        name + mac + bytes((10, 70, 1, 5)),
+        name + mac + six,
+        name + mac + local,
+        local,
+    ]
+    assert Entry("waiting", ("tapstern1",)).element().key == name
+
+
+@pytest.mark.parametrize(
+    ("guest", "wanted"),
+    [
+        (Guest("tapsterl1", "l", MAC), ["macs"]),
+        (Guest("tapsterl1", "l", MAC, IP), ["checked4", "guests", "macs"]),
+        (
+            Guest("tapsterl1", "l", MAC, None, IP6),
+            ["checked6", "claimed6", "guests6", "macs"],
+        ),
+        (
+            Guest("tapsterl1", "l", MAC, strict=True),
+            ["checked4", "checked6", "macs"],
+        ),
+        (Guest("tapsterl1", "l", None, waiting=True), ["waiting"]),
+        (Guest("tapsterl1", "l", None), []),  # refused
+        (Guest("tapstert1", "t", MAC, IP, IP6), []),  # trusted
+    ],
+)
+def test_a_port_of_another_kind(guest: Guest, wanted: list[str]) -> None:
+    assert sets(guest) == wanted
+    for _, name, value in lines(elements.added(elements.of_port(guest))):
+        assert name == "claimed6" or value.split(" ")[0] == guest.ifname
+
+
+NETWORKS = [
+    Network("tapbr1", FOUR, six, routed, internet, isolating, access)
+    for six in (SIX, None)
+    for routed in (True, False)
+    for internet in (True, False)
+    for isolating in (True, False)
+    for access in ((), (Port("tcp", 22, 22), Port("udp", 5000, 5010)))
+]
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=range(len(NETWORKS)))
+def test_a_network_is_taken_away_as_it_was_added(network: Network) -> None:
+    added = lines(elements.add_network(network))
+    deleted = lines(elements.delete_network(network))
+    assert [e[1:] for e in added] == [e[1:] for e in deleted]
+    assert ("add", "gateways4", "tapbr1 . 10.70.1.1") in added
+    assert (("add", "nat4", "10.70.1.0/24") in added) == network.routed
+    assert (("add", "within", "tapbr1 . tapbr1") in added) != network.isolating
+    assert (("add", "internet", "tapbr1") in added) == network.internet_only
+    if network.host_access:
+        assert ("add", "host_access", "tapbr1 . udp . 5000-5010") in added
+
+
+@pytest.mark.parametrize("new", NETWORKS[:8], ids=range(8))
+def test_a_change_is_the_difference(new: Network) -> None:
+    old = NETWORKS[0]
+    before, after = (
+        {e[1:] for e in lines(elements.add_network(n))} for n in (old, new)
+    )
+    changed = lines(elements.change_network(old, new))
+    for verb, *entry in changed:
+        (before.discard if verb == "delete" else before.add)((entry[0], entry[1]))
+    assert before == after
+    assert elements.change_network(new, new) == ""
+
+
+def test_a_forward_is_for_both_families_as_far_as_the_guest_has_them() -> None:
+    rule = Forward(Port("tcp", 8080, 8080), "web", 80)
+    assert lines(elements.forward("add", rule, IP, IP6)) == [
+        ("add", "forwards4", f"tcp . 8080 : {IP} . 80"),
+        ("add", "forwards6", f"tcp . 8080 : {IP6} . 80"),
+    ]
+    assert lines(elements.forward("delete", rule, IP, None)) == [
+        ("delete", "forwards4", "tcp . 8080")
+    ]
+
+
+def test_the_link_local_address_follows_from_the_mac() -> None:
+    entries = elements.of_port(Guest("tapstern1", "n", MAC, IP, IP6))
+    assert entries[-1].parts == (LOCAL,)
