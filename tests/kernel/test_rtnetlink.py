@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from ipaddress import ip_interface, ip_network
@@ -236,15 +235,6 @@ def test_device_that_is_not_there_is_none(name: str) -> None:
     with NetlinkSocket() as netlink:
         assert rtnetlink.get_link(netlink, name) is None
         assert rtnetlink.get_link(netlink, 999_999) is None
-
-
-def test_index_by_ioctl() -> None:
-    with NetlinkSocket() as netlink, socket.socket(socket.AF_UNIX) as sock:
-        index = make_bridge(netlink)
-        assert rtnetlink.index_of(sock, "br-a") == index
-        with pytest.raises(OSError) as raised:
-            rtnetlink.index_of(sock, "gone")
-        assert raised.value.errno == errno.ENODEV
 
 
 def test_long_list_of_devices_is_whole() -> None:
