@@ -345,7 +345,7 @@ def _hold(port: Port) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
-                sock.bind((anywhere, port.first))
+                _take(sock, anywhere, port)
             except OSError as err:
                 if family == socket.AF_INET6 and err.errno in _NO_IPV6:
                     held.pop().close()
@@ -356,3 +356,20 @@ def _hold(port: Port) -> list[socket.socket]:
             sock.close()
         raise
     return held
+
+
+def _take(sock: socket.socket, address: str, port: Port) -> None:
+    """Bind it so that nobody else can, without listening.
+
+    What connections of a program that ended left in TIME_WAIT keeps a port from
+    whoever does not set SO_REUSEADDR; but who sets it shares the port with all
+    that do, until one has listened, if only for this moment.
+    """
+    if port.protocol != "tcp":
+        sock.bind((address, port.first))
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind((address, port.first))
+    sock.listen(0)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    sock.shutdown(socket.SHUT_RDWR)
