@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from ipaddress import IPv4Network
+from collections.abc import Callable, Collection, Coroutine
+from ipaddress import IPv4Network, IPv6Network
 
 from ..errors import BrokerFailure
 from ..kernel import rtnetlink
@@ -43,6 +43,7 @@ class Instances:
         self._locks: dict[str, asyncio.Lock] = {}
         self._going: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._own: set[IPv4Network | IPv6Network] = set()  # as told to nftables
         self._looking: asyncio.TimerHandle | None = None
         self._sustaining: asyncio.TimerHandle | None = None
         self.wanted: Callable[[str], NetworkDefinition | None] = lambda _: None
@@ -105,8 +106,7 @@ class Instances:
                     self._rising.discard(key)
                     self.restore_forwarding()
                 self._sustain_soon()
-                if definition.egress is Egress.INTERNET:
-                    self.look_at_host()
+                self._tell_own_networks()
             return network
 
     # Going down
@@ -138,6 +138,7 @@ class Instances:
             # brings up a new one.
             del self._up[network.key]
             await network.down()
+            self._tell_own_networks()
             self.restore_forwarding()
 
     def restore_forwarding(self) -> None:
@@ -175,7 +176,6 @@ class Instances:
         except NetlinkError as err:
             _log.warning("the host's addresses: %s", err)
             return
-        of_ours = {network.bridge_index for network in self._up.values()}
         v4 = [(i, net) for i, net in used if isinstance(net, IPv4Network)]
         for network in self._up.values():
             if network.look_for_collision(v4):
@@ -186,18 +186,36 @@ class Instances:
                     if network.collision
                     else f"its subnet {network.subnet4} is its own again",
                 )
-        if any(n.definition.egress is Egress.INTERNET for n in self._up.values()):
-            own = [
+        self._tell_own_networks()
+
+    def own_networks(self, networks: Collection[ManagedNetwork]) -> str:
+        """The statements that close the host's own networks to guests of these
+        networks that get to the Internet only; "" if they do already, or need not.
+
+        :raises NetlinkError: the kernel does not say what they are.
+        """
+        own: set[IPv4Network | IPv6Network] = set()
+        if any(n.definition.egress is Egress.INTERNET for n in networks):
+            of_ours = {network.bridge_index for network in networks}
+            own = {
                 net
-                for index, net in used
+                for index, net in rtnetlink.used_networks(self._env.netlink)
                 if index and index not in of_ours and not net.is_link_local
-            ]
-            try:
-                self._env.nft.run(
-                    "tell the host's networks", ruleset.host_networks(own)
-                )
-            except NftError as err:
-                _log.error("%s", err)
+            }
+        if own == self._own:
+            return ""
+        self._own = own
+        return ruleset.host_networks(own)
+
+    def _tell_own_networks(self) -> None:
+        before = self._own
+        try:
+            text = self.own_networks(self._up.values())
+            if text:
+                self._env.nft.run("tell the host's networks", text)
+        except (NetlinkError, NftError) as err:
+            self._own = before  # told the next time
+            _log.error("%s", err)
 
     def _sustain_soon(self) -> None:
         if self._sustaining is None and self._up:
@@ -246,7 +264,7 @@ class Instances:
                     f"{network.key}: {', '.join(waiting)} will change when its"
                     " last guest has gone"
                 )
-        self.look_at_host()
+        self._tell_own_networks()
         return told
 
 

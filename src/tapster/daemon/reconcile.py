@@ -46,6 +46,7 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
     for network in networks:
         if network.bridge_index:
             text += elements.add_network(network.rules)
+    text += broker.instances.own_networks([n for n in networks if n.bridge_index])
     for nic in found:
         text += elements.added(elements.of_port(nic.guest))
     text += forwards.statements(found)
