@@ -409,6 +409,8 @@ class Broker:
                 if "isolation" in changed:
                     nic.isolated = definition.is_isolating
                     self.provisioner.isolate(nic, nic.isolated)
+                if "rate" in changed:
+                    self.provisioner.limit(nic, definition.rate)
                 self.ledger.update(nic)
             except (OSError, NftError) as err:
                 _log.error("%s: %s", nic.ifname, err)

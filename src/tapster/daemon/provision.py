@@ -16,8 +16,8 @@ from ..kernel import rtnetlink, tun
 from ..kernel.netlink import NetlinkError, Request
 from ..kernel.nft import NftError
 from ..kernel.nftelem import Element
-from ..model import State
-from ..networks import addresses, elements
+from ..model import Rate, State
+from ..networks import addresses, elements, rates
 from ..networks.managed import Environment, ManagedNetwork
 from . import stages
 from .bridges import Bridges
@@ -64,7 +64,7 @@ class Provisioner:
             if network is not None:
                 network.remove_guest(nic.ifname, nic.mac, nic.ipv4)
 
-        steps = (
+        steps = [
             stages.Stage("create", create_tap, lambda: held.pop().close()),
             stages.Stage("wire", lambda: self._wire(nic), stages.nothing),
             stages.Stage("filter", filter_port, lambda: self.delete_elements(nic)),
@@ -75,7 +75,18 @@ class Provisioner:
                 lambda: self._ledger.remove(nic),
             ),
             stages.Stage("up", lambda: self._set_up(nic), stages.nothing),
-        )
+        ]
+        if nic.rate_egress or nic.rate_ingress:
+            rate = Rate(nic.rate_egress, nic.rate_ingress)
+            nic.rate_egress = nic.rate_ingress = 0
+            steps.insert(
+                2,
+                stages.Stage(
+                    "rate",
+                    lambda: self.limit(nic, rate),
+                    lambda: self.limit(nic, Rate()),
+                ),
+            )
         try:
             stages.run(steps)
         except BaseException as err:
@@ -151,6 +162,24 @@ class Provisioner:
             [rtnetlink.set_port(nic.ifindex, nic.ifname, isolated=int(isolated))]
         )
 
+    def limit(self, nic: Nic, rate: Rate) -> None:
+        """Hold a NIC to other rates than it has; the caller keeps the record.
+
+        :raises NetlinkError, NftError: the kernel refused.
+        """
+        if rate.ingress != nic.rate_ingress:
+            request = rates.lift_ingress(nic.ifindex, nic.ifname)
+            if rate.ingress:
+                request = rates.limit_ingress(
+                    nic.ifindex, nic.ifname, rate.ingress, nic.mtu
+                )
+            self._env.netlink.transact([request])
+            nic.rate_ingress = rate.ingress
+        text = rates.change_limit(nic.ifname, nic.rate_egress, rate.egress)
+        if text:
+            self._env.nft.run(f"limit {nic.ifname}", text)
+            nic.rate_egress = rate.egress
+
     def replace_elements(self, before: elements.Guest, nic: Nic) -> None:
         """Have nftables know a port as it is now, and not as it was.
 
@@ -171,6 +200,13 @@ class Provisioner:
             _log.error("%s", err)
             for entry in entries:  # not all are there: each that is has to go
                 self._delete_quietly(entry)
+        if nic.rate_egress:
+            try:
+                self._env.nft.run(
+                    f"forget the rate of {nic.ifname}", rates.delete_limit(nic.ifname)
+                )
+            except NftError as err:
+                _log.error("%s", err)
         if nic.state is State.WAITING:
             self.forget_first_mac(nic)
 

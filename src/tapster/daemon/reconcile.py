@@ -18,7 +18,7 @@ from ..kernel import rtnetlink
 from ..kernel.netlink import NetlinkError
 from ..kernel.nft import NftError
 from ..kernel.rtnetlink import Link
-from ..networks import dnsmasq, elements, managed, ruleset
+from ..networks import dnsmasq, elements, managed, rates, ruleset
 from ..networks.managed import ManagedNetwork
 from .broker import Broker
 from .forwards import Forwards
@@ -49,6 +49,7 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
     text += broker.instances.own_networks([n for n in networks if n.bridge_index])
     for nic in found:
         text += elements.added(elements.of_port(nic.guest))
+        text += rates.change_limit(nic.ifname, 0, nic.rate_egress)
     text += forwards.statements(found)
     env.nft.run("make tables", text)
 

@@ -71,7 +71,8 @@ class ElementSocket:
     """A netlink socket for elements, in the namespace it was made in.
 
     For those of a port or two at a time: the acknowledgements of a thousand
-    would not find room in its receive buffer. Not for use by two threads at once. `close()` closes its descriptor.
+    would not find room in its receive buffer. Not for use by two threads at
+    once. `close()` closes its descriptor.
     """
 
     def __init__(self) -> None:

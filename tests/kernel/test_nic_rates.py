@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The rates of a network's NICs: there with the NIC, changed while its guest
+runs, kept over a restart, and gone with it. How exactly they hold is
+test_rates.py's."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lab import USER, Daemon, Lab
+from support.host import (
+    as_user,
+    attach,
+    leftovers,
+    ruleset,
+    tool,
+    until_nothing_is_left,
+)
+from tapster import client, manage
+
+CONFIG = """
+[broker]
+network_grace_seconds = 0.1
+[networks.default]
+rate = {{ egress = "{0}", ingress = "{1}" }}
+"""
+
+
+@pytest.fixture
+def daemon(lab: Lab) -> Iterator[Daemon]:
+    lab.config(CONFIG.format("80mbit", "160mbit"))
+    running = lab.daemon("--config", "/run/config")
+    yield running
+    if running.process.poll() is not None:
+        return  # its test has killed it, and looked at the end
+    until_nothing_is_left(lab, networks=True)
+    assert limits(lab) == {}
+    assert running.stop() == 0, running.log
+    assert leftovers(lab) == [] and ruleset(lab.host) == []
+    assert "Traceback" not in running.log and "ERROR" not in running.log, running.log
+
+
+def limits(lab: Lab) -> dict[str, float]:
+    """Of each port that has one, what its guest may send, in bit/s."""
+    units = {"bytes": 1, "kbytes": 1024, "mbytes": 1 << 20}
+    objects = [e["limit"] for e in ruleset(lab.host) if "limit" in e]
+    names = {o["name"] for o in objects}
+    maps = [e["map"] for e in ruleset(lab.host) if "map" in e]
+    (found,) = [m.get("elem", []) for m in maps if m["name"] == "egress_limits"] or [[]]
+    assert {pair[0] for pair in found} == names
+    return {
+        o["name"]: 8 * o["rate"] * units[o.get("rate_unit", "bytes")] for o in objects
+    }
+
+
+def bucket(lab: Lab, nic: client.Nic) -> dict[str, Any]:
+    found: list[dict[str, Any]] = tool(
+        lab.host, "tc", "-j", "qdisc", "show", "dev", nic.ifname
+    )
+    return next((q["options"] for q in found if q["kind"] == "tbf"), {})
+
+
+def reload(lab: Lab, *rates: str) -> None:
+    lab.config(CONFIG.format(*rates))
+    with as_user(lab, 0):
+        manage.reload(socket="io.tapster.Broker")
+
+
+def test_come_and_go_with_the_nic(lab: Lab, daemon: Daemon) -> None:
+    with attach(lab, USER) as nic, attach(lab, USER) as other:
+        assert limits(lab) == {nic.ifname: 80e6, other.ifname: 80e6}
+        assert bucket(lab, nic)["rate"] == 20_000_000  # bytes a second
+    until_nothing_is_left(lab)
+
+
+def test_change_under_a_running_guest(lab: Lab, daemon: Daemon) -> None:
+    with attach(lab, USER) as nic:
+        reload(lab, "8mbit", "0")
+        assert limits(lab) == {nic.ifname: 8e6}
+        assert bucket(lab, nic) == {}
+        reload(lab, "0", "16mbit")
+        assert limits(lab) == {}
+        assert bucket(lab, nic)["rate"] == 2_000_000
+
+
+def test_are_kept_by_a_broker_that_starts_again(lab: Lab, daemon: Daemon) -> None:
+    with attach(lab, USER) as nic:
+        daemon.process.send_signal(signal.SIGKILL)
+        daemon.process.wait(10)
+        second = lab.daemon("--config", "/run/config")
+        assert limits(lab) == {nic.ifname: 80e6}
+        assert bucket(lab, nic)["rate"] == 20_000_000
+        nic.close()
+        until_nothing_is_left(lab, networks=True)
+        assert limits(lab) == {}
+        assert second.stop() == 0
+        assert leftovers(lab) == [] and ruleset(lab.host) == []
