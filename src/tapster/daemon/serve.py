@@ -52,7 +52,7 @@ def run(options: Options, rootless: Rootless | None) -> int:
     :raises BrokerUnavailable: it can't start; the message says why.
     :raises ConfigError: a configuration file is wrong.
     """
-    config = load(options.config)
+    config = _read(options, rootless)
     if not process.has_capability(process.CAP_NET_ADMIN):
         raise BrokerUnavailable(
             "tapsterd needs CAP_NET_ADMIN in its network namespace",
@@ -69,6 +69,15 @@ def run(options: Options, rootless: Rootless | None) -> int:
             listening.close()
     finally:
         os.close(lock)
+
+
+def _read(options: Options, rootless: Rootless | None) -> Config:
+    """The configuration. The system's is the administrator's: what another can
+    write to is refused, whoever the broker runs as.
+
+    :raises ConfigError: a file is wrong.
+    """
+    return load(options.config, owner_only=rootless is None)
 
 
 def _lock(runtime: str) -> int:
@@ -174,7 +183,7 @@ async def _serve(
         first_mac.start()
 
     tier = "rootless" if rootless else "system"
-    service = BrokerService(broker, forwards, tier, lambda: load(options.config))
+    service = BrokerService(broker, forwards, tier, lambda: _read(options, rootless))
     loop.add_signal_handler(signal.SIGHUP, service.reload_by_signal)
     listener = Listener(listening, service, config.limits)
     listener.start()
