@@ -280,10 +280,12 @@ class TestRefusals:
         self, lab: Lab, daemon: Daemon
     ) -> None:
         """Its connections are in TIME_WAIT for a minute."""
-        with bound(lab.host, TCP, 8080) as server:
-            with connected(lab.host, "127.0.0.1", 8080) as client:
-                server.accept()[0].close()
-                assert client.recv(1) == b""
+        with (
+            bound(lab.host, TCP, 8080) as server,
+            connected(lab.host, "127.0.0.1", 8080) as client,
+        ):
+            server.accept()[0].close()
+            assert client.recv(1) == b""
         lingering = lab.host.run("ss", "-Htan", "state", "time-wait").stdout
         assert ":8080" in lingering
         forward(lab, USER, "tcp/8080", "web", 80)

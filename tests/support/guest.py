@@ -6,6 +6,7 @@ For a guest with a kernel's own stack see pump.py.
 
 from __future__ import annotations
 
+import secrets
 import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Address, ip_address, ip_network
@@ -26,11 +27,13 @@ class Guest:
         self.router = ""  # the gateway's MAC, once it is known
 
     def packets(self, seconds: float = 5) -> Iterator[bytes]:
-        """IPv4 packets to us; ARP is answered on the way."""
+        """IPv4 packets to us; ARP for the address that was given with the NIC is
+        answered on the way."""
         for frame in self.tap.frames(seconds):
             kind = int.from_bytes(frame[12:14], "big")
             if kind == frames.ARP and frame[20:22] == b"\0\1":
-                if frame[38:42] == IPv4Address(str(self.nic.ipv4)).packed:
+                mine = self.nic.ipv4
+                if mine and frame[38:42] == IPv4Address(mine).packed:
                     self.tap.send(
                         frames.arp(self.tap.mac, self.tap.mac, str(self.nic.ipv4),
                                    str(IPv4Address(frame[28:32])),
@@ -98,7 +101,8 @@ class Guest:
         raise AssertionError("no answer of the DHCP server")
 
     def _dhcp(self, kind: int, requested: str | None) -> dict[int, bytes]:
-        body = struct.pack("!4BIHH", 1, 1, 6, 0, 0x1234, 0, 0x8000) + bytes(16)
+        number = secrets.randbits(32)
+        body = struct.pack("!4BIHH", 1, 1, 6, 0, number, 0, 0x8000) + bytes(16)
         body += frames.mac(self.tap.mac).ljust(16, b"\0") + bytes(192)
         body += b"\x63\x82\x53\x63" + bytes((53, 1, kind))
         if requested:
@@ -110,8 +114,12 @@ class Guest:
             frames.ethernet(self.tap.mac, frames.BROADCAST, frames.IPV4, packet)
         )
         for answer in self.packets(0.25):
-            if answer[9] == 17 and answer[20:22] == b"\0\x43":
-                reply = answer[28:]
+            reply = answer[28:]
+            if (
+                answer[9] == 17
+                and reply[:1] == b"\2"
+                and reply[4:8] == number.to_bytes(4)
+            ):
                 found, options = {0: reply[16:20]}, reply[240:]
                 while options and options[0] != 255:
                     code, length = options[0], options[1] if len(options) > 1 else 0
