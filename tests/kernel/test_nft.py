@@ -66,7 +66,7 @@ def test_tables_are_made_anew_without_elements_and_others_stay() -> None:
     before = shown()
     nft.run("make tables", ruleset.tables())
     nft.run("add", elements.added(GUEST))
-    assert set(in_sets()) == {"s", "guests", "macs"}
+    assert set(in_sets()) == {"s", "guests", "guests6", "claimed6", "macs"}
     nft.run("make tables", ruleset.tables())
     assert set(in_sets()) == {"s"}
     nft.run("delete tables", ruleset.no_tables())

@@ -78,10 +78,10 @@ def of_port(guest: Guest) -> list[Entry]:
     if ipv4 is not None:
         entries.append(Entry("guests", (ifname, mac, ipv4)))
     if ipv6 is not None:
-        local = addresses.link_local(mac)
         entries.append(Entry("guests6", (ifname, mac, ipv6), 2))
-        entries.append(Entry("guests6", (ifname, mac, local), 2))
-        entries.append(Entry("claimed6", (local,), 0))
+    local = addresses.link_local(mac)  # where there is no other, too
+    entries.append(Entry("guests6", (ifname, mac, local), 2))
+    entries.append(Entry("claimed6", (local,), 0))
     if kind == LAN:
         if ipv4 is not None or strict:
             entries.append(Entry("checked4", (ifname,)))

@@ -38,10 +38,14 @@ LAN, NAT, TRUSTED = "l", "n", "t"
 # Any link-local address may be a guest's, for privacy (RFC 7217), but for those
 # that are made of other guests' MACs, and the gateway's.
 #
-# A neighbour advertisement has a target and at most that one option, 32 bytes;
-# fragments of neighbour discovery mean nothing to anybody (RFC 6980), and are
+# A neighbour advertisement has a target and at most that one option, 32 bytes,
+# and says so: behind extension headers Linux takes a length of 0 for all there is.
+#
+# Fragments of neighbour discovery mean nothing to anybody (RFC 6980), and are
 # how a router advertisement would be hidden from these rules (RFC 7113): its
-# source has to be link-local, and nothing else from there is ever so long.
+# source has to be link-local, and nothing else from there is ever so long. A
+# DHCP server's answer may be from any address, so the first fragment of anything
+# has to say what it is a fragment of (RFC 7112): no more extension headers there.
 _BRIDGE = """
 table bridge tapster {
     set waiting { type ifname; }
@@ -85,14 +89,18 @@ table bridge tapster {
         ip6 saddr fe80::/10 accept
         drop
     }
+    chain extended {
+        ip6 saddr fe80::/10 exthdr frag exists drop
+        frag nexthdr { 0, 43, 44, 60 } drop
+    }
     chain everybodys {
         udp sport { 67, 547 } drop
         udp dport 67 ip frag-off & 0x3fff != 0 drop
         udp dport 67 iifname . @th,288,48 != @macs drop
         icmpv6 type { nd-router-advert, nd-redirect } drop
-        icmpv6 type nd-neighbor-advert ip6 length > 32 drop
+        icmpv6 type nd-neighbor-advert ip6 nexthdr . ip6 length != { 58 . 24, 58 . 32 } drop
         icmpv6 type nd-neighbor-advert ip6 length > 24 iifname . @th,208,48 != @macs drop
-        ip6 saddr fe80::/10 exthdr frag exists drop
+        ip6 nexthdr { 0, 43, 44, 51, 60 } jump extended
     }
     chain lan {
         jump everybodys
