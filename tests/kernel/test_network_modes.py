@@ -216,6 +216,7 @@ class TestIsolated:
             receiver = held.enter_context(bound(lab.world, UDP, 9, family))
             for address in (NEAR[family], PRIVATE[family], PUBLIC[family]):
                 send(closed.bound(UDP, 0, family), address, 9, "closed")
+            closed.settle()
             send(other.bound(UDP, 0, family), NEAR[family], 9, "last")
             assert heard(receiver) == []
             length = 24 if family == V4 else 64
@@ -295,15 +296,16 @@ class TestShared:
         for sender, receiver in ((one, two), (two, one), (one, mine)):
             # A neighbour's MAC that is known is no way to it either, nor is the
             # gateway as a detour.
-            sender.space.run("ip", "neigh", "replace", str(receiver.nic.ipv4), "lladdr",
-                             str(receiver.nic.mac), "dev", CARD)  # fmt: skip
             for family in FAMILIES:
+                there = [receiver.address(family), "lladdr", str(receiver.nic.mac)]
+                sender.space.run("ip", "neigh", "replace", *there, "dev", CARD)
                 inbox = held.enter_context(
                     bound(receiver.space, UDP, 9, family, receiver.address(family))
                 )
                 sock = sender.bound(UDP, 0, family)
                 send(sock, receiver.address(family), 9, "direct")
                 if apart:
+                    sender.settle()
                     with bound(lab.host, UDP, 0, family) as host:
                         send(host, receiver.address(family), 9, "last")
                     assert heard(inbox) == []
@@ -315,6 +317,7 @@ class TestShared:
             one.space.run("ip", "route", "add", str(two.nic.ipv4), "via", gateway)
             inbox = two.bound(UDP, 9)
             send(one.bound(UDP), str(two.nic.ipv4), 9, "through the gateway")
+            one.settle()
             with bound(lab.host, UDP) as host:
                 send(host, str(two.nic.ipv4), 9, "last")
             assert heard(inbox) == []
@@ -620,6 +623,7 @@ class TestEgress:
             sock = mute.bound(UDP, 0, family)
             for kind in (NEAR, PRIVATE, PUBLIC):
                 send(sock, kind[family], 9, "mute")
+            mute.settle()
             send(other.bound(UDP, 0, family), PUBLIC[family], 9, "last")
             assert heard(receiver) == []
 
@@ -639,6 +643,7 @@ class TestHost:
                 for address in (sender.gateway(family), HOST[family],
                                 other.gateway(family)):  # fmt: skip
                     send(sock, address, 5000, name)
+                sender.settle()
                 send(other.bound(UDP, 0, family), other.gateway(family), 5000, "last")
                 assert heard(receiver) == []
                 receiver.close()
@@ -661,6 +666,7 @@ class TestHost:
             for address in (HOST[family], mine.gateway(family)):
                 send(sock, address, number, "another address")
             send(sock, door.gateway(family), number, "gateway")
+        door.settle()
         found = []
         for number, inbox in zip(numbers, inboxes, strict=True):
             # The host itself reaches all of them; what came before has arrived.
@@ -714,6 +720,8 @@ def test_guests_of_different_users_or_networks_are_apart(
         outboxes = [stack.bound(UDP, 0, family) for stack in everyone]
         for one, other in permutations(range(len(everyone)), 2):
             send(outboxes[one], everyone[other].address(family), 9, f"from {one}")
+        for stack in everyone:
+            stack.settle()
         with bound(lab.host, UDP, 0, family) as host:
             for stack, inbox in zip(everyone, inboxes, strict=True):
                 send(host, stack.address(family), 9, "last")

@@ -43,9 +43,11 @@ def tagged(frame: bytes, vlan: int, kind: int = VLAN) -> bytes:
 
 
 def arp(src: str, sender: str, ip: str, target: str, *, dst: str = BROADCAST,
-        operation: int = 1) -> bytes:  # fmt: skip
-    """`src` is the frame's, `sender` what the ARP message itself says."""
-    body = struct.pack("!HHBBH", 1, IPV4, 6, 4, operation)
+        operation: int = 1,
+        kinds: tuple[int, int, int, int] = (1, IPV4, 6, 4)) -> bytes:  # fmt: skip
+    """`src` is the frame's, `sender` what the ARP message itself says; `kinds` are
+    htype, ptype, hlen and plen of RFC 826."""
+    body = struct.pack("!HHBBH", *kinds, operation)
     body += mac(sender) + IPv4Address(ip).packed + bytes(6) + IPv4Address(target).packed
     return ethernet(src, dst, ARP, body)
 
@@ -59,12 +61,16 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def ipv4(src: str, dst: str, protocol: int, payload: bytes) -> bytes:
+def ipv4(src: str, dst: str, protocol: int, payload: bytes, *, fragment: int = 0,
+         options: bytes = b"") -> bytes:  # fmt: skip
+    """`fragment`: flags and offset, as they are in the header."""
+
     def head(check: int) -> bytes:
+        length = 20 + len(options)
         return struct.pack(
-            "!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, check,
-            IPv4Address(src).packed, IPv4Address(dst).packed,
-        )  # fmt: skip
+            "!BBHHHBBH4s4s", 0x40 | length // 4, 0, length + len(payload), 1, fragment,
+            64, protocol, check, IPv4Address(src).packed, IPv4Address(dst).packed,
+        ) + options  # fmt: skip
 
     return head(checksum(head(0))) + payload
 
@@ -151,6 +157,19 @@ class Tap(Wire):
 
     def _read(self) -> bytes:
         return os.read(self._fd, 70000)
+
+
+class VnetTap(Tap):
+    """The same, on a tap that was opened with IFF_VNET_HDR: each frame has a
+    struct virtio_net_hdr before it, here without anything to say."""
+
+    header = bytes(10)
+
+    def send(self, frame: bytes) -> None:
+        super().send(self.header + frame)
+
+    def _read(self) -> bytes:
+        return super()._read()[len(self.header) :]
 
 
 class Station(Wire):

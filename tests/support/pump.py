@@ -9,6 +9,7 @@ descriptor into the other, in order.
 from __future__ import annotations
 
 import os
+import secrets
 import select
 import socket
 import threading
@@ -23,6 +24,7 @@ from tapster import client
 from tapster.kernel import tun
 
 CARD = "eth0"
+ROUTER6 = "fe80::1"
 PATIENCE = 5.0  # seconds for what is expected
 TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -89,8 +91,12 @@ class Stack:
                 commands.append(f"route add default via {own.network[1]}")
             if nic.ipv6 is not None and not slaac:
                 commands.append(f"address add {nic.ipv6}/64 dev {CARD} nodad")
-                commands.append(f"route add ::/0 via fe80::1 dev {CARD}")
+                commands.append(f"route add ::/0 via {ROUTER6} dev {CARD}")
             run("ip", "-batch", "-", input="\n".join(commands))
+            self.settle()
+            if nic.ipv6 is not None and not slaac:
+                self.settle(ROUTER6)
+                self.settle(self.gateway(V6))
             self._closing = undo.pop_all()
 
     def close(self) -> None:
@@ -103,6 +109,34 @@ class Stack:
         sock = bound(self.space, kind, port, family, address)
         self._closing.callback(sock.close)
         return sock
+
+    def settle(self, gateway: str = "") -> None:
+        """Wait until the host has handled all that was sent before: until it
+        answers what is sent now. A guest's frames stay in order, but those of two
+        guests are not in step.
+
+        :param gateway: one of its addresses; their neighbour entries differ.
+        """
+        gateway = gateway or self.gateway()
+        number = secrets.token_bytes(2)
+        # A name without a dot is never looked up outside.
+        question = number + b"\1\0\0\1" + bytes(6) + b"\7settled\0\0\1\0\1"
+        with bound(self.space, UDP, 0, V6 if ":" in gateway else V4) as sock:
+            sock.settimeout(0.25)
+            for _ in range(20):
+                sock.sendto(question, self._name_server(gateway))
+                try:
+                    while sock.recv(4096)[:2] != number:
+                        pass
+                except TimeoutError:
+                    continue
+                return
+        raise AssertionError(f"the name server at {gateway} does not answer")
+
+    def _name_server(self, gateway: str) -> tuple[str, int] | tuple[str, int, int, int]:
+        if not gateway.startswith("fe80:"):
+            return gateway, 53
+        return gateway, 53, 0, in_network(self.space, socket.if_nametoindex, CARD)
 
     def address(self, family: int) -> str:
         return str(self.nic.ipv4 if family == V4 else self.nic.ipv6)

@@ -28,6 +28,9 @@ _NETWORKD_DIRECTORIES = ("usr/lib", "usr/local/lib", "run", "etc")
 _TABLES_OF_IPTABLES = ("filter", "mangle", "raw", "security")
 _TRUST = "--zone=trusted --add-interface=tapbr+"
 
+# Findings about programs that manage devices.
+OF_MANAGERS = ("networkmanager", "networkd")
+
 Severity = Literal["error", "warning", "info"]
 Setting = tuple[str, str, str]  # section, key, value
 

@@ -31,7 +31,7 @@ from .resolve import is_label
 
 _log = logging.getLogger(__name__)
 
-PER_USER = 64  # forwards
+PER_USER = 32  # forwards, of two descriptors each
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 

@@ -17,7 +17,6 @@ from ..kernel.nft import NftError
 from ..model import Egress, Mode, NetworkDefinition
 from ..networks import ruleset
 from ..networks.managed import (
-    BRIDGE_PREFIX,
     Environment,
     ManagedNetwork,
     instance_key,
@@ -39,6 +38,7 @@ class Instances:
         self._ledger = ledger
         self.grace = grace
         self._up: dict[str, ManagedNetwork] = {}
+        self._keys: dict[str, str] = {}  # by bridge; each has one for ever
         self._rising: set[str] = set()  # keys of those that are coming up
         self._locks: dict[str, asyncio.Lock] = {}
         self._going: dict[str, asyncio.TimerHandle] = {}
@@ -58,14 +58,17 @@ class Instances:
 
     def on_bridge(self, bridge: str) -> ManagedNetwork | None:
         """The instance whose bridge that is; None for one that is not ours."""
-        if not bridge.startswith(BRIDGE_PREFIX):
-            return None
-        return next((n for n in self._up.values() if n.bridge == bridge), None)
+        key = self._keys.get(bridge)
+        return self._up.get(key) if key is not None else None
 
     def adopt(self, network: ManagedNetwork) -> None:
         """Take in one that an earlier broker brought up."""
-        self._up[network.key] = network
+        self._enter(network)
         self._sustain_soon()
+
+    def _enter(self, network: ManagedNetwork) -> None:
+        self._up[network.key] = network
+        self._keys[network.bridge] = network.key
 
     # Coming up
 
@@ -93,7 +96,7 @@ class Instances:
                 self._rising.add(key)
                 try:
                     await network.up()
-                    self._up[key] = network
+                    self._enter(network)
                 except (OSError, NftError, BrokerFailure) as err:
                     _log.error("network %s did not come up: %s", key, err)
                     if isinstance(err, BrokerFailure):

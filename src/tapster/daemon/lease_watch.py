@@ -67,6 +67,8 @@ class LeaseWatch:
             if packets is None:
                 return
             for packet in packets:
+                if packet.prefix != leases.LOG_PREFIX:
+                    continue  # somebody else's rule, to a group that is ours
                 for lease in leases.told(
                     packet.protocol, packet.ethernet, packet.payload
                 ):

@@ -192,8 +192,14 @@ class Provisioner:
         self._env.sets.delete(f"change port {nic.ifname}", elements.keys(delete))
 
     def delete_elements(self, nic: Nic) -> None:
-        """Remove a port's elements from nftables."""
-        entries = elements.keys(elements.of_port(nic.guest))
+        """Remove a port's elements from nftables, but for what another bridge's
+        guest of the same MAC claims as well. Strike it off the ledger before."""
+        of_port = elements.of_port(nic.guest)
+        if nic.mac is not None and self._ledger.knows_mac(nic.mac):
+            for other in self._ledger:
+                claims = elements.of_port(other.guest) if other.mac == nic.mac else []
+                of_port = [e for e in of_port if e not in claims]
+        entries = elements.keys(of_port)
         try:
             self._env.sets.delete(f"delete port {nic.ifname}", entries)
         except NetlinkError as err:

@@ -8,6 +8,7 @@ import fcntl
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 from ipaddress import IPv4Network, IPv6Network
@@ -37,6 +38,8 @@ from .watch import Watch
 
 _log = logging.getLogger(__name__)
 
+DESCRIPTORS = 65536
+
 
 class Rootless(NamedTuple):
     """What the supervisor outside knows and the broker inside can't see."""
@@ -58,6 +61,7 @@ def run(options: Options, rootless: Rootless | None) -> int:
             "tapsterd needs CAP_NET_ADMIN in its network namespace",
             "start it as root, or use --rootless",
         )
+    _allow_descriptors()
     lock = _lock(options.runtime)
     try:
         listening = _listening(options, rootless)
@@ -69,6 +73,15 @@ def run(options: Options, rootless: Rootless | None) -> int:
             listening.close()
     finally:
         os.close(lock)
+
+
+def _allow_descriptors() -> None:
+    """As many as we may have: a forward holds two, and no user's share is to be
+    another's shortage. What we start closes what it inherits."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, DESCRIPTORS) if hard >= 0 else DESCRIPTORS
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _read(options: Options, rootless: Rootless | None) -> Config:

@@ -268,6 +268,8 @@ class BrokerService:
             if peer.is_root or network.uid in (None, peer.uid)
         ]
         found = await asyncio.to_thread(_examine, bridges)
+        if self._tier == "rootless":  # those programs are not in its namespace
+            found = [f for f in found if f.code not in doctor.OF_MANAGERS]
         return [wire.Finding(f.code, f.severity, f.message, f.remedy) for f in found]
 
 

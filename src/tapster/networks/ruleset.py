@@ -166,7 +166,8 @@ table inet tapster {{
     map forwards6 {{ type inet_proto . inet_service : ipv6_addr . inet_service; }}
 
     chain from_guest {{
-        meta l4proto udp udp dport 67 accept
+        ip daddr 255.255.255.255 udp dport 67 accept
+        iifname . ip daddr @gateways4 udp dport 67 accept
         meta l4proto udp udp dport 547 ip6 daddr {{ ff02::1:2, fe80::1 }} accept
         icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit }} accept
         iifname . ip daddr @gateways4 meta l4proto {{ tcp, udp }} th dport 53 accept
