@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lab import OTHER, USER, Daemon, Lab
+from lab import OTHER, USER, Daemon, Lab, until
 from support import frames
 from support.frames import Station, Tap, arrives
 from support.host import (
@@ -62,6 +62,10 @@ def station(lab: Lab, bridges: None) -> Iterator[Station]:
     """Another machine of the LAN."""
     with Station(lab.world, "lan0") as made:
         yield made
+
+
+def until_nothing_is_left_of(lab: Lab, ifname: str) -> None:
+    until("its end", lambda: ifname not in json.dumps(elements(lab.host)))
 
 
 def guest(nic: client.Nic) -> Tap:
@@ -183,6 +187,20 @@ class TestMac:
             pytest.raises(errors.MacInUse),
         ):
             attach(lab, OTHER, bridge="br0", mac="52:54:00:aa:00:01")
+
+    def test_of_another_users_guest_on_a_network_of_its_own_is_nobodys_business(
+        self, lab: Lab, daemon: Daemon
+    ) -> None:
+        """And what the one is known by stays when the other goes."""
+        mac, local = "52:54:00:12:34:56", "0xfe80000000000000505400fffe123456"
+        with attach(lab, OTHER, mac=mac) as two:
+            with attach(lab, USER, mac=mac) as one:
+                assert one.bridge != two.bridge
+                assert local in elements(lab.host)["claimed6"]
+            until_nothing_is_left_of(lab, one.ifname)
+            assert local in elements(lab.host)["claimed6"]
+        until_nothing_is_left(lab)
+        assert "delete port" not in daemon.log
 
     def test_of_another_station_or_the_bridge_is_refused(
         self, lab: Lab, bridges: None, station: Station

@@ -28,6 +28,10 @@ _log = logging.getLogger(__name__)
 
 TAP_ALIAS = "tapster nic"
 
+# A bridge gives LLDP, alone of its kind, to the host's listeners without asking
+# netfilter; told to forward it, it asks, and the ruleset says no.
+LLDP = 1 << 0x0E
+
 
 class Provisioner:
     """Makes NICs in one namespace, and removes what they left."""
@@ -242,6 +246,7 @@ def _port(nic: Nic) -> Request:
         guard=1,
         protect=1,
         isolated=int(nic.isolated),
+        group_fwd_mask=LLDP,
     )
 
 

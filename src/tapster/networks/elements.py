@@ -18,6 +18,10 @@ from . import addresses
 from .ruleset import BRIDGE_TABLE, INET_TABLE, LAN, TRUSTED
 
 
+# The one set whose elements are no port's: addresses that are somebody's.
+CLAIMED = "claimed6"
+
+
 class Entry(NamedTuple):
     """One element of a set of the bridge table.
 
@@ -37,7 +41,7 @@ class Entry(NamedTuple):
 
     def element(self) -> nftelem.Element:
         key, rest = b"", self.parts
-        if self.set != "claimed6":
+        if self.set != CLAIMED:
             key, rest = nftelem.ifname(rest[0]), rest[1:]
         for part in rest:
             key += nftelem.ether_addr(part) if _is_mac(part) else nftelem.ip_addr(part)
@@ -81,7 +85,7 @@ def of_port(guest: Guest) -> list[Entry]:
         entries.append(Entry("guests6", (ifname, mac, ipv6), 2))
     local = addresses.link_local(mac)  # where there is no other, too
     entries.append(Entry("guests6", (ifname, mac, local), 2))
-    entries.append(Entry("claimed6", (local,), 0))
+    entries.append(Entry(CLAIMED, (local,), 0))
     if kind == LAN:
         if ipv4 is not None or strict:
             entries.append(Entry("checked4", (ifname,)))
