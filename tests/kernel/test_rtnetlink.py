@@ -134,6 +134,7 @@ def test_port_settings_are_what_bridge_shows() -> None:
                 rtnetlink.set_port(
                     port.index, "tap-a",
                     learning=0, flood=0, locked=1, guard=1, protect=1,
+                    group_fwd_mask=0x4000,
                 )
             ]
         )  # fmt: skip
@@ -146,6 +147,12 @@ def test_port_settings_are_what_bridge_shows() -> None:
         assert shown["locked"] is True
         assert shown["guard"] is True
         assert shown["root_block"] is True
+        output = subprocess.run(
+            ["ip", "-j", "-d", "link", "show", "tap-a"], capture_output=True
+        ).stdout
+        (shown,) = json.loads(output)
+        data = shown["linkinfo"]["info_slave_data"]
+        assert data["group_fwd_mask"] == "0x4000"
         link = rtnetlink.get_link(netlink, port.index)
         assert link is not None
         assert link.port[rtnetlink.IFLA_BRPORT_LOCKED] == 1

@@ -85,6 +85,10 @@ def attr_u8(kind: int, value: int) -> bytes:
     return attr(kind, bytes((value,)))
 
 
+def attr_u16(kind: int, value: int) -> bytes:
+    return attr(kind, value.to_bytes(2, "little" if _LITTLE else "big"))
+
+
 def attr_u32(kind: int, value: int) -> bytes:
     return attr(kind, value.to_bytes(4, "little" if _LITTLE else "big"))
 

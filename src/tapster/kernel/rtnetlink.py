@@ -27,6 +27,7 @@ from .netlink import (
     attr,
     attr_str,
     attr_u8,
+    attr_u16,
     attr_u32,
     attrs,
     nested,
@@ -57,6 +58,7 @@ IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 
 IFLA_BRPORT_GUARD, IFLA_BRPORT_PROTECT = 5, 6
 IFLA_BRPORT_LEARNING, IFLA_BRPORT_UNICAST_FLOOD = 8, 9
+IFLA_BRPORT_GROUP_FWD_MASK = 31
 IFLA_BRPORT_ISOLATED, IFLA_BRPORT_LOCKED, IFLA_BRPORT_MAB = 33, 39, 40
 IFLA_BR_STP_STATE, IFLA_BR_MCAST_SNOOPING = 5, 23
 
@@ -207,16 +209,23 @@ def delete_link(index: int, what: str) -> Request:
     return Request(f"delete {what}", RTM_DELLINK, 0, _IFINFO.pack(0, 0, index, 0, 0))
 
 
-def set_port(index: int, what: str, **settings: int) -> Request:
+def set_port(
+    index: int, what: str, *, group_fwd_mask: int | None = None, **settings: int
+) -> Request:
     """Change settings of a bridge port: learning, flood, locked, mab, guard,
     protect, isolated.
 
     A kernel that does not know a setting ignores it: read it back with
     `get_link` before relying on it.
+
+    :param group_fwd_mask: which frames to 01:80:c2:00:00:00 to 0f, by bit, are
+        forwarded as others are, instead of being the host's.
     """
     body = b"".join(
         attr_u8(_PORT_SETTINGS[name], value) for name, value in settings.items()
     )
+    if group_fwd_mask is not None:
+        body += attr_u16(IFLA_BRPORT_GROUP_FWD_MASK, group_fwd_mask)
     return Request(
         f"set bridge port {what}",
         RTM_SETLINK,
