@@ -126,6 +126,8 @@ def measure(seconds: float) -> dict[str, Any]:
         nic = tapster.attach(network="lan", name="guest")
         found = {"nat": nat, "lan": ports.checked(here, "farlan", nic)}
         daemon.rest()
+        for port in found.values():
+            ports.try_to_spoof(port)
         gc.collect()
         gc.freeze()
         lines = []
@@ -167,7 +169,7 @@ def _compare(plain: Any, checked: Any, line: Line, seconds: float) -> dict[str, 
     each = min(stream.time(50) for stream in streams) / 50
     batches = max(1, round(_BLOCK / each))
     times: list[list[float]] = [[], []]
-    loops = []
+    loops: list[float] = []
     end = time.monotonic() + seconds
     while time.monotonic() < end or len(loops) < 8:
         first = len(loops) % 2
