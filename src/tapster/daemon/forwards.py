@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..errors import ForwardRefused, InvalidRequest, NoSuchForward, NotAuthorized
+from ..kernel.conntrack import ConntrackSocket
 from ..kernel.nft import NftError
 from ..model import Forward, Mode, NetworkDefinition, Peer, Port, State
 from ..networks import elements
@@ -181,6 +182,8 @@ class Forwards:
         except NftError as err:
             _log.error("%s", err)
             row.nic = None
+            return
+        _forget_flows(row.forward.port)
 
     def _shut(self, row: Row) -> None:
         row.nic = None
@@ -191,6 +194,7 @@ class Forwards:
             )
         except NftError as err:
             _log.error("%s", err)
+        _forget_flows(row.forward.port)
 
     def _drop(self, row: Row) -> None:
         if row.nic is not None:
@@ -373,3 +377,27 @@ def _take(sock: socket.socket, address: str, port: Port) -> None:
     sock.listen(0)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     sock.shutdown(socket.SHUT_RDWR)
+
+
+def _forget_flows(port: Port) -> None:
+    """Have what comes to a port of this host go where it leads now, from
+    clients too that were there before: they would stay with a guest that has
+    given the port up, or never reach the one that got it."""
+    tcp = port.protocol == "tcp"
+    protocol = socket.IPPROTO_TCP if tcp else socket.IPPROTO_UDP
+    try:
+        with ConntrackSocket() as flows:
+            flows.forget(protocol, port.first, lambda flow: _is_of_host(flow.address))
+    except OSError as err:
+        _log.warning("flows to %s stay where they were: %s", port, err)
+
+
+def _is_of_host(address: str) -> bool:
+    """Whether this host has an address: only then can it be bound."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.bind((address, 0))
+        except OSError:
+            return False
+    return True

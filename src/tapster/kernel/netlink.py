@@ -145,16 +145,15 @@ def _error_text(payload: memoryview, flags: int) -> str:
 
 
 class NetlinkSocket:
-    """A blocking NETLINK_ROUTE socket in the namespace it was made in.
+    """A blocking socket in the namespace it was made in, for NETLINK_ROUTE or
+    another protocol that answers one message at a time.
 
     Not for use by two threads at once. `close()` closes its descriptor.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
         self._socket = socket.socket(
-            socket.AF_NETLINK,
-            socket.SOCK_RAW | socket.SOCK_CLOEXEC,
-            socket.NETLINK_ROUTE,
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol
         )
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             try:
