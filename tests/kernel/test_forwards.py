@@ -261,6 +261,81 @@ class TestLife:
             assert is_refused(lab.world, HOST[V4], 8080)
 
 
+class TestKnownFlows:
+    """Of clients that go on sending from one port, as those of UDP do."""
+
+    def test_reach_a_guest_that_comes_later(self, lab: Lab, daemon: Daemon) -> None:
+        forward(lab, USER, "udp/8080", "web", 9000)
+        for family in FAMILIES:
+            with bound(lab.world, UDP, 0, family) as client:
+                client.sendto(b"early", (HOST[family], 8080))
+                for _ in range(2):
+                    with guest(lab) as web:
+                        server = web.bound(UDP, 9000, family)
+                        asks(client, server, HOST[family], 8080)
+                    until("its end", lambda: not nics(lab))
+                    client.sendto(b"between", (HOST[family], 8080))
+
+    def test_end_with_the_forward(self, lab: Lab, daemon: Daemon) -> None:
+        forward(lab, USER, "udp/8080", "web", 9000)
+        forward(lab, USER, "tcp/8080", "web", 80)
+        with guest(lab) as web, bound(lab.world, UDP) as client:
+            server = web.bound(UDP, 9000)
+            asks(client, server, HOST[V4], 8080)
+            listening = web.bound(TCP, 80)
+            with connected(lab.world, HOST[V4], 8080) as flow:
+                accepted = listening.accept()[0]
+                remove(lab, USER, "udp/8080")
+                remove(lab, USER, "tcp/8080")
+                with accepted, pytest.raises(ConnectionResetError):
+                    flow.sendall(b"x")
+                    flow.recv(1)
+            client.connect((HOST[V4], 8080))
+            client.send(b"late")
+            with pytest.raises(ConnectionRefusedError):
+                client.recv(10)
+            server.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                server.recv(10)
+
+    def test_go_to_whom_the_port_is_passed_on_to(
+        self, lab: Lab, daemon: Daemon
+    ) -> None:
+        forward(lab, USER, "udp/8080", "web", 9000)
+        with (
+            guest(lab) as web,
+            guest(lab, OTHER) as other,
+            bound(lab.world, UDP) as client,
+        ):
+            mine, theirs = web.bound(UDP, 9000), other.bound(UDP, 9000)
+            asks(client, mine, HOST[V4], 8080)
+            remove(lab, USER, "udp/8080")
+            forward(lab, OTHER, "udp/8080", "web", 9000)
+            asks(client, theirs, HOST[V4], 8080)
+            mine.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                mine.recv(10)
+
+    def test_of_others_go_on(self, lab: Lab, daemon: Daemon) -> None:
+        """Those to the same port of somebody else, and those to another."""
+        forward(lab, USER, "tcp/8081", "web", 80)
+        with guest(lab) as web, guest(lab, OTHER, name="client") as client:
+            with web.bound(TCP, 80) as server:
+                kept = connected(lab.world, HOST[V4], 8081)
+                accepted = server.accept()[0]
+            with bound(lab.world, TCP, 8080) as server:
+                out = connected(client.space, WORLD[V4], 8080)
+                outside = server.accept()[0]
+            with kept, accepted, out, outside:
+                forward(lab, USER, "tcp/8080", "web", 80)
+                remove(lab, USER, "tcp/8080")
+                accepted.settimeout(5)
+                outside.settimeout(5)
+                kept.sendall(b"x")
+                out.sendall(b"y")
+                assert (accepted.recv(1), outside.recv(1)) == (b"x", b"y")
+
+
 class TestRefusals:
     @pytest.mark.parametrize("family", FAMILIES, ids=["ipv4", "ipv6"])
     @pytest.mark.parametrize("kind", [TCP, UDP], ids=["tcp", "udp"])
