@@ -24,7 +24,7 @@ from support.frames import IPV4, Station, ethernet, ipv4, udp
 from support.host import in_network, link, tool
 from tapster.kernel import tun
 from tapster.kernel.netlink import NetlinkError, NetlinkSocket
-from tapster.networks import rates, ruleset
+from tapster.networks import rates
 
 MBIT = 10**6
 ONE, OTHER = "02:00:00:00:00:01", "02:00:00:00:00:02"
@@ -33,17 +33,28 @@ MTU = 1500
 PACKET = ipv4("10.0.0.1", "10.0.0.2", 17, udp(9, 9, bytes(MTU - 28)))
 FRAME = ethernet(ONE, OTHER, IPV4, PACKET)
 
+# What is checked besides has nothing to do with rates, and other tests of its own.
+TABLE = """
+table bridge tapster {
+    map egress_limits { type ifname : limit; }
+    chain prerouting {
+        type filter hook prerouting priority -200; policy accept;
+        limit name iifname map @egress_limits drop
+    }
+}
+"""
+
 
 class Net:
-    """A host with the tables and a bridge whose ports are trusted guests'; what
-    is for `OTHER` leaves by `out0`, if no port is put in its place."""
+    """A host with what limits need of our table, and a bridge with taps; what is
+    for `OTHER` leaves by `out0`, if no port is put in its place."""
 
     def __init__(self, undo: ExitStack) -> None:
         self._undo = undo
         self.host = self._space()
         self.netlink: NetlinkSocket = in_network(self.host, NetlinkSocket)
         undo.callback(self.netlink.close)
-        self.nft(ruleset.tables())
+        self.nft(TABLE)
         self.host.run("ip", "link", "add", "br0", "type", "bridge")
         self.host.run("ip", "link", "set", "br0", "up")
         self.pair("out0", "end0")
@@ -124,8 +135,8 @@ def gso(size: int) -> bytes:
 )
 def test_a_flood_leaves_at_the_rate(net: Net, rate: int, vnet_hdr: bool) -> None:
     frame = gso(65000) if vnet_hdr else FRAME
-    fd, _ = net.tap("tapstert0", ONE, vnet_hdr=vnet_hdr)
-    net.nft(rates.add_limit("tapstert0", rate))
+    fd, _ = net.tap("tapster0", ONE, vnet_hdr=vnet_hdr)
+    net.nft(rates.add_limit("tapster0", rate))
     # A second's worth is in the bucket: until more than that was sent …
     for _ in range(2 * (rate // 8 + rates.EGRESS_BURST) // len(frame)):
         os.write(fd, frame)
@@ -137,10 +148,10 @@ def test_a_flood_leaves_at_the_rate(net: Net, rate: int, vnet_hdr: bool) -> None
 
 
 def test_others_are_not_limited_and_a_limit_can_go(net: Net) -> None:
-    limited, _ = net.tap("tapstert0", ONE)
-    free, _ = net.tap("tapstert1", "02:00:00:00:00:03")
-    count = 1000
-    net.nft(rates.add_limit("tapstert0", MBIT))
+    limited, _ = net.tap("tapster0", ONE)
+    free, _ = net.tap("tapster1", "02:00:00:00:00:03")
+    count = 400  # fewer than may wait for a processor that is busy
+    net.nft(rates.add_limit("tapster0", MBIT))
     bucket = MBIT // 8 + rates.EGRESS_BURST
     assert bucket < count * len(FRAME) / 2
 
@@ -148,17 +159,17 @@ def test_others_are_not_limited_and_a_limit_can_go(net: Net) -> None:
         before = net.sent("out0")
         for _ in range(count):
             os.write(fd, FRAME)
-        return net.sent("out0") - before
+        return net.sent("out0") - before  # and what hosts say by themselves
 
     whole = count * len(FRAME)
     assert passes(limited) < whole / 2
-    assert passes(free) == whole
-    net.nft(rates.change_limit("tapstert0", MBIT, 8000 * MBIT))
-    assert passes(limited) == whole
-    net.nft(rates.change_limit("tapstert0", 8000 * MBIT, MBIT))
+    assert passes(free) >= whole
+    net.nft(rates.change_limit("tapster0", MBIT, 8000 * MBIT))
+    assert passes(limited) >= whole
+    net.nft(rates.change_limit("tapster0", 8000 * MBIT, MBIT))
     assert passes(limited) < whole / 2
-    net.nft(rates.delete_limit("tapstert0"))
-    assert passes(limited) == whole
+    net.nft(rates.delete_limit("tapster0"))
+    assert passes(limited) >= whole
     listed = tool(net.host, "nft", "-j", "list", "table", "bridge", "tapster")
     objects = [entry for entry in listed["nftables"] if "limit" in entry]
     maps = [e["map"] for e in listed["nftables"] if "map" in e]
@@ -168,9 +179,9 @@ def test_others_are_not_limited_and_a_limit_can_go(net: Net) -> None:
 
 @pytest.mark.parametrize("rate", [MBIT, 100 * MBIT, 1000 * MBIT])
 def test_a_flood_comes_in_at_the_rate(net: Net, rate: int) -> None:
-    sender, _ = net.tap("tapstert0", ONE)
-    fd, index = net.tap("tapstert1", OTHER)
-    net.netlink.transact([rates.limit_ingress(index, "tapstert1", rate, MTU)])
+    sender, _ = net.tap("tapster0", ONE)
+    fd, index = net.tap("tapster1", OTHER)
+    net.netlink.transact([rates.limit_ingress(index, "tapster1", rate, MTU)])
 
     def come(seconds: float) -> tuple[int, float]:
         """Bytes that the guest reads while it is sent more than it may get."""
@@ -191,23 +202,23 @@ def test_a_flood_comes_in_at_the_rate(net: Net, rate: int) -> None:
 
 
 def test_the_rate_of_what_comes_in_is_seen_changed_and_taken_away(net: Net) -> None:
-    _, index = net.tap("tapstert0", ONE)
+    _, index = net.tap("tapster0", ONE)
 
     def shown() -> list[Any]:
-        found = tool(net.host, "tc", "-j", "qdisc", "show", "dev", "tapstert0")
+        found = tool(net.host, "tc", "-j", "qdisc", "show", "dev", "tapster0")
         return [e["options"] for e in found if e["kind"] == "tbf"]
 
     assert shown() == []
     for rate in (8_000, MBIT, 1000 * MBIT, 100_000 * MBIT):
-        request = rates.limit_ingress(index, "tapstert0", rate, MTU)
+        request = rates.limit_ingress(index, "tapster0", rate, MTU)
         net.netlink.transact([request])
         [options] = shown()
         assert options["rate"] == rate // 8
         assert right(options["burst"], rates.bucket(rate, MTU).burst)
-    net.netlink.transact([rates.lift_ingress(index, "tapstert0")])
+    net.netlink.transact([rates.lift_ingress(index, "tapster0")])
     assert shown() == []
-    with pytest.raises(NetlinkError, match="lift the rate of tapstert0"):
-        net.netlink.transact([rates.lift_ingress(index, "tapstert0")])
+    with pytest.raises(NetlinkError, match="lift the rate of tapster0"):
+        net.netlink.transact([rates.lift_ingress(index, "tapster0")])
 
 
 # TCP
@@ -254,15 +265,15 @@ class Flow(NamedTuple):
 
 @pytest.fixture
 def flow(net: Net, request: pytest.FixtureRequest) -> Iterator[Flow]:
-    """From the guest on tapstert0 to that on tapstert1, held to `request.param`'s
+    """From the guest on tapster0 to that on tapster1, held to `request.param`'s
     way and rate."""
     way, rate = request.param
-    source, _ = net.guest("tapstert0", 1)
-    sink, index = net.guest("tapstert1", 2)
+    source, _ = net.guest("tapster0", 1)
+    sink, index = net.guest("tapster1", 2)
     if way == "egress":
-        net.nft(rates.add_limit("tapstert0", rate))
+        net.nft(rates.add_limit("tapster0", rate))
     else:
-        net.netlink.transact([rates.limit_ingress(index, "tapstert1", rate, MTU)])
+        net.netlink.transact([rates.limit_ingress(index, "tapster1", rate, MTU)])
     with (
         in_network(sink, socket.create_server, ("10.0.0.2", 5001)) as listener,
         in_network(source, socket.create_connection, ("10.0.0.2", 5001), 5) as client,
@@ -287,8 +298,8 @@ def test_tcp_gets_the_rate(flow: Flow, rate: int) -> None:
 
 def test_a_limit_is_a_ports_own(net: Net) -> None:
     """A frame of another port, with the same source, is not counted."""
-    fd, _ = net.tap("tapstert0", ONE)
-    net.nft(rates.add_limit("tapstert0", MBIT))
+    fd, _ = net.tap("tapster0", ONE)
+    net.nft(rates.add_limit("tapster0", MBIT))
     for _ in range(400):
         os.write(fd, FRAME)
     net.pair("lan0", "lan1")
