@@ -291,7 +291,7 @@ class TestBridge:
             with pytest.raises(errors.MacInUse):
                 attach(lab, USER, bridge="br0", mac=mac)
         until_nothing_is_left(lab)
-        assert elements(lab.host).keys().isdisjoint({"guests", "waiting"})
+        assert elements(lab.host).keys().isdisjoint({"guests", "checked4", "checked6"})
         assert files(lab, "nics") == []
 
 

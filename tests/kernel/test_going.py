@@ -23,6 +23,7 @@ from support.host import (
     ask,
     attach,
     broker,
+    chains,
     commands,
     dnsmasqs,
     elements,
@@ -408,7 +409,7 @@ class TestBroker:
             first.stop(signal.SIGKILL)
             daemon = start(lab)
             assert stable(nics(lab)) == before
-            assert elements(lab.host)["waiting"] == [nic["ifname"]]
+            assert chains(lab.host)[nic["ifname"]] == "waiting"
             mac = "52:54:00:12:34:56"
             os.write(fd, frames.arp(mac, mac, "0.0.0.0", "10.64.0.9"))
             until("admission", lambda: states(lab)[nic["ifname"]] == "active")

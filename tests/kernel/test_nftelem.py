@@ -34,9 +34,11 @@ def listing() -> Any:
         check=True,
     ).stdout
     return {
-        entry["set"]["name"]: sorted(map(str, entry["set"]["elem"]))
+        inner["name"]: sorted(map(str, inner["elem"]))
         for entry in json.loads(text)["nftables"]
-        if entry.get("set", {}).get("elem")
+        if (inner := entry.get("set") or entry.get("map"))
+        and inner.get("elem")
+        and not inner["name"].startswith("__")
     }
 
 
@@ -68,7 +70,7 @@ def test_bytes_and_text_are_the_same_elements() -> None:
             Nft().run("add", elements.added(elements.of_port(guest)))
         assert listing() == by_bytes
         assert set(by_bytes) == {
-            "macs", "guests", "guests6", "claimed6", "checked4", "checked6", "waiting",
+            "ports", "macs", "guests", "guests6", "claimed6", "checked4", "checked6",
         }  # fmt: skip
         sets.delete("delete", keys(*guests))  # text's elements, by bytes
         assert listing() == {}
@@ -93,13 +95,32 @@ def test_deleting_what_is_not_there_says_so_and_deletes_nothing() -> None:
         assert listing() == before
 
 
+def test_a_key_is_changed_from_one_frame_to_the_next() -> None:
+    """A port that waited is checked, in one transaction."""
+    with Sets() as sets:
+        before = elements.of_port(WAITS)
+        after = elements.of_port(WAITS._replace(mac=GUEST.mac, waiting=False))
+        sets.add("add", elements.keys(before))
+        assert "waiting" in str(listing()["ports"])
+        sets.change(
+            "change",
+            elements.keys([e for e in before if e not in after]),
+            elements.keys([e for e in after if e not in before]),
+        )
+        assert "waiting" not in str(listing()["ports"])
+        assert "lan" in str(listing()["ports"]) and "macs" in listing()
+        with pytest.raises(NetlinkError):  # and back to what is not there: nothing
+            sets.change("back", elements.keys(before), [])
+            sets.change("back", elements.keys(before), [])
+
+
 def test_all_or_none_is_added() -> None:
     with Sets() as sets:
         wrong = Element(NFPROTO_BRIDGE, "tapster", "no such set", bytes(16))
         with pytest.raises(NetlinkError) as caught:
             sets.add("add", [*keys(GUEST), wrong])
         assert caught.value.errno == errno.ENOENT
-        short = Element(NFPROTO_BRIDGE, "tapster", "waiting", b"x")
+        short = Element(NFPROTO_BRIDGE, "tapster", "checked4", b"x")
         with pytest.raises(NetlinkError):
             sets.add("add", [*keys(GUEST), short])
         assert listing() == {}

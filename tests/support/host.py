@@ -217,6 +217,15 @@ def elements(space: Space) -> dict[str, list[Any]]:
     return found
 
 
+def chains(space: Space) -> dict[str, str]:
+    """Of each port of ours, where its frames go: a chain, or "accept"."""
+    pairs = elements(space).get("ports", [])
+    return {
+        name: verdict["goto"]["target"] if "goto" in verdict else "accept"
+        for name, verdict in pairs
+    }
+
+
 def mentions(space: Space, word: str) -> bool:
     """Whether anything in nftables says this word."""
     return word in json.dumps(ruleset(space))
@@ -263,7 +272,7 @@ def leftovers(lab: Lab, *, networks: bool = True) -> list[str]:
     """Whatever there is of any NIC, and of any network; [] is what is wanted."""
     wanted = ("tapster", "tapbr") if networks else ("tapster",)
     found = [f"device {n}" for prefix in wanted for n in links(lab.host, prefix)]
-    of_nics = ("waiting", "first", "guests")
+    of_nics = ("ports", "first", "macs", "guests", "guests6", "claimed6", "learners")
     found += [
         f"nft {name}: {inner}"
         for name, inner in elements(lab.host).items()

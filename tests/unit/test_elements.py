@@ -29,17 +29,14 @@ def lines(text: str) -> list[tuple[str, str, str]]:
     return found
 
 
-def sets(guest: Guest) -> list[str]:
-    return sorted({entry.set for entry in elements.of_port(guest)})
-
-
 def test_a_guest_of_a_network_is_known_by_all_it_may_be() -> None:
     entries = elements.of_port(Guest("tapstern1", "n", MAC, IP, IP6))
     assert [(e.set, e.text()) for e in entries] == [
+        ("ports", "tapstern1 : goto nat"),
         ("macs", "tapstern1 . 0x020000000001"),
-        ("guests", f"tapstern1 . {MAC} . {IP}"),
-        ("guests6", f"tapstern1 . {MAC} . 0xfd000001000000000000000000000005"),
-        ("guests6", f"tapstern1 . {MAC} . 0xfe80000000000000000000fffe000001"),
+        ("guests", f"tapstern1 . {IP}"),
+        ("guests6", "tapstern1 . 0xfd000001000000000000000000000005"),
+        ("guests6", "tapstern1 . 0xfe80000000000000000000fffe000001"),
         ("claimed6", "0xfe80000000000000000000fffe000001"),
     ]
 
@@ -47,45 +44,58 @@ def test_a_guest_of_a_network_is_known_by_all_it_may_be() -> None:
 def test_the_bytes_are_the_same_as_the_text() -> None:
     name = b"tapstern1".ljust(16, b"\0")
     mac = bytes.fromhex("0200000000010000")
-    six, local = (bytes.fromhex("fd00000100000000" + "0" * 15 + "5"),
-                  bytes.fromhex("fe80000000000000000000fffe000001"))  # fmt: skip
+    six, local = (
+        bytes.fromhex("fd00000100000000" + "0" * 15 + "5"),
+        bytes.fromhex("fe80000000000000000000fffe000001"),
+    )
     entries = elements.of_port(Guest("tapstern1", "n", MAC, IP, IP6))
     assert [element.key for element in elements.keys(entries)] == [
+        name,
         name + mac,
-        name + mac + bytes((10, 70, 1, 5)),
-        name + mac + six,
-        name + mac + local,
+        name + bytes((10, 70, 1, 5)),
+        name + six,
+        name + local,
         local,
     ]
-    assert Entry("waiting", ("tapstern1",)).element().key == name
+    learns = Entry(elements.LEARNERS, (MAC,), 0)
+    assert learns.element().key == mac[:6] and learns.text() == "0x020000000001"
+    assert b"nat\0" in elements.keys(entries)[0].data
 
 
-ITS_LOCAL = ("claimed6", "guests6")  # nobody else's link-local address, whatever it has
+# Nobody else's link-local address is a guest's, whatever other it has.
+OWN = ["claimed6", "guests6", "macs", "ports"]
 
 
 @pytest.mark.parametrize(
-    ("guest", "wanted"),
+    ("guest", "wanted", "chain"),
     [
-        (Guest("tapstern1", "n", MAC, IP), [*ITS_LOCAL, "guests", "macs"]),
-        (Guest("tapsterl1", "l", MAC), [*ITS_LOCAL, "macs"]),
-        (Guest("tapsterl1", "l", MAC, IP), [*ITS_LOCAL, "checked4", "guests", "macs"]),
-        (
-            Guest("tapsterl1", "l", MAC, None, IP6),
-            [*ITS_LOCAL, "checked6", "macs"],
-        ),
-        (
-            Guest("tapsterl1", "l", MAC, strict=True),
-            [*ITS_LOCAL, "checked4", "checked6", "macs"],
-        ),
-        (Guest("tapsterl1", "l", None, waiting=True), ["waiting"]),
-        (Guest("tapsterl1", "l", None), []),  # refused
-        (Guest("tapstert1", "t", MAC, IP, IP6), []),  # trusted
+        (Guest("tapstern1", "n", MAC, IP), [*OWN, "guests"], "nat"),
+        (Guest("tapstern1", "n", MAC, IP, limited=True), [*OWN, "guests"],
+         "nat_limited"),
+        (Guest("tapsterl1", "l", MAC), OWN, "lan"),
+        (Guest("tapsterl1", "l", MAC, learns=True), [*OWN, "learners"], "lan"),
+        (Guest("tapsterl1", "l", MAC, IP), [*OWN, "checked4", "guests"], "lan"),
+        (Guest("tapsterl1", "l", MAC, None, IP6), [*OWN, "checked6"], "lan"),
+        (Guest("tapsterl1", "l", MAC, strict=True), [*OWN, "checked4", "checked6"],
+         "lan"),
+        (Guest("tapsterl1", "l", None, waiting=True), ["ports"], "waiting"),
+        (Guest("tapsterl1", "l", None), ["ports"], "lan"),  # refused
+        (Guest("tapstert1", "t", MAC, IP, IP6), ["ports"], None),
+        (Guest("tapstert1", "t", MAC, limited=True), ["ports"], "trusted_limited"),
     ],
-)
-def test_a_port_of_another_kind(guest: Guest, wanted: list[str]) -> None:
-    assert sets(guest) == sorted(wanted)
-    for _, name, value in lines(elements.added(elements.of_port(guest))):
-        assert name == "claimed6" or value.split(" ")[0] == guest.ifname
+)  # fmt: skip
+def test_a_port_of_another_kind(
+    guest: Guest, wanted: list[str], chain: str | None
+) -> None:
+    entries = elements.of_port(guest)
+    assert sorted({entry.set for entry in entries}) == sorted(wanted)
+    assert entries[0].chain == chain
+    shared = {entry.set for entry in entries} - {
+        entry.set for entry in elements.without_shared(entries)
+    }
+    assert shared == {"claimed6", "learners"} & set(wanted)
+    for _, name, value in lines(elements.added(entries)):
+        assert name in shared or value.split(" ")[0] == guest.ifname
 
 
 NETWORKS = [

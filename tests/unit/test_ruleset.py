@@ -44,11 +44,39 @@ def test_what_a_guest_says_is_dropped_unless_it_is_accepted() -> None:
 
 
 def test_what_no_guest_may_say_is_dropped_before_anything_is_accepted() -> None:
+    """By protocol: what nobody may say is asked before who says it."""
+    for name, first in (
+        ("nat4", "ip protocol udp jump udp4"),
+        ("lan4", "ip protocol udp jump udp4"),
+    ):
+        assert chain(name, ruleset._BRIDGE)[0] == first
+    for name, tcp, icmp in (
+        ("nat6", "goto own_ipv6", "icmp6_own"),
+        ("lan6", "iifname != @checked6 accept", "icmp6"),
+    ):
+        assert chain(name, ruleset._BRIDGE)[:3] == [
+            f"ip6 nexthdr tcp {tcp}",  # and so neither UDP nor ICMP
+            f"meta l4proto ipv6-icmp jump {icmp}",
+            "jump others6",
+        ]
+    for name in ("udp4", "icmp6", "others6"):
+        assert not any("accept" in rule for rule in chain(name, ruleset._BRIDGE))
+
+
+def test_no_port_of_ours_is_without_checks() -> None:
+    """One without an element says nothing."""
+    rules = chain("prerouting", ruleset._BRIDGE)
+    assert rules[1:3] == ["iifname vmap @ports", 'iifname "tapster*" drop']
+    for kind in (ruleset.LAN, ruleset.NAT, ruleset.TRUSTED):
+        for waiting in (True, False):
+            for limited in (True, False):
+                name = ruleset.chain_of(kind, waiting=waiting, limited=limited)
+                assert (name is None) == (
+                    kind == ruleset.TRUSTED and not waiting and not limited
+                )
+                assert name is None or chain(name, ruleset._BRIDGE), name
     for name in ("nat", "lan"):
-        rules = chain(name, ruleset._BRIDGE)
-        first = rules.index("jump everybodys")
-        assert all("ip" not in rule.split()[:3] for rule in rules[:first]), rules
-    assert not any("accept" in r for r in chain("everybodys", ruleset._BRIDGE))
+        assert chain(name, ruleset._BRIDGE)[-1] == "drop"
 
 
 def test_source_ports_of_guests_are_high() -> None:

@@ -72,17 +72,12 @@ class LeaseWatch:
                 for lease in leases.told(
                     packet.protocol, packet.ethernet, packet.payload
                 ):
-                    self._learn(packet.output, lease)
+                    self._learn(packet.bridge, lease)
 
-    def _learn(self, ifindex: int, lease: leases.Lease) -> None:
+    def _learn(self, bridge: int, lease: leases.Lease) -> None:
         assert self._broker is not None  # noqa: S101 - nothing is read before start
-        nic = self._broker.ledger.by_index(ifindex)
-        if (
-            nic is None
-            or not nic.learns
-            or nic.state is not State.ACTIVE
-            or nic.mac != lease.mac
-        ):
+        nic = self._broker.ledger.by_mac(bridge, lease.mac)
+        if nic is None or not nic.learns or nic.state is not State.ACTIVE:
             return
         address = str(lease.address) if lease.address is not None else None
         before = (nic.ipv4, nic.ipv6)

@@ -74,6 +74,8 @@ class Nic:
             self.ipv6,
             waits,
             self.strict,
+            self.learns,
+            bool(self.rate_egress),
         )
 
 

@@ -180,20 +180,28 @@ class Provisioner:
             self._env.netlink.transact([request])
             nic.rate_ingress = rate.ingress
         text = rates.change_limit(nic.ifname, nic.rate_egress, rate.egress)
-        if text:
+        if not text:
+            return
+        before = nic.guest
+        if rate.egress:  # before frames are sent there to be counted
             self._env.nft.run(f"limit {nic.ifname}", text)
-            nic.rate_egress = rate.egress
+        nic.rate_egress = rate.egress
+        if self._ledger.by_ifname(nic.ifname) is nic:
+            self.replace_elements(before, nic)
+        if not rate.egress:
+            self._env.nft.run(f"limit {nic.ifname}", text)
 
     def replace_elements(self, before: elements.Guest, nic: Nic) -> None:
         """Have nftables know a port as it is now, and not as it was.
 
-        :raises NetlinkError: the kernel refused; new elements are in first.
+        :raises NetlinkError: the kernel refused, and nothing has changed.
         """
         old, new = elements.of_port(before), elements.of_port(nic.guest)
         add = [entry for entry in new if entry not in old]
         delete = [entry for entry in old if entry not in new]
-        self._env.sets.add(f"change port {nic.ifname}", elements.keys(add))
-        self._env.sets.delete(f"change port {nic.ifname}", elements.keys(delete))
+        self._env.sets.change(
+            f"change port {nic.ifname}", elements.keys(delete), elements.keys(add)
+        )
 
     def delete_elements(self, nic: Nic) -> None:
         """Remove a port's elements from nftables, but for what another bridge's

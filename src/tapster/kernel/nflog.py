@@ -44,11 +44,12 @@ _RECEIVE = 128 * 1024  # more than the longest packet and what is said about it
 
 
 class Packet(NamedTuple):
-    """One packet. Of a bridge, `input` and `output` are its ports, and it itself
-    is of no interest; 0: none, as of what the host sends itself."""
+    """One packet. Of a bridge, `input` and `output` are its ports; 0: none, as of
+    what the host sends itself, or what has no way out yet."""
 
     input: int  # ifindex
     output: int
+    bridge: int  # 0 where there is none
     protocol: int  # ETH_P_*
     prefix: str  # what the rule says in `log prefix`
     ethernet: bytes  # the link layer's header; empty where there is none
@@ -164,9 +165,13 @@ def _packet(message: memoryview) -> Packet:
     def number(kind: int, size: int = 4) -> int:
         return int.from_bytes(found.get(kind, b"")[:size], "big")
 
+    bridge = 0
+    if number(_PHYSINDEV) or number(_PHYSOUTDEV):
+        bridge = number(_INDEV) or number(_OUTDEV)
     return Packet(
         number(_PHYSINDEV) or number(_INDEV),
         number(_PHYSOUTDEV) or number(_OUTDEV),
+        bridge,
         number(_PACKET_HDR, 2),
         found.get(_PREFIX, b"").rstrip(b"\0").decode(errors="replace"),
         found.get(_L2HDR, b""),

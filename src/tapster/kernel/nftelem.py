@@ -9,7 +9,6 @@ linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h.
 
 from __future__ import annotations
 
-import errno
 import socket
 import struct
 from collections.abc import Iterable
@@ -36,6 +35,8 @@ _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 _BATCH_BEGIN, _BATCH_END = 16, 17  # NFNL_MSG_BATCH_*
 _NEW, _DELETE = _SUBSYSTEM << 8 | 12, _SUBSYSTEM << 8 | 14  # NFT_MSG_*SETELEM
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3  # NFTA_SET_ELEM_LIST_*
+_DATA, _VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 2, 2, 1, 2  # NFTA_SET_ELEM_DATA, …
+_ACCEPT, _GOTO = 1, -4  # NF_ACCEPT, NFT_GOTO
 _ELEMENT, _KEY, _VALUE = 1, 1, 1  # NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE
 
 _HEADER = struct.Struct("=IHHII")
@@ -43,13 +44,28 @@ _NFGEN = struct.Struct("=BBH")  # family, version, resource
 _ENVELOPE = _NFGEN.pack(0, 0, socket.htons(_SUBSYSTEM))
 
 
+__all__ = [
+    "NFPROTO_BRIDGE",
+    "NFPROTO_INET",
+    "Element",
+    "ElementSocket",
+    "ether_addr",
+    "ifname",
+    "ip_addr",
+    "mac_bytes",
+    "verdict",
+]
+
+
 class Element(NamedTuple):
-    """One key of one set; `key` is as the functions below make it."""
+    """One key of one set; `key` is as the functions below make it, and `data`,
+    of a map of verdicts, as `verdict` does."""
 
     family: int  # NFPROTO_*
     table: str
     set: str
     key: bytes
+    data: bytes = b""
 
 
 def ifname(name: str) -> bytes:
@@ -65,6 +81,15 @@ def ether_addr(mac: str) -> bytes:
 def ip_addr(text: str) -> bytes:
     """A part of a key, of type ipv4_addr or ipv6_addr."""
     return IPv6Address(text).packed if ":" in text else IPv4Address(text).packed
+
+
+def verdict(chain: str | None) -> bytes:
+    """The data of a map of verdicts: go to a chain; None: accept."""
+    code = _ACCEPT if chain is None else _GOTO
+    inner = attr(_VERDICT_CODE, code.to_bytes(4, "big", signed=True))
+    if chain is not None:
+        inner += attr_str(_VERDICT_CHAIN, chain)
+    return nested(_DATA, nested(_VERDICT, inner))
 
 
 class ElementSocket:
@@ -91,35 +116,28 @@ class ElementSocket:
 
         :raises NetlinkError: the kernel refused.
         """
-        self._run(operation, _NEW, NLM_F_CREATE, elements)
+        self.change(operation, (), elements)
 
     def delete(self, operation: str, elements: Iterable[Element]) -> None:
         """Delete all of them, or none.
 
         :raises NetlinkError: the kernel refused; ENOENT, if one is not there.
         """
-        self._run(operation, _DELETE, 0, elements)
+        self.change(operation, elements, ())
 
-    def _run(
-        self, operation: str, kind: int, flags: int, elements: Iterable[Element]
+    def change(
+        self, operation: str, delete: Iterable[Element], add: Iterable[Element]
     ) -> None:
-        first = self._sequence + 1
+        """Delete some and add some in one transaction: a key of a map that is
+        in both has another value from one frame to the next. Raises as both."""
+        first = number = self._sequence + 1
         parts = [_pack(_BATCH_BEGIN, NLM_F_REQUEST, first, _ENVELOPE)]
-        number = first
-        for family, table, name, key in elements:
+        for element in delete:
             number += 1
-            value = nested(_KEY, attr(_VALUE, key))
-            payload = b"".join(
-                (
-                    _NFGEN.pack(family, 0, 0),
-                    attr_str(_LIST_TABLE, table),
-                    attr_str(_LIST_SET, name),
-                    nested(_LIST_ELEMENTS, nested(_ELEMENT, value)),
-                )
-            )
-            parts.append(
-                _pack(kind, flags | NLM_F_REQUEST | NLM_F_ACK, number, payload)
-            )
+            parts.append(_message(_DELETE, 0, number, element))
+        for element in add:
+            number += 1
+            parts.append(_message(_NEW, NLM_F_CREATE, number, element))
         parts.append(_pack(_BATCH_END, NLM_F_REQUEST, number + 1, _ENVELOPE))
         self._sequence = number + 1
         if number > first:
@@ -145,9 +163,18 @@ class ElementSocket:
             raise NetlinkError(failure, operation)
 
 
-def is_absence(error: OSError) -> bool:
-    """Whether `delete` failed only because there was nothing to delete."""
-    return error.errno == errno.ENOENT
+def _message(kind: int, flags: int, sequence: int, element: Element) -> bytes:
+    family, table, name, key, data = element
+    value = nested(_KEY, attr(_VALUE, key)) + (data if kind == _NEW else b"")
+    payload = b"".join(
+        (
+            _NFGEN.pack(family, 0, 0),
+            attr_str(_LIST_TABLE, table),
+            attr_str(_LIST_SET, name),
+            nested(_LIST_ELEMENTS, nested(_ELEMENT, value)),
+        )
+    )
+    return _pack(kind, flags | NLM_F_REQUEST | NLM_F_ACK, sequence, payload)
 
 
 def _pack(kind: int, flags: int, sequence: int, payload: bytes) -> bytes:

@@ -14,38 +14,48 @@ from typing import NamedTuple
 
 from ..kernel import nftelem
 from ..model import Forward, Port
-from . import addresses
+from . import addresses, ruleset
 from .ruleset import BRIDGE_TABLE, INET_TABLE, LAN, TRUSTED
 
-
-# The one set whose elements are no port's: addresses that are somebody's.
-CLAIMED = "claimed6"
+PORTS = "ports"
+# Elements of these are no port's, but of a MAC that guests of bridges apart may
+# share: addresses that are somebody's, and MACs whose leases are learned.
+CLAIMED, LEARNERS = "claimed6", "learners"
+_OF_NO_PORT = (CLAIMED, LEARNERS)
 
 
 class Entry(NamedTuple):
-    """One element of a set of the bridge table.
+    """One element of a set or map of the bridge table.
 
     `parts` are names, MACs and addresses as they are usually written; `raw` is
     the number of the first one that nft has no type for and calls an integer.
+    Of the map `ports`, `chain` is where its frames go, None: to be accepted.
     """
 
     set: str
     parts: tuple[str, ...]
     raw: int = 9
+    chain: str | None = None
 
     def text(self) -> str:
-        return " . ".join(
+        key = " . ".join(
             _number(part) if place >= self.raw else part
             for place, part in enumerate(self.parts)
         )
+        if self.set != PORTS:
+            return key
+        return f"{key} : {f'goto {self.chain}' if self.chain else 'accept'}"
 
     def element(self) -> nftelem.Element:
-        key, rest = b"", self.parts
-        if self.set != CLAIMED:
-            key, rest = nftelem.ifname(rest[0]), rest[1:]
+        first, *rest = self.parts
+        if self.set in _OF_NO_PORT:  # a single one is not filled up
+            key = nftelem.mac_bytes(first) if _is_mac(first) else nftelem.ip_addr(first)
+        else:
+            key = nftelem.ifname(first)
         for part in rest:
             key += nftelem.ether_addr(part) if _is_mac(part) else nftelem.ip_addr(part)
-        return nftelem.Element(nftelem.NFPROTO_BRIDGE, "tapster", self.set, key)
+        data = nftelem.verdict(self.chain) if self.set == PORTS else b""
+        return nftelem.Element(nftelem.NFPROTO_BRIDGE, "tapster", self.set, key, data)
 
 
 def _is_mac(part: str) -> bool:
@@ -60,7 +70,8 @@ def _number(part: str) -> str:
 
 class Guest(NamedTuple):
     """What the checks of a port are about. Of a waiting or refused one the MAC
-    is None; `strict` holds a LAN port to addresses that it may not have."""
+    is None; `strict` holds a LAN port to addresses that it may not have,
+    `learns` to what a DHCP server says, `limited` to a rate."""
 
     ifname: str
     kind: str  # of ruleset
@@ -69,29 +80,38 @@ class Guest(NamedTuple):
     ipv6: str | None = None
     waiting: bool = False
     strict: bool = False
+    learns: bool = False
+    limited: bool = False
 
 
 def of_port(guest: Guest) -> list[Entry]:
     """The elements of one port."""
-    ifname, kind, mac, ipv4, ipv6, waiting, strict = guest
-    if waiting:
-        return [Entry("waiting", (ifname,))]
+    ifname, kind, mac, ipv4, ipv6, waiting, strict, learns, limited = guest
+    chain = ruleset.chain_of(kind, waiting=waiting, limited=limited)
+    entries = [Entry(PORTS, (ifname,), 9, chain)]
     if mac is None or kind == TRUSTED:
-        return []
-    entries = [Entry("macs", (ifname, mac), 1)]
+        return entries
+    entries.append(Entry("macs", (ifname, mac), 1))
     if ipv4 is not None:
-        entries.append(Entry("guests", (ifname, mac, ipv4)))
+        entries.append(Entry("guests", (ifname, ipv4)))
     if ipv6 is not None:
-        entries.append(Entry("guests6", (ifname, mac, ipv6), 2))
+        entries.append(Entry("guests6", (ifname, ipv6), 1))
     local = addresses.link_local(mac)  # where there is no other, too
-    entries.append(Entry("guests6", (ifname, mac, local), 2))
+    entries.append(Entry("guests6", (ifname, local), 1))
     entries.append(Entry(CLAIMED, (local,), 0))
     if kind == LAN:
         if ipv4 is not None or strict:
             entries.append(Entry("checked4", (ifname,)))
         if ipv6 is not None or strict:
             entries.append(Entry("checked6", (ifname,)))
+        if learns:
+            entries.append(Entry(LEARNERS, (mac,), 0))
     return entries
+
+
+def without_shared(entries: Iterable[Entry]) -> list[Entry]:
+    """Those that are this port's alone, and not of its MAC."""
+    return [entry for entry in entries if entry.set not in _OF_NO_PORT]
 
 
 def keys(entries: Iterable[Entry]) -> list[nftelem.Element]:

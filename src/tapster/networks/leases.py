@@ -23,38 +23,32 @@ IPV4, IPV6 = 0x0800, 0x86DD  # ETH_P_*
 LOG_PREFIX = "tapster dhcp"
 MAX_ADDRESSES = 8  # of one DHCPv6 reply; a client asks for one or two
 
-# `macs` is the bridge table's set of ports and their guests' MACs. @th,288,48 is
-# the client's MAC (8 bytes of UDP, then chaddr at 28), @ll,0,48 whom the frame is
-# to: an answer that is broadcast to a thousand ports is logged for one. Frames
-# from other ports come by `forward`, those of a server on the host by `output`;
-# `postrouting` would see both, but not where they are from. A port's guest that
-# is not trusted can't send answers (see `everybodys`); should it once, they still
-# are not logged. Priority: br_netfilter takes a frame away from the hooks at 0.
-# UDP's ports come first: comparing names would cost each frame twice as much.
+# `of_server` is where the bridge table sends what has a server's source port and
+# came in by no port of ours; `learners` are the MACs of guests whose leases count
+# for something. @th,288,48 is the client's MAC (8 bytes of UDP, then chaddr at
+# 28), @ll,0,48 whom the frame is to: an answer that is broadcast to a thousand
+# ports is logged once. A server on the host itself speaks by `output`. Priority:
+# br_netfilter takes a frame away from the hooks at 0.
 #
-# Each port has a limit of its own, so that nobody who floods one guest, be it
-# the guest's own doing, keeps us from hearing about the others.
+# Each MAC has a limit of its own, so that nobody who floods one guest, be it the
+# guest's own doing, keeps us from hearing about the others.
 _CHAINS = """
 table %(table)s {
-    set dhcp_rates { type ifname; size 65535; flags dynamic, timeout; timeout 1s; }
+    set dhcp_rates {
+        typeof @th,288,48; size 65535; flags dynamic, timeout; timeout 1s;
+    }
 
-    chain dhcp_answer {
-        update @dhcp_rates { oifname limit rate 10/second burst 20 packets } \\
+    chain of_server {
+        udp sport 67 udp dport 68 @th,288,48 @learners \\
+            update @dhcp_rates { @th,288,48 limit rate 10/second burst 20 packets } \\
             log prefix "%(prefix)s" group %(group)d
-    }
-    chain dhcp_to_guest {
-        udp sport 67 udp dport 68 oifname . @th,288,48 @macs jump dhcp_answer
-        udp sport 547 udp dport 546 ip6 daddr fe80::/10 oifname . @ll,0,48 @macs \\
-            jump dhcp_answer
-    }
-    chain dhcp_forward {
-        type filter hook forward priority -200; policy accept;
-        udp sport { 67, 547 } oifname "tapsterl*" iifname != "tapsterl*" \\
-            jump dhcp_to_guest
+        udp sport 547 udp dport 546 ip6 daddr fe80::/10 @ll,0,48 @learners \\
+            update @dhcp_rates { @ll,0,48 limit rate 10/second burst 20 packets } \\
+            log prefix "%(prefix)s" group %(group)d
     }
     chain dhcp_output {
         type filter hook output priority -200; policy accept;
-        udp sport { 67, 547 } oifname "tapsterl*" jump dhcp_to_guest
+        oifname "tapsterl*" udp sport { 67, 547 } jump of_server
     }
 }
 """

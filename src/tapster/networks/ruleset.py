@@ -18,15 +18,21 @@ INET_TABLE = "inet tapster"
 TAP_PREFIX = "tapster"
 # The first digit of a tap's name says which of the chains below it is for.
 LAN, NAT, TRUSTED = "l", "n", "t"
+# What `ports` says of one: the verdict for its frames, with a rate and without.
+_CHAINS = {LAN: "lan", NAT: "nat", TRUSTED: "trusted"}
 
 # The source MAC is the bridge's own business: a locked port drops every frame
-# whose source is not its static forwarding entry, after this chain and before
-# anything is forwarded. What else a guest may say depends on the kind of its
-# network, which is in the device's name: a port is never without these checks,
-# and only what a guest's addresses are has to be an element. A waiting port
+# whose source is not its static forwarding entry, after these chains and before
+# anything is forwarded. So a port stands for its MAC here, and what is checked is
+# what the frame says inside. Which chain a port's frames go through is an element
+# of `ports`; one of ours without an element says nothing at all. A waiting port
 # is locked and has no entry yet, so the bridge drops all it sends: it only
 # leaves one MAC in `first`, and never more than one, whatever its guest sends
 # (daemon/first_mac.py).
+#
+# Each rule costs every frame that gets to it, and a lookup costs three times
+# what a comparison does: what most frames are comes first, and what they are not
+# is asked behind the protocol that it is about.
 #
 # Raw offsets, for which nft has no word, or no word that may stand in a set's
 # key: @nh,64,48 is the sender's MAC in ARP (after 8 bytes); @nh,64,128 IPv6's
@@ -48,14 +54,15 @@ LAN, NAT, TRUSTED = "l", "n", "t"
 # has to say what it is a fragment of (RFC 7112): no more extension headers there.
 _BRIDGE = """
 table bridge tapster {
-    set waiting { type ifname; }
+    map ports { type ifname : verdict; }
     map first { type ifname : ether_addr; size 4096; flags dynamic; }
     set macs { typeof iifname . @nh,64,48; }
-    set guests { type ifname . ether_addr . ipv4_addr; }
-    set guests6 { typeof iifname . ether saddr . @nh,64,128; }
+    set guests { type ifname . ipv4_addr; }
+    set guests6 { typeof iifname . @nh,64,128; }
     set claimed6 { typeof @nh,64,128; }
     set checked4 { type ifname; }
     set checked6 { type ifname; }
+    set learners { typeof @th,288,48; }
     map egress_limits { type ifname : limit; }
 
     chain own_arp {
@@ -63,72 +70,123 @@ table bridge tapster {
         arp ptype != ip drop
         arp hlen != 6 drop
         arp plen != 4 drop
-        iifname . arp saddr ether . arp saddr ip @guests accept
-        arp saddr ip 0.0.0.0 iifname . arp saddr ether . arp daddr ip @guests accept
+        iifname . @nh,64,48 != @macs drop
+        iifname . arp saddr ip @guests accept
+        arp saddr ip 0.0.0.0 iifname . arp daddr ip @guests accept
         drop
     }
     chain own_ipv4 {
-        iifname . ether saddr . ip saddr @guests accept
+        iifname . ip saddr @guests accept
         ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept
         drop
     }
     chain own_target {
-        iifname . ether saddr . @th,64,128 @guests6 return
+        iifname . @th,64,128 @guests6 return
         @th,64,128 @claimed6 drop
         @th,64,128 0xfe800000000000000000000000000001 drop
         @th,64,10 0x3fa return
         drop
     }
     chain own_ipv6 {
-        icmpv6 type nd-neighbor-advert jump own_target
-        ip6 saddr :: icmpv6 type nd-neighbor-solicit jump own_target
-        iifname . ether saddr . @nh,64,128 @guests6 accept
+        iifname . @nh,64,128 @guests6 accept
         ip6 saddr :: icmpv6 type { nd-neighbor-solicit, nd-router-solicit, mld-listener-report, mld-listener-done, mld2-listener-report } accept
         @nh,64,128 @claimed6 drop
         ip6 saddr fe80::1 drop
         ip6 saddr fe80::/10 accept
         drop
     }
-    chain extended {
-        ip6 saddr fe80::/10 exthdr frag exists drop
-        frag nexthdr { 0, 43, 44, 60 } drop
+
+    chain udp4 {
+        udp sport 67 drop
+        udp dport != 67 return
+        ip frag-off & 0x3fff != 0 drop
+        iifname . @th,288,48 != @macs drop
     }
-    chain everybodys {
-        udp sport { 67, 547 } drop
-        udp dport 67 ip frag-off & 0x3fff != 0 drop
-        udp dport 67 iifname . @th,288,48 != @macs drop
+    chain icmp6 {
         icmpv6 type { nd-router-advert, nd-redirect } drop
-        icmpv6 type nd-neighbor-advert ip6 nexthdr . ip6 length != { 58 . 24, 58 . 32 } drop
-        icmpv6 type nd-neighbor-advert ip6 length > 24 iifname . @th,208,48 != @macs drop
-        ip6 nexthdr { 0, 43, 44, 51, 60 } jump extended
+        icmpv6 type != nd-neighbor-advert return
+        ip6 nexthdr . ip6 length != { 58 . 24, 58 . 32 } drop
+        ip6 length > 24 iifname . @th,208,48 != @macs drop
     }
-    chain lan {
-        jump everybodys
-        ether type arp iifname @checked4 goto own_arp
-        ether type ip iifname @checked4 goto own_ipv4
-        ether type ip6 iifname @checked6 goto own_ipv6
-        ether type arp iifname . @nh,64,48 != @macs drop
-        accept
+    chain icmp6_own {
+        jump icmp6
+        icmpv6 type nd-neighbor-advert jump own_target
+        ip6 saddr :: icmpv6 type nd-neighbor-solicit jump own_target
+    }
+    chain others6 {
+        udp sport 547 drop
+        ip6 nexthdr { 0, 43, 44, 51, 60 } ip6 saddr fe80::/10 exthdr frag exists drop
+        ip6 nexthdr { 0, 43, 44, 51, 60 } frag nexthdr { 0, 43, 44, 60 } drop
+    }
+
+    chain nat4 {
+        ip protocol udp jump udp4
+        iifname . ip saddr @guests accept
+        goto own_ipv4
+    }
+    chain nat6 {
+        ip6 nexthdr tcp goto own_ipv6
+        meta l4proto ipv6-icmp jump icmp6_own
+        jump others6
+        goto own_ipv6
     }
     chain nat {
-        ether type arp goto own_arp
-        jump everybodys
-        ether type ip goto own_ipv4
+        ether type vmap { ip : goto nat4, ip6 : goto nat6, arp : goto own_arp }
+        drop
+    }
+
+    chain lan_arp {
+        iifname @checked4 goto own_arp
+        iifname . @nh,64,48 != @macs drop
+        accept
+    }
+    chain lan4 {
+        ip protocol udp jump udp4
+        iifname . ip saddr @guests accept
+        iifname @checked4 goto own_ipv4
+        accept
+    }
+    chain lan6 {
+        ip6 nexthdr tcp iifname != @checked6 accept
+        meta l4proto ipv6-icmp jump icmp6
+        jump others6
+        iifname != @checked6 accept
+        meta l4proto ipv6-icmp jump icmp6_own
         goto own_ipv6
+    }
+    chain lan {
+        ether type vmap { ip : goto lan4, ip6 : goto lan6, arp : goto lan_arp }
+        drop
+    }
+
+    chain nat_limited {
+        limit name iifname map @egress_limits drop
+        goto nat
+    }
+    chain lan_limited {
+        limit name iifname map @egress_limits drop
+        goto lan
+    }
+    chain trusted_limited {
+        limit name iifname map @egress_limits drop
+        accept
+    }
+    chain waiting {
+        add @first { iifname : ether saddr }
+        accept
+    }
+
+    chain of_server {
     }
     chain prerouting {
         type filter hook prerouting priority -200; policy accept;
-        iifname != "tapster*" accept
-        iifname @waiting add @first { iifname : ether saddr } accept
-        limit name iifname map @egress_limits drop
-        iifname "tapstert*" accept
-        ether type != { arp, ip, ip6 } drop
-        iifname "tapstern*" goto nat
-        goto lan
+        iifname vmap @ports
+        iifname "tapster*" drop
+        udp sport { 67, 547 } jump of_server
     }
     chain input {
         type filter hook input priority -200; policy accept;
-        iifname "tapster*" iifname != "tapstert*" ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop
+        ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 iifname "tapster*" iifname != "tapstert*" drop
     }
 }
 """
@@ -224,6 +282,15 @@ table inet tapster {{
     }}
 }}
 """
+
+
+def chain_of(kind: str, *, waiting: bool, limited: bool) -> str | None:
+    """The chain that a port's frames go to; None: they are accepted."""
+    if waiting:
+        return "waiting"
+    if limited:
+        return f"{_CHAINS[kind]}_limited"
+    return None if kind == TRUSTED else _CHAINS[kind]
 
 
 def tables(more_of_bridge: str = "") -> str:
