@@ -89,10 +89,12 @@ class Lan:
         with in_network(self.host, nflog.open_free_group) as socket:
             text = ruleset.tables(leases.chains(socket.group))
             for name, mac in MACS.items():
-                guest = Guest(name, ruleset.LAN, mac, learns=True)
+                guest = Guest(name, self.index[name], ruleset.LAN, mac, learns=True)
                 text += elements.added(elements.of_port(guest))
             text += elements.added(
-                elements.of_port(Guest(TRUSTED, ruleset.TRUSTED, TRUSTED_MAC))
+                elements.of_port(
+                    Guest(TRUSTED, self.index[TRUSTED], ruleset.TRUSTED, TRUSTED_MAC)
+                )
             )
             with self.rules(text):
                 yield socket

@@ -26,8 +26,13 @@ NETWORK = elements.Network(
     host_access=(),
 )
 GUEST = elements.of_port(
-    elements.Guest("tapstern0", "n", "02:00:00:00:00:01", "10.64.1.7")
+    elements.Guest("tapstern0", 0, "n", "02:00:00:00:00:01", "10.64.1.7")
 )
+
+
+def make_port() -> None:
+    """Text has the name of a port, and nft looks it up."""
+    subprocess.run(["ip", "link", "add", "tapstern0", "type", "bridge"], check=True)
 
 
 def shown() -> list[dict[str, Any]]:
@@ -60,6 +65,7 @@ def test_tables_are_made_and_go_without_a_trace() -> None:
 
 
 def test_tables_are_made_anew_without_elements_and_others_stay() -> None:
+    make_port()
     other = "table inet other {\n set s { type ipv4_addr; elements = { 192.0.2.9 } }\n}"
     nft = Nft()
     nft.run("somebody else's", other)
@@ -76,6 +82,7 @@ def test_tables_are_made_anew_without_elements_and_others_stay() -> None:
 
 
 def test_port_and_network_come_and_go() -> None:
+    make_port()
     nft = Nft()
     nft.run("make tables", ruleset.tables())
     nft.run("add network", elements.add_network(NETWORK))
@@ -112,6 +119,7 @@ def test_masquerade_never_takes_a_privileged_port() -> None:
 
 
 def test_refused_statement_undoes_its_whole_transaction() -> None:
+    make_port()
     nft = Nft()
     nft.run("make tables", ruleset.tables())
     text = elements.added(GUEST) + "delete element bridge tapster checked4 { x }\n"
@@ -124,6 +132,7 @@ def test_refused_statement_undoes_its_whole_transaction() -> None:
 
 
 def test_listing_of_what_is_not_there_is_an_error() -> None:
+    make_port()
     nft = Nft()
     with pytest.raises(NftError, match="look"):
         nft.listing("look", "list map bridge tapster first")

@@ -20,9 +20,13 @@ from tapster.networks.elements import Guest
 
 pytestmark = pytest.mark.own_network
 
-GUEST = Guest("tapstern000000a", "n", "02:11:22:33:44:55", "10.64.1.5", "fd00:1::5")
-ON_LAN = Guest("tapsterl000000b", "l", "fe:ff:ff:ff:ff:fe", "192.0.2.9", strict=True)
-WAITS = Guest("tapsterl000000c", "l", None, waiting=True)
+GUEST = Guest(
+    "tapstern000000a", 101, "n", "02:11:22:33:44:55", "10.64.1.5", "fd00:1::5"
+)
+ON_LAN = Guest(
+    "tapsterl000000b", 102, "l", "fe:ff:ff:ff:ff:fe", "192.0.2.9", strict=True
+)
+WAITS = Guest("tapsterl000000c", 103, "l", None, waiting=True)
 
 
 def listing() -> Any:
@@ -46,6 +50,12 @@ class Sets:
     """The project's own tables, and a socket, in a namespace of their own."""
 
     def __enter__(self) -> ElementSocket:
+        for guest in (GUEST, ON_LAN, WAITS):  # text has names, bytes have numbers
+            subprocess.run(
+                ["ip", "link", "add", guest.ifname, "index", str(guest.ifindex),
+                 "type", "bridge"],
+                check=True,
+            )  # fmt: skip
         Nft().run("make tables", ruleset.tables())
         self._socket = ElementSocket()
         return self._socket
@@ -145,8 +155,7 @@ class ElementSocketOnly(Sets):
 @pytest.mark.parametrize("count", [1, 40])
 def test_some_at_once(count: int) -> None:
     guests = [
-        Guest(f"tapstern{n:07d}", "n", f"02:00:00:00:{n >> 8:02x}:{n & 255:02x}",
-              f"10.64.{n >> 8}.{n & 255}", None)
+        Guest(f"tapstern{n}", 200 + n, "n", f"02:00:00:00:00:{n:02x}", f"10.64.1.{n}")
         for n in range(count)
     ]  # fmt: skip
     with Sets() as sets:

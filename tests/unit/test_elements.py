@@ -5,6 +5,7 @@ both for the same is shown in tests/kernel/test_nftelem.py."""
 from __future__ import annotations
 
 import re
+import sys
 from ipaddress import IPv4Network, IPv6Network
 
 import pytest
@@ -30,7 +31,7 @@ def lines(text: str) -> list[tuple[str, str, str]]:
 
 
 def test_a_guest_of_a_network_is_known_by_all_it_may_be() -> None:
-    entries = elements.of_port(Guest("tapstern1", "n", MAC, IP, IP6))
+    entries = elements.of_port(Guest("tapstern1", 7, "n", MAC, IP, IP6))
     assert [(e.set, e.text()) for e in entries] == [
         ("ports", "tapstern1 : goto nat"),
         ("macs", "tapstern1 . 0x020000000001"),
@@ -42,13 +43,13 @@ def test_a_guest_of_a_network_is_known_by_all_it_may_be() -> None:
 
 
 def test_the_bytes_are_the_same_as_the_text() -> None:
-    name = b"tapstern1".ljust(16, b"\0")
+    name = (7).to_bytes(4, sys.byteorder)
     mac = bytes.fromhex("0200000000010000")
     six, local = (
         bytes.fromhex("fd00000100000000" + "0" * 15 + "5"),
         bytes.fromhex("fe80000000000000000000fffe000001"),
     )
-    entries = elements.of_port(Guest("tapstern1", "n", MAC, IP, IP6))
+    entries = elements.of_port(Guest("tapstern1", 7, "n", MAC, IP, IP6))
     assert [element.key for element in elements.keys(entries)] == [
         name,
         name + mac,
@@ -57,6 +58,7 @@ def test_the_bytes_are_the_same_as_the_text() -> None:
         name + local,
         local,
     ]
+    assert Entry("first", ("tapstern1",)).element().key == b"tapstern1".ljust(16, b"\0")
     learns = Entry(elements.LEARNERS, (MAC,), 0)
     assert learns.element().key == mac[:6] and learns.text() == "0x020000000001"
     assert b"nat\0" in elements.keys(entries)[0].data
@@ -69,19 +71,19 @@ OWN = ["claimed6", "guests6", "macs", "ports"]
 @pytest.mark.parametrize(
     ("guest", "wanted", "chain"),
     [
-        (Guest("tapstern1", "n", MAC, IP), [*OWN, "guests"], "nat"),
-        (Guest("tapstern1", "n", MAC, IP, limited=True), [*OWN, "guests"],
+        (Guest("tapstern1", 7, "n", MAC, IP), [*OWN, "guests"], "nat"),
+        (Guest("tapstern1", 7, "n", MAC, IP, limited=True), [*OWN, "guests"],
          "nat_limited"),
-        (Guest("tapsterl1", "l", MAC), OWN, "lan"),
-        (Guest("tapsterl1", "l", MAC, learns=True), [*OWN, "learners"], "lan"),
-        (Guest("tapsterl1", "l", MAC, IP), [*OWN, "checked4", "guests"], "lan"),
-        (Guest("tapsterl1", "l", MAC, None, IP6), [*OWN, "checked6"], "lan"),
-        (Guest("tapsterl1", "l", MAC, strict=True), [*OWN, "checked4", "checked6"],
+        (Guest("tapsterl1", 7, "l", MAC), OWN, "lan"),
+        (Guest("tapsterl1", 7, "l", MAC, learns=True), [*OWN, "learners"], "lan"),
+        (Guest("tapsterl1", 7, "l", MAC, IP), [*OWN, "checked4", "guests"], "lan"),
+        (Guest("tapsterl1", 7, "l", MAC, None, IP6), [*OWN, "checked6"], "lan"),
+        (Guest("tapsterl1", 7, "l", MAC, strict=True), [*OWN, "checked4", "checked6"],
          "lan"),
-        (Guest("tapsterl1", "l", None, waiting=True), ["ports"], "waiting"),
-        (Guest("tapsterl1", "l", None), ["ports"], "lan"),  # refused
-        (Guest("tapstert1", "t", MAC, IP, IP6), ["ports"], None),
-        (Guest("tapstert1", "t", MAC, limited=True), ["ports"], "trusted_limited"),
+        (Guest("tapsterl1", 7, "l", None, waiting=True), ["ports"], "waiting"),
+        (Guest("tapsterl1", 7, "l", None), ["ports"], "lan"),  # refused
+        (Guest("tapstert1", 7, "t", MAC, IP, IP6), ["ports"], None),
+        (Guest("tapstert1", 7, "t", MAC, limited=True), ["ports"], "trusted_limited"),
     ],
 )  # fmt: skip
 def test_a_port_of_another_kind(
@@ -146,5 +148,5 @@ def test_a_forward_is_for_both_families_as_far_as_the_guest_has_them() -> None:
 
 
 def test_the_link_local_address_follows_from_the_mac() -> None:
-    entries = elements.of_port(Guest("tapstern1", "n", MAC, IP, IP6))
+    entries = elements.of_port(Guest("tapstern1", 7, "n", MAC, IP, IP6))
     assert entries[-1].parts == (LOCAL,)

@@ -68,6 +68,7 @@ class Nic:
         waits = self.state is State.WAITING
         return Guest(
             self.ifname,
+            self.ifindex,
             self.ifname[len(TAP_PREFIX)],
             None if waits or self.state is State.REFUSED else self.mac,
             self.ipv4,

@@ -50,6 +50,7 @@ __all__ = [
     "Element",
     "ElementSocket",
     "ether_addr",
+    "iface_index",
     "ifname",
     "ip_addr",
     "mac_bytes",
@@ -71,6 +72,11 @@ class Element(NamedTuple):
 def ifname(name: str) -> bytes:
     """A part of a key, of type ifname: 16 bytes."""
     return name.encode().ljust(16, b"\0")
+
+
+def iface_index(index: int) -> bytes:
+    """A part of a key, of type iface_index: 4 bytes in the host's order."""
+    return struct.pack("=I", index)
 
 
 def ether_addr(mac: str) -> bytes:

@@ -29,12 +29,14 @@ class Entry(NamedTuple):
 
     `parts` are names, MACs and addresses as they are usually written; `raw` is
     the number of the first one that nft has no type for and calls an integer.
-    Of the map `ports`, `chain` is where its frames go, None: to be accepted.
+    A port is known by its name in text and by `ifindex` to the kernel. Of the map
+    `ports`, `chain` is where its frames go, None: to be accepted.
     """
 
     set: str
     parts: tuple[str, ...]
     raw: int = 9
+    ifindex: int = 0
     chain: str | None = None
 
     def text(self) -> str:
@@ -50,6 +52,8 @@ class Entry(NamedTuple):
         first, *rest = self.parts
         if self.set in _OF_NO_PORT:  # a single one is not filled up
             key = nftelem.mac_bytes(first) if _is_mac(first) else nftelem.ip_addr(first)
+        elif self.ifindex:
+            key = nftelem.iface_index(self.ifindex)
         else:
             key = nftelem.ifname(first)
         for part in rest:
@@ -74,6 +78,7 @@ class Guest(NamedTuple):
     `learns` to what a DHCP server says, `limited` to a rate."""
 
     ifname: str
+    ifindex: int
     kind: str  # of ruleset
     mac: str | None
     ipv4: str | None = None
@@ -86,25 +91,31 @@ class Guest(NamedTuple):
 
 def of_port(guest: Guest) -> list[Entry]:
     """The elements of one port."""
-    ifname, kind, mac, ipv4, ipv6, waiting, strict, learns, limited = guest
-    chain = ruleset.chain_of(kind, waiting=waiting, limited=limited)
-    entries = [Entry(PORTS, (ifname,), 9, chain)]
+    mac, kind = guest.mac, guest.kind
+    chain = ruleset.chain_of(kind, waiting=guest.waiting, limited=guest.limited)
+
+    def of_it(name: str, *parts: str, raw: int = 9) -> None:
+        entries.append(Entry(name, (guest.ifname, *parts), raw, guest.ifindex, chain))
+
+    entries: list[Entry] = []
+    of_it(PORTS)
+    chain = None
     if mac is None or kind == TRUSTED:
         return entries
-    entries.append(Entry("macs", (ifname, mac), 1))
-    if ipv4 is not None:
-        entries.append(Entry("guests", (ifname, ipv4)))
-    if ipv6 is not None:
-        entries.append(Entry("guests6", (ifname, ipv6), 1))
+    of_it("macs", mac, raw=1)
+    if guest.ipv4 is not None:
+        of_it("guests", guest.ipv4)
+    if guest.ipv6 is not None:
+        of_it("guests6", guest.ipv6, raw=1)
     local = addresses.link_local(mac)  # where there is no other, too
-    entries.append(Entry("guests6", (ifname, local), 1))
+    of_it("guests6", local, raw=1)
     entries.append(Entry(CLAIMED, (local,), 0))
     if kind == LAN:
-        if ipv4 is not None or strict:
-            entries.append(Entry("checked4", (ifname,)))
-        if ipv6 is not None or strict:
-            entries.append(Entry("checked6", (ifname,)))
-        if learns:
+        if guest.ipv4 is not None or guest.strict:
+            of_it("checked4")
+        if guest.ipv6 is not None or guest.strict:
+            of_it("checked6")
+        if guest.learns:
             entries.append(Entry(LEARNERS, (mac,), 0))
     return entries
 
