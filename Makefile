@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 ARGS :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format demo bench varlink clean
+.PHONY: help setup test lint format demo bench datapath varlink clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -30,6 +30,9 @@ demo: setup ## two guests of an ordinary user on a network, in a minute
 
 bench: setup ## how fast it is, next to qemu-bridge-helper
 	@$(PYTHON) benchmarks/run.py $(ARGS)
+
+datapath: setup ## what a port's checks cost a frame
+	@$(PYTHON) benchmarks/datapath.py $(ARGS)
 
 varlink: setup ## write the .varlink file anew from src/tapster/wire/interface.py
 	@$(PYTHON) -m tapster.wire.interface
