@@ -31,6 +31,8 @@ class NameService:
         self._running: Process | None = None
         self._reload: asyncio.TimerHandle | None = None
         self._wanted = False
+        # Held by whoever starts or ends the process: two have one address.
+        self._changing = asyncio.Lock()
 
     @property
     def pid(self) -> int | None:
@@ -42,9 +44,10 @@ class NameService:
 
     async def start(self) -> None:
         """Start it; :raises BrokerFailure: it would not."""
-        self._wanted = True
-        dnsmasq.prepare_directory(self._settings())
-        self._watch(await asyncio.to_thread(dnsmasq.spawn, self._settings()))
+        async with self._changing:
+            self._wanted = True
+            dnsmasq.prepare_directory(self._settings())
+            self._watch(await asyncio.to_thread(dnsmasq.spawn, self._settings()))
 
     def find(self) -> None:
         """Take over the process of an earlier broker, if it lives."""
@@ -67,17 +70,26 @@ class NameService:
 
         :raises OSError: its files can't be written.
         """
-        self._wanted = True
-        dnsmasq.prepare_directory(self._settings())
-        if self._running is None:
-            await self._respawn()
-        else:
-            self._running.send_signal(signal.SIGHUP)
+        async with self._changing:
+            self._wanted = True
+            dnsmasq.prepare_directory(self._settings())
+            if self._running is None:
+                await self._respawn()
+            else:
+                self._running.send_signal(signal.SIGHUP)
 
     async def restart(self) -> None:
-        """Start it anew with other settings; leases and names are in files."""
-        await self._end()
-        await self.go_on()
+        """Start it anew with other settings, unless it has been stopped; leases
+        and names are in files.
+
+        :raises OSError: its files can't be written.
+        """
+        async with self._changing:
+            if not self._wanted:
+                return
+            dnsmasq.prepare_directory(self._settings())
+            await self._end()
+            await self._respawn()
 
     async def stop(self) -> None:
         """End it, if it runs."""
@@ -85,7 +97,8 @@ class NameService:
         if self._reload is not None:
             self._reload.cancel()
             self._reload = None
-        await self._end()
+        async with self._changing:
+            await self._end()
 
     def forget_departed(self) -> None:
         """Have it read its files again, soon: a removed reservation is
@@ -113,22 +126,22 @@ class NameService:
 
     def _again(self) -> None:
         if self._wanted and self._running is None:
-            task = asyncio.get_running_loop().create_task(self._respawn())
+            task = asyncio.get_running_loop().create_task(self._start_again())
             task.add_done_callback(lambda t: t.exception())
 
+    async def _start_again(self) -> None:
+        async with self._changing:
+            await self._respawn()
+
     async def _respawn(self) -> None:
+        """Start it if it is to run and does not, now or, if it would not, later."""
+        if not self._wanted or self._running is not None:
+            return
         try:
-            running = await asyncio.to_thread(dnsmasq.spawn, self._settings())
-        except BrokerFailure as err:
+            self._watch(await asyncio.to_thread(dnsmasq.spawn, self._settings()))
+        except (BrokerFailure, OSError) as err:
             _log.error("%s", err)
             asyncio.get_running_loop().call_later(_RESTART_DELAY, self._again)
-            return
-        if self._wanted and self._running is None:
-            self._watch(running)
-        else:
-            running.send_signal(signal.SIGTERM)
-            running.reap()
-            running.close()
 
     def _forget(self) -> None:
         if self._running is not None:
