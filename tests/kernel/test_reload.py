@@ -26,6 +26,8 @@ from support.host import (
     leftovers,
     link,
     links,
+    nics,
+    plain_socket,
     port,
     ruleset,
     until_nothing_is_left,
@@ -328,6 +330,28 @@ class TestLive:
         by(lab, USER, manage.remove_forward, "tcp/8082")
 
 
+class TestRising:
+    def test_network_is_what_is_wanted_when_it_is_up(
+        self, lab: Lab, daemon: Daemon, held: ExitStack
+    ) -> None:
+        asking, telling = (
+            held.enter_context(plain_socket(lab, uid)) for uid in (USER, 0)
+        )
+        write(lab, default='egress = "none"\ndns = ["198.51.100.53"]')
+        call = '{"method": "io.tapster.Broker.%s", "parameters": {}}\0'
+        asking.sendall((call % "Attach").encode())
+        telling.sendall((call % "Reload").encode())  # while dnsmasq starts
+        assert b'"changes"' in telling.recv(4096)
+        answer, fds, *_ = socket.recv_fds(asking, 4096, 1)
+        for fd in fds:
+            held.callback(os.close, fd)
+        assert b'"bridge"' in answer
+        shown = network(lab, USER, "default")
+        assert (shown["state"], shown["egress"]) == ("up", "none")
+        assert shown["dns"] == ["198.51.100.53"]
+        assert "nat4" not in elements(lab.host)
+
+
 class TestWaiting:
     def test_is_told_and_done_after_the_last_guest(
         self, lab: Lab, daemon: Daemon, held: ExitStack
@@ -368,6 +392,24 @@ class TestWaiting:
         write(lab)
         assert reload(lab) == []
         assert network(lab, USER, "default")["state"] == "up"
+
+    def test_is_done_for_who_comes_after_the_last_guest(
+        self, lab: Lab, daemon: Daemon, held: ExitStack,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        """Also if that is at once: the bridge that still waits is not the one."""
+        monkeypatch.setitem(SECTIONS, "broker", "network_grace_seconds = 2")
+        write(lab)
+        reload(lab)
+        with attach(lab, USER, name="a") as first:
+            assert first.mtu == 1500
+        until("the guest is gone", lambda: not nics(lab))
+        assert links(lab.host, "tapbr") == [first.bridge]
+        write(lab, default="mtu = 1400")
+        reload(lab)
+        with attach(lab, USER, name="a") as second:
+            assert second.mtu == 1400
+            assert network(lab, USER, "default")["state"] == "up"
 
     def test_removed_network_keeps_its_guests_and_takes_no_more(
         self, lab: Lab, daemon: Daemon, held: ExitStack

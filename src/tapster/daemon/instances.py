@@ -73,15 +73,23 @@ class Instances:
     # Coming up
 
     def ready(self, definition: NetworkDefinition, uid: int) -> ManagedNetwork | None:
-        """The user's instance, if it is up and not about to go down."""
-        key = instance_key(definition, uid)
-        network = self._up.get(key)
-        if network is None or not network.is_up:
+        """The user's instance, if it is up and to stay so."""
+        network = self._up.get(instance_key(definition, uid))
+        if network is None or not network.is_up or self._is_past(network, definition):
             return None
+        self._stay(network.key)
+        return network
+
+    def _is_past(self, network: ManagedNetwork, wanted: NetworkDefinition) -> bool:
+        """Whether another is wanted, and no guest keeps this one."""
+        return not self._ledger.is_used(network.bridge) and bool(
+            network.differs(wanted)
+        )
+
+    def _stay(self, key: str) -> None:
         handle = self._going.pop(key, None)
         if handle is not None:
             handle.cancel()
-        return network
 
     async def bring_up(self, definition: NetworkDefinition, uid: int) -> ManagedNetwork:
         """The user's instance, brought up by us or by another.
@@ -91,6 +99,11 @@ class Instances:
         key = instance_key(definition, uid)
         async with self._locks.setdefault(key, asyncio.Lock()):
             network = self._up.get(key)
+            if network is not None and self._is_past(network, definition):
+                self._stay(key)
+                del self._up[key]
+                await network.down()
+                network = None
             if network is None or not network.is_up:
                 network = ManagedNetwork(self._env, definition, uid)
                 self._rising.add(key)
@@ -109,6 +122,7 @@ class Instances:
                     self._rising.discard(key)
                     self.restore_forwarding()
                 self._sustain_soon()
+                self._change(network)  # read anew while it came up
                 self._tell_own_networks()
             return network
 
@@ -246,29 +260,38 @@ class Instances:
         """
         told: list[str] = []
         for network in self.all():
-            wanted = self.wanted(network.network)
-            if wanted is None:
-                told.append(f"{network.key}: removed when its last guest has gone")
-                continue
-            try:
-                changed = network.change(wanted)
-            except NftError as err:
-                _log.error("%s", err)
-                told.append(f"{network.key}: not changed, see the broker's log")
-                continue
-            if changed:
-                told.append(f"{network.key}: changed {', '.join(changed)}")
-                self.on_changed(network, changed)
-            if "dns" in changed or "egress" in changed:
-                self._start(network.names.restart())
-            waiting = network.differs(wanted)
-            if waiting:
-                told.append(
-                    f"{network.key}: {', '.join(waiting)} will change when its"
-                    " last guest has gone"
-                )
+            told += self._change(network)
         self._tell_own_networks()
         return told
+
+    def _change(self, network: ManagedNetwork) -> list[str]:
+        wanted = self.wanted(network.network)
+        if wanted is None:
+            return [f"{network.key}: removed when its last guest has gone"]
+        try:
+            changed = network.change(wanted)
+        except (OSError, NftError) as err:
+            _log.error("%s", err)
+            return [f"{network.key}: not changed, see the broker's log"]
+        told = []
+        if changed:
+            told.append(f"{network.key}: changed {', '.join(changed)}")
+            self.on_changed(network, changed)
+        if "dns" in changed or "egress" in changed:
+            self._start(self._restart_names(network))
+        waiting = network.differs(wanted)
+        if waiting:
+            told.append(
+                f"{network.key}: {', '.join(waiting)} will change when its"
+                " last guest has gone"
+            )
+        return told
+
+    async def _restart_names(self, network: ManagedNetwork) -> None:
+        try:
+            await network.names.restart()
+        except OSError as err:
+            _log.error("the names of %s stay as they were: %s", network.key, err)
 
 
 def _ignore_note(network: ManagedNetwork, text: str) -> None:
