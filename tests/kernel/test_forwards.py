@@ -15,6 +15,7 @@ import pytest
 
 from lab import OTHER, USER, Daemon, Lab, Space, until
 from support.host import (
+    ask,
     attach,
     elements,
     inside,
@@ -439,7 +440,8 @@ class TestRefusals:
         [("8080", "web", 80), ("tcp/0", "web", 80), ("tcp/65536", "web", 80),
          ("tcp/8080-8081", "web", 80), ("sctp/8080", "web", 80),
          ("tcp/8080", "we b", 80), ("tcp/8080", "", 80), ("tcp/8080", "web", 0),
-         ("tcp/8080", "web", 65536)],
+         ("tcp/8080", "web", 65536), ("tcp/8080", "web", True),
+         ("tcp/\uff18\uff10\uff18\uff10", "web", 80)],
         ids=repr,
     )  # fmt: skip
     def test_of_what_makes_no_sense(
@@ -447,6 +449,32 @@ class TestRefusals:
     ) -> None:
         with pytest.raises(errors.InvalidRequest):
             forward(lab, USER, *what)
+
+    @pytest.mark.parametrize("network", ["", "a\nERROR: b", "x" * 4096])
+    def test_of_names_that_no_network_has(
+        self, lab: Lab, daemon: Daemon, network: str
+    ) -> None:
+        """The log is for what the daemon says, not for what callers make up."""
+        what = {"network": network, "port": "tcp/8080"}
+        for method, more in (
+            ("AddForward", {"guest": "web", "guest_port": 80}),
+            ("RemoveForward", {}),
+        ):
+            with pytest.raises(errors.InvalidRequest):
+                ask(lab, USER, method, {**what, **more})
+        assert "ERROR: b" not in daemon.log
+
+    def test_of_what_can_not_be_kept(self, lab: Lab, daemon: Daemon) -> None:
+        inner = Path(inside(lab, "/run/state/forwards.json.new"))
+        inner.mkdir()
+        try:
+            with pytest.raises(errors.BrokerFailure):
+                forward(lab, USER, "tcp/8080", "web", 80)
+        finally:
+            inner.rmdir()
+        assert forwards(lab, USER) == {}
+        bound(lab.host, TCP, 8080).close()
+        forward(lab, USER, "tcp/8080", "web", 80)
 
 
 class TestConfigured:

@@ -174,6 +174,14 @@ class TestForwards:
             broker.start()
             assert "port tcp/8080 is not held: Address already in use" in broker.log
             assert forwards(lab, USER)["tcp/8080"]["state"] == "waiting"
+            with guest(lab, name="web"):  # a user takes nothing from the host
+                assert forwards(lab, USER)["tcp/8080"]["state"] == "waiting"
+                assert "forwards4" not in elements(lab.host)
+        until_nothing_is_left(lab)
+        with guest(lab, name="web") as web:
+            serves(lab, web)
+            with pytest.raises(OSError, match="in use"):
+                bound(lab.host, TCP, 8080)
 
     @pytest.mark.parametrize(
         "text", ["", "{", "[[1]]", '[["default", 1, "x", "y", 2]]']

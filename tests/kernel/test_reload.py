@@ -32,7 +32,7 @@ from support.host import (
     ruleset,
     until_nothing_is_left,
 )
-from support.managing import by, forward, forwards, network, reload
+from support.managing import by, forward, forwards, network, reload, remove
 from support.pump import FAMILIES, TCP, UDP, V4, V6, Stack, bound, connected
 from tapster import errors, manage
 
@@ -328,6 +328,36 @@ class TestLive:
         assert "port tcp/8082 is a user's already" in daemon.log
         connected(lab.world, HOST[V4], 8082).close()
         by(lab, USER, manage.remove_forward, "tcp/8082")
+
+    @pytest.mark.parametrize("mode", ['"isolated"', '"bridge"\nbridge = "br-lan"'])
+    def test_forwards_lead_nowhere_where_there_is_no_way_in(
+        self, lab: Lab, daemon: Daemon, held: ExitStack, mode: str
+    ) -> None:
+        lab.host.run("ip", "link", "add", "br-lan", "type", "bridge")
+        held.callback(lab.host.run, "ip", "link", "del", "br-lan")
+        forward(lab, USER, "tcp/8080", "web", 80)
+        held.callback(remove, lab, USER, "tcp/8080")
+        reserved = '[networks.default.reservations]\nweb = { ipv4 = "10.9.9.9" }'
+        write(lab, default=f"mode = {mode}\n" + reserved * ("bridge" in mode))
+        reload(lab)
+        with attach(lab, USER, name="web"):
+            assert forwards(lab, USER)["tcp/8080"]["state"] == "waiting"
+            assert "forwards4" not in elements(lab.host)
+        until_nothing_is_left(lab, networks=True)
+        write(lab)
+        reload(lab)
+        with attach(lab, USER, name="web"):
+            assert forwards(lab, USER)["tcp/8080"]["state"] == "active"
+
+    def test_forward_takes_the_place_of_a_users(
+        self, lab: Lab, daemon: Daemon, held: ExitStack
+    ) -> None:
+        forward(lab, USER, "tcp/8080", "web", 80)
+        write(lab, other='forward = ["tcp/8080 site:80"]')
+        reload(lab)
+        assert not forwards(lab, 0)["tcp/8080"]["static"]
+        remove(lab, USER, "tcp/8080")
+        assert forwards(lab, 0)["tcp/8080"]["static"]
 
 
 class TestRising:

@@ -16,7 +16,13 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ..errors import ForwardRefused, InvalidRequest, NoSuchForward, NotAuthorized
+from ..errors import (
+    BrokerFailure,
+    ForwardRefused,
+    InvalidRequest,
+    NoSuchForward,
+    NotAuthorized,
+)
 from ..kernel.conntrack import ConntrackSocket
 from ..kernel.nft import NftError
 from ..model import Forward, Mode, NetworkDefinition, Peer, Port, State
@@ -134,8 +140,8 @@ class Forwards:
     # For the broker
 
     def statements(self, nics: Iterable[Nic]) -> str:
-        """What makes the forwards of these NICs, as text for nftables; they are
-        open from then on."""
+        """What makes the forwards of these NICs, which are all on networks with
+        a way in, as text for nftables; they are open from then on."""
         text = ""
         for nic in nics:
             for row in self._rows.values():
@@ -145,7 +151,7 @@ class Forwards:
         return text
 
     def _attached(self, nic: Nic) -> None:
-        if self._rows and nic.network is not None:
+        if self._rows and self._has_way_in(nic):
             for row in self._rows.values():
                 if row.nic is None and self._is_for(row, nic):
                     self._open(row, nic)
@@ -161,6 +167,13 @@ class Forwards:
         for the user for whom the guest's name is reserved, if it is."""
         if not row.is_for(nic):
             return False
+        if row.uid is not None and not row.sockets:
+            # Who came first has the port: a program of the host, which bound it
+            # while no broker ran, loses nothing to a user's guest.
+            try:
+                row.sockets = _hold(row.forward.port)
+            except OSError:
+                return False
         definition = self._broker.config.networks.get(row.network)
         if row.uid is None and definition is not None:
             reserved = definition.reservations.get(nic.name)
@@ -168,9 +181,15 @@ class Forwards:
                 return reservation_for(definition, nic.name, nic.uid) is not None
         return True
 
+    def _has_way_in(self, nic: Nic) -> bool:
+        """Whether a NIC's network forwards ports: of what it is, not of what the
+        configuration says by now, or said when the forward was made."""
+        network = self._broker.network_of(nic)
+        return network is not None and network.definition.mode is Mode.NAT
+
     def _open_for_anyone(self, row: Row) -> None:
         for nic in self._broker.ledger:
-            if row.nic is None and self._is_for(row, nic):
+            if row.nic is None and self._is_for(row, nic) and self._has_way_in(nic):
                 self._open(row, nic)
 
     def _open(self, row: Row, nic: Nic) -> None:
@@ -212,7 +231,7 @@ class Forwards:
 
         :raises InvalidRequest, NotAuthorized, ForwardRefused: and why.
         """
-        name = network or DEFAULT_NETWORK
+        name = _parse_network(network)
         forward = _parse(port, guest, guest_port)
         definition = self._may_use(peer, name)
         if self._broker.env.rootless:
@@ -258,7 +277,14 @@ class Forwards:
                 f"{err.strerror}; choose another port",
             ) from None
         self._rows[row.place] = row
-        self._save()
+        try:
+            self._save()
+        except OSError as err:
+            self._drop(row)
+            _log.error("forwards can't be kept: %s", err)
+            raise BrokerFailure(
+                "the forward could not be kept", "the broker's log has the reason"
+            ) from err
         self._open_for_anyone(row)
         _log.info("uid %d forwards %s on %s", peer.uid, forward, name)
         return row
@@ -279,9 +305,10 @@ class Forwards:
     def remove(self, peer: Peer, network: str | None, port: str) -> None:
         """Give a forward up.
 
+        :raises InvalidRequest: it names no port, or no network.
         :raises NoSuchForward: there is none, or it is not the caller's.
         """
-        name = network or DEFAULT_NETWORK
+        name = _parse_network(network)
         wanted = _parse_port(port)
         row = self._rows.get((wanted.protocol, wanted.first))
         if (
@@ -295,7 +322,13 @@ class Forwards:
                 "'tapster forward ls' shows yours; those of the configuration stay",
             )
         self._drop(row)
-        self._save()
+        try:
+            self._save()
+        except OSError as err:
+            _log.error("forwards can't be kept: %s", err)  # it is back after a restart
+        definitions = self._broker.config.networks.values()
+        if any(f.port == row.forward.port for d in definitions for f in d.forward):
+            self.take_static()  # what had to wait for the port
         _log.info("uid %d gave up %s on %s", peer.uid, row.forward, name)
 
     def rows(self, peer: Peer) -> list[Row]:
@@ -308,6 +341,14 @@ class Forwards:
             or row.uid == peer.uid
             or (row.nic is not None and row.nic.uid == peer.uid)
         ]
+
+
+def _parse_network(text: str | None) -> str:
+    if text is None:
+        return DEFAULT_NETWORK
+    if not is_label(text):
+        raise InvalidRequest("network: not a network's name", "letters, digits and '-'")
+    return text
 
 
 def _parse_port(text: str) -> Port:
@@ -324,7 +365,7 @@ def _parse(port: str, guest: str, guest_port: int) -> Forward:
     parsed = _parse_port(port)
     if not is_label(guest.lower()):
         raise InvalidRequest("guest: not a host name", "letters, digits and '-'")
-    if not 0 < guest_port < 65536:
+    if isinstance(guest_port, bool) or not 0 < guest_port < 65536:
         raise InvalidRequest("guest_port: not a port", "1 to 65535")
     return Forward(parsed, guest.lower(), guest_port)
 

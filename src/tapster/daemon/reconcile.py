@@ -18,6 +18,7 @@ from ..kernel import rtnetlink
 from ..kernel.netlink import NetlinkError
 from ..kernel.nft import NftError
 from ..kernel.rtnetlink import Link
+from ..model import Mode
 from ..networks import dnsmasq, elements, managed, rates, ruleset
 from ..networks.managed import ManagedNetwork
 from .broker import Broker
@@ -50,7 +51,8 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
     for nic in found:
         text += elements.added(elements.of_port(nic.guest))
         text += rates.change_limit(nic.ifname, 0, nic.rate_egress)
-    text += forwards.statements(found)
+    ways_in = {n.bridge for n in networks if n.definition.mode is Mode.NAT}
+    text += forwards.statements(nic for nic in found if nic.bridge in ways_in)
     env.nft.run("make tables", text)
 
     for nic in found:
@@ -95,7 +97,7 @@ def _recall_networks(broker: Broker) -> list[ManagedNetwork]:
     for bridge in sorted(os.listdir(broker.env.directory)):
         try:
             network = ManagedNetwork.recall(broker.env, bridge)
-        except (OSError, ValueError, KeyError, TypeError) as err:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as err:
             path = os.path.join(broker.env.directory, bridge)
             _log.warning("%s is damaged and removed: %s", path, err)
             shutil.rmtree(path, ignore_errors=True)

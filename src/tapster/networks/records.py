@@ -27,7 +27,7 @@ from ..model import (
     Scope,
 )
 
-_PORT = re.compile(r"(tcp|udp)/(\d{1,5})(?:-(\d{1,5}))?")
+_PORT = re.compile(r"(tcp|udp)/(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
 
 
 def to_json(definition: NetworkDefinition) -> dict[str, Any]:
