@@ -484,4 +484,4 @@ class TestTold:
 def test_rules_say_the_group_and_the_prefix() -> None:
     text = leases.chains(31344)
     assert f'log prefix "{leases.LOG_PREFIX}" group 31344\n' in text
-    assert text.count("log ") == 1 and "%" not in text
+    assert text.count("log ") == 2 and "%" not in text
