@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import socket
 from collections.abc import Iterator
@@ -25,9 +26,11 @@ from support.host import (
     RUNTIME,
     Watcher,
     attach,
+    broker,
     inside,
     leftovers,
     links,
+    nics,
     port,
     ruleset,
     sysctl,
@@ -76,6 +79,8 @@ host_access = ["tcp/2222", "udp/5000-5010"]
 [networks.lan]
 mode = "bridge"
 bridge = "br-lan"
+[networks.lan.reservations]
+printer = {{ mac = "02:00:00:00:55:55", user = {USER} }}
 
 [[rules]]
 users = [{DENIED}]
@@ -476,6 +481,38 @@ class TestIdentity:
             assert mine.ipv4 != "10.201.0.5"
         with attach(lab, OTHER, network="tiny", name="two") as theirs:
             assert theirs.ipv4 == "10.201.0.5"
+
+    @pytest.mark.parametrize(
+        ("where", "name", "mac"),
+        [({"network": "tiny"}, "one", "02:00:00:00:44:44"),
+         ({"network": "lan"}, "printer", "02:00:00:00:55:55"),
+         ({"bridge": "br-lan"}, "printer", "02:00:00:00:55:55")],
+        ids=["ours", "lan", "bridge"],
+    )  # fmt: skip
+    def test_reserved_mac_is_given_to_nobody_else(
+        self, lab: Lab, daemon: Daemon, held: ExitStack,
+        where: dict[str, str], name: str, mac: str,
+    ) -> None:  # fmt: skip
+        """Nor, with it, the address that a LAN's server keeps for it."""
+        run = lab.host.run
+        run("ip", "link", "add", "br-lan", "up", "type", "bridge")
+        held.callback(run, "ip", "link", "del", "br-lan")
+        lab.bridge_conf("allow br-lan\n")
+        held.callback(lab.bridge_conf, "")
+        others = ["other", "printer"] if name == "printer" else ["other"]
+        for other in others:
+            with pytest.raises(errors.MacInUse, match="is reserved"):
+                attach(lab, OTHER, name=other, mac=mac, **where)
+        with attach(lab, USER, name=name, mac=mac, **where) as nic:
+            assert nic.mac == mac
+        until("its end", lambda: nics(lab) == [])
+        with broker(lab, OTHER) as wire:  # one whose MAC is what it shows
+            what = {"for_parent": True, "vnet_hdr": False, **where}
+            _, (tap,) = wire.call("Attach", what, fds=True)
+        held.callback(os.close, tap)
+        frames.Tap(tap, mac).send(frames.arp(mac, mac, "0.0.0.0", "10.201.0.1"))
+        until("an answer", lambda: nics(lab)[0]["state"] != "waiting")
+        assert "reserved" in str(nics(lab)[0]["reason"])
 
     def test_exhaustion_of_a_small_subnet(
         self, lab: Lab, daemon: Daemon, held: ExitStack

@@ -16,6 +16,7 @@ from support.host import (
     as_user,
     attach,
     leftovers,
+    port,
     ruleset,
     tool,
     until_nothing_is_left,
@@ -85,6 +86,45 @@ def test_change_under_a_running_guest(lab: Lab, daemon: Daemon) -> None:
         reload(lab, "0", "16mbit")
         assert limits(lab) == {}
         assert bucket(lab, nic)["rate"] == 2_000_000
+
+
+def test_change_on_a_bridge_of_the_hosts(lab: Lab, daemon: Daemon) -> None:
+    lan = """
+[networks.lan]
+mode = "bridge"
+bridge = "br-lan"
+isolation = {2}
+rate = {{ egress = "{0}", ingress = "{1}" }}
+[[rules]]
+networks = ["lan", "default"]
+"""
+
+    def changes(*values: str) -> list[str]:
+        lab.config(lan.format(*values))
+        with as_user(lab, 0):
+            return manage.reload(socket="io.tapster.Broker")
+
+    lab.host.run("ip", "link", "add", "br-lan", "type", "bridge")
+    try:
+        changes("80mbit", "0", "false")
+        with attach(lab, USER, network="lan") as nic, attach(lab, USER) as apart:
+            both = ["lan: changed isolation, rate"]
+            assert limits(lab)[nic.ifname] == 80e6
+            before = port(lab.host, apart.ifname)
+            assert changes("8mbit", "16mbit", "true") == [
+                "lan: changed isolation, rate"
+            ]
+            assert limits(lab)[nic.ifname] == 8e6
+            assert bucket(lab, nic)["rate"] == 2_000_000
+            assert port(lab.host, nic.ifname)["isolated"]
+            assert port(lab.host, apart.ifname) == before
+            assert changes("8mbit", "16mbit", "true") == []
+            assert changes("0", "0", "false") == both
+            assert bucket(lab, nic) == {} and nic.ifname not in limits(lab)
+            assert not port(lab.host, nic.ifname)["isolated"]
+    finally:
+        until_nothing_is_left(lab, networks=True)
+        lab.host.run("ip", "link", "del", "br-lan")
 
 
 def test_are_kept_by_a_broker_that_starts_again(lab: Lab, daemon: Daemon) -> None:

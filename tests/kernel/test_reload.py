@@ -381,6 +381,26 @@ class TestRising:
         assert shown["dns"] == ["198.51.100.53"]
         assert "nat4" not in elements(lab.host)
 
+    def test_network_that_is_removed_before_it_is_up_takes_no_guest(
+        self, lab: Lab, daemon: Daemon, held: ExitStack
+    ) -> None:
+        """Not even where a rule allows whatever network there is."""
+        rule = '[[rules]]\nnetworks = ["*"]\n'
+        lab.config(f"[networks.default]\n[networks.other]\n{rule}")
+        reload(lab)
+        asking, telling = (
+            held.enter_context(plain_socket(lab, uid)) for uid in (USER, 0)
+        )
+        lab.config(f"[broker]\nnetwork_grace_seconds = 0.2\n{rule}")
+        call = '{"method": "io.tapster.Broker.%s", "parameters": {%s}}\0'
+        asking.sendall((call % ("Attach", '"network": "other"')).encode())
+        telling.sendall((call % ("Reload", "")).encode())  # while dnsmasq starts
+        assert b'"changes"' in telling.recv(4096)
+        answer, fds, *_ = socket.recv_fds(asking, 4096, 1)
+        for fd in fds:
+            held.callback(os.close, fd)
+        assert b"NotAuthorized" in answer and not fds
+
 
 class TestWaiting:
     def test_is_told_and_done_after_the_last_guest(

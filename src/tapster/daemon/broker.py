@@ -15,7 +15,7 @@ import asyncio
 import errno
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NoReturn
 
 from ..errors import (
@@ -41,7 +41,7 @@ from ..model import (
     State,
 )
 from ..networks import addresses, ruleset
-from ..networks.claims import reservation_for
+from ..networks.claims import has_anothers_mac, reservation_for
 from ..networks.managed import Environment, ManagedNetwork
 from ..policy import bridge_conf
 from ..policy.config import Config
@@ -112,6 +112,8 @@ class Broker:
         if network is None:
             network = await self.instances.bring_up(definition, peer.uid)
             # That took its time: what was true may not be now.
+            if definition.name not in self.config.networks:
+                target = Target()
             decision = self._judge(peer, request, target)
             if not decision.allowed:
                 self.instances.schedule_down(network)
@@ -207,6 +209,7 @@ class Broker:
         name = self._guest_name(
             request, definition.name, EVERYBODY if shared else peer.uid
         )
+        self._check_mac(peer, request, definition.name, network.bridge, name)
         mac = self._mac(
             request, definition, (definition.name, peer.uid, name), network.bridge_index
         )
@@ -234,6 +237,9 @@ class Broker:
         identity = ("bridge", link.name, peer.uid, name)
         if definition is not None:
             identity = (definition.name, link.name, peer.uid, name)
+        self._check_mac(
+            peer, request, definition.name if definition else None, link.name, name
+        )
         mac = self._mac(request, definition, identity, link.ifindex)
         nic = self._new_nic(peer, request, decision, ruleset.LAN, name, mac, definition)
         nic.bridge, nic.bridge_index, nic.mtu = link.name, link.ifindex, link.mtu
@@ -269,6 +275,32 @@ class Broker:
                 "choose another --name, or end that guest",
             )
         return request.name
+
+    def _check_mac(
+        self,
+        peer: Peer,
+        request: AttachRequest,
+        network: str | None,
+        bridge: str,
+        name: str,
+    ) -> None:
+        mac = request.mac
+        if mac is not None and self.is_kept(mac, network, bridge, name, peer.uid):
+            raise MacInUse(
+                f"the MAC address {mac} is reserved for another guest",
+                "leave the MAC out to be given one",
+            )
+
+    def is_kept(
+        self, mac: str, network: str | None, bridge: str, name: str, uid: int
+    ) -> bool:
+        """Whether a MAC is reserved for another guest than that one, on its
+        network or on another of the same Linux bridge."""
+        return any(
+            has_anothers_mac(definition, mac, name, uid)
+            for definition in self.config.networks.values()
+            if network == definition.name or bridge == definition.bridge
+        )
 
     def _mac(
         self,
@@ -397,23 +429,48 @@ class Broker:
         """
         self.config = config
         self.instances.grace = config.broker.network_grace_seconds
-        told = self.instances.change()
+        told = self.instances.change() + self._change_on_bridges()
         for line in told:
             _log.info("%s", line)
         return told
 
     def _network_changed(self, network: ManagedNetwork, changed: list[str]) -> None:
-        definition = network.definition
         for nic in self.ledger.on_bridge(network.bridge):
-            try:
-                if "isolation" in changed:
-                    nic.isolated = definition.is_isolating
-                    self.provisioner.isolate(nic, nic.isolated)
-                if "rate" in changed:
-                    self.provisioner.limit(nic, definition.rate)
-                self.ledger.update(nic)
-            except (OSError, NftError) as err:
-                _log.error("%s: %s", nic.ifname, err)
+            self._change_nic(nic, network.definition, changed)
+
+    def _change_nic(
+        self, nic: Nic, definition: NetworkDefinition, changed: Collection[str]
+    ) -> None:
+        try:
+            if "isolation" in changed:
+                nic.isolated = definition.is_isolating
+                self.provisioner.isolate(nic, nic.isolated)
+            if "rate" in changed:
+                self.provisioner.limit(nic, definition.rate)
+            self.ledger.update(nic)
+        except (OSError, NftError) as err:
+            _log.error("%s: %s", nic.ifname, err)
+
+    def _change_on_bridges(self) -> list[str]:
+        """Hold NICs of networks of mode `bridge`, which are up as long as their
+        bridge is, against what is wanted now."""
+        changes: dict[str, set[str]] = {}
+        for nic in list(self.ledger):
+            definition = self.config.networks.get(nic.network or "")
+            if definition is None or definition.bridge != nic.bridge:
+                continue
+            changed = set()
+            if nic.isolated != definition.is_isolating:
+                changed.add("isolation")
+            if Rate(nic.rate_egress, nic.rate_ingress) != definition.rate:
+                changed.add("rate")
+            if changed:
+                self._change_nic(nic, definition, changed)
+                changes.setdefault(definition.name, set()).update(changed)
+        return [
+            f"{name}: changed {', '.join(sorted(changed))}"
+            for name, changed in changes.items()
+        ]
 
     def _note(self, network: ManagedNetwork, text: str) -> None:
         """Tell those who have an interest in a network what became of it."""

@@ -23,6 +23,16 @@ def reservation_for(
     return None if found is None or found.user not in (None, uid) else found
 
 
+def has_anothers_mac(
+    definition: NetworkDefinition, mac: str, name: str, uid: int
+) -> bool:
+    """Whether a MAC is reserved, and not for that user's guest of that name."""
+    return any(
+        reserved.mac == mac and (other != name or reserved.user not in (None, uid))
+        for other, reserved in definition.reservations.items()
+    )
+
+
 class Claim:
     """One guest's claim on a network."""
 
