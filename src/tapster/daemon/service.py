@@ -45,6 +45,7 @@ class BrokerService:
         self._forwards = forwards
         self._tier = tier
         self._read = read
+        self._diagnosing = asyncio.Lock()
 
     # NICs
 
@@ -267,7 +268,9 @@ class BrokerService:
             for network in self._broker.instances.all()
             if peer.is_root or network.uid in (None, peer.uid)
         ]
-        found = await asyncio.to_thread(_examine, bridges)
+        # One at a time: the threads are those that start networks, too.
+        async with self._diagnosing:
+            found = await asyncio.to_thread(_examine, bridges)
         if self._tier == "rootless":  # those programs are not in its namespace
             found = [f for f in found if f.code not in doctor.OF_MANAGERS]
         return [wire.Finding(f.code, f.severity, f.message, f.remedy) for f in found]
