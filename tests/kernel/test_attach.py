@@ -170,6 +170,19 @@ class TestTap:
             assert listed["state"] == "active" and listed["reason"] is None
 
 
+class TestStartingAgain:
+    @WHERE
+    def test_at_once_is_the_same_guest(
+        self, lab: Lab, bridges: None, where: dict[str, str]
+    ) -> None:
+        """Its name and MAC are its own, however soon it comes back."""
+        macs = set()
+        for _ in range(60):
+            with attach(lab, USER, name="web", **where) as nic:
+                macs.add(nic.mac)
+        assert len(macs) == 1
+
+
 class TestMac:
     def test_asked_for_is_given(self, lab: Lab, bridges: None) -> None:
         for where in ({}, {"bridge": "br0"}):

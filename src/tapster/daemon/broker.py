@@ -98,13 +98,29 @@ class Broker:
         :raises RequestError: with the answer for the caller; nothing has changed.
         """
         request = check(request)
+        for _ in range(_GOING_TRIES):
+            try:
+                return await self._attach(peer, request)
+            except (NameInUse, MacInUse):
+                # Of a guest that is starting again: its tap, closed at once, may
+                # still be in our closing hands.
+                if not TapDescriptor.pending:
+                    break
+                await asyncio.sleep(_GOING_WAIT)
+        return await self._attach(peer, request)
+
+    async def _attach(
+        self, peer: Peer, request: AttachRequest
+    ) -> tuple[TapDescriptor, Nic]:
         target, link = resolve(request, self.bridges.find, self.config)
         if target.bridge is None and target.network is None:
             self._refuse(peer, request, Decision(False, "no such network or bridge"))
         decision = await self._decide(peer, request, target)
         if link is not None:
             return self._attach_to_bridge(peer, request, decision, link, None)
-        definition = self.config.networks[target.network or DEFAULT_NETWORK]
+        definition = self.config.networks.get(target.network or DEFAULT_NETWORK)
+        if definition is None:  # by a reload while a quota was waited for
+            self._refuse(peer, request, Decision(False, "no such network any more"))
         if definition.mode is Mode.BRIDGE:
             link = self._bridge_of(definition)
             return self._attach_to_bridge(peer, request, decision, link, definition)
@@ -502,5 +518,5 @@ class Broker:
                 self.nic_gone(nic)
         for network in self.instances.all():
             await self.instances.take_down(network)
-        self.instances.restore_forwarding()
+        self.instances.restore_host()
         self.instances.cancel()

@@ -120,7 +120,7 @@ class Instances:
                     ) from err
                 finally:
                     self._rising.discard(key)
-                    self.restore_forwarding()
+                    self.restore_host()
                 self._sustain_soon()
                 self._change(network)  # read anew while it came up
                 self._tell_own_networks()
@@ -156,13 +156,22 @@ class Instances:
             del self._up[network.key]
             await network.down()
             self._tell_own_networks()
-            self.restore_forwarding()
+            self.restore_host()
 
-    def restore_forwarding(self) -> None:
-        """Let the host forward as it did before, once no network needs it:
-        none that is up, and none that is coming up, another user's included."""
-        if not self._up and not self._rising:
-            self._env.forwarding.restore()
+    def restore_host(self) -> None:
+        """Let the host forward as it did before, and route without rules of ours,
+        once no network needs it: none that is up, and none that is coming up,
+        another user's included."""
+        if self._up or self._rising:
+            return
+        self._env.forwarding.restore()
+        if self._env.routing:
+            try:
+                self._env.nft.run("delete the inet table", ruleset.no_routing())
+                self._env.routing = False
+                self._own = set()
+            except NftError as err:
+                _log.error("%s", err)
 
     def cancel(self) -> None:
         """Forget all that was to be done later."""

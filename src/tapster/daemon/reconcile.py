@@ -43,15 +43,16 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
         (found if _is_same(nic, links.get(nic.ifindex)) else vanished).append(nic)
     networks = _recall_networks(broker)
 
-    text = ruleset.tables(more_rules)
-    for network in networks:
-        if network.bridge_index:
-            text += elements.add_network(network.rules)
-    text += broker.instances.own_networks([n for n in networks if n.bridge_index])
+    there = [network for network in networks if network.bridge_index]
+    env.routing = bool(there)
+    text = ruleset.tables(more_rules, routing=env.routing)
+    for network in there:
+        text += elements.add_network(network.rules)
+    text += broker.instances.own_networks(there)
     for nic in found:
         text += elements.added(elements.of_port(nic.guest))
         text += rates.change_limit(nic.ifname, 0, nic.rate_egress)
-    ways_in = {n.bridge for n in networks if n.definition.mode is Mode.NAT}
+    ways_in = {n.bridge for n in there if n.definition.mode is Mode.NAT}
     text += forwards.statements(nic for nic in found if nic.bridge in ways_in)
     env.nft.run("make tables", text)
 
@@ -78,8 +79,7 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
         else:
             await network.down()
     _delete_lost_bridges(broker, links)
-    if env.forwarding.changed:
-        broker.instances.restore_forwarding()
+    broker.instances.restore_host()
 
 
 def _is_same(nic: Nic, link: Link | None) -> bool:

@@ -21,7 +21,7 @@ from ..kernel.netlink import NetlinkError, NetlinkSocket
 from ..kernel.nft import Nft
 from ..kernel.nftelem import ElementSocket
 from ..model import Egress, Mode, NetworkDefinition, Scope
-from . import addresses, dnsmasq, elements, records
+from . import addresses, dnsmasq, elements, records, ruleset
 from .claims import Claim
 from .forwarding import Forwarding
 from .service import NameService
@@ -53,6 +53,7 @@ class Environment:
     upstream: tuple[str, ...]  # DNS servers; none: the host's
     avoid: tuple[IPv4Network | IPv6Network, ...]  # routes of a host we can't see
     rootless: bool = False
+    routing: bool = False  # whether the inet table is there
 
 
 def instance_key(definition: NetworkDefinition, uid: int) -> str:
@@ -114,9 +115,11 @@ class ManagedNetwork:
         try:
             self._write_record()
             self._make_bridge()
-            self._env.nft.run(
-                f"add network {self.key}", elements.add_network(self.rules)
-            )
+            text = elements.add_network(self.rules)
+            if not self._env.routing:
+                text = ruleset.routing() + text
+            self._env.nft.run(f"add network {self.key}", text)
+            self._env.routing = True
             if self.definition.mode is Mode.NAT:
                 self._env.forwarding.enable()
             await self.names.start()

@@ -132,7 +132,9 @@ table bridge tapster {
         goto own_ipv6
     }
     chain nat {
-        ether type vmap { ip : goto nat4, ip6 : goto nat6, arp : goto own_arp }
+        ether type ip goto nat4
+        ether type ip6 goto nat6
+        ether type arp goto own_arp
         drop
     }
 
@@ -156,7 +158,9 @@ table bridge tapster {
         goto own_ipv6
     }
     chain lan {
-        ether type vmap { ip : goto lan4, ip6 : goto lan6, arp : goto lan_arp }
+        ether type ip goto lan4
+        ether type ip6 goto lan6
+        ether type arp goto lan_arp
         drop
     }
 
@@ -298,12 +302,26 @@ def chain_of(kind: str, *, waiting: bool, limited: bool) -> str | None:
     return None if kind == TRUSTED else _CHAINS[kind]
 
 
-def tables(more_of_bridge: str = "") -> str:
-    """Both tables, made anew without their elements.
+def tables(more_of_bridge: str = "", *, routing: bool = True) -> str:
+    """The tables, made anew without their elements.
 
     :param more_of_bridge: what else is to be in the bridge table.
+    :param routing: whether there are networks that the host routes for. Without
+        any there is no inet table: by being there it has the kernel track the
+        connections of all programs of the host.
     """
-    return no_tables() + _BRIDGE + more_of_bridge + _INET
+    text = no_tables() + _BRIDGE + more_of_bridge
+    return text + _INET if routing else text
+
+
+def routing() -> str:
+    """The inet table, before the first network that needs it."""
+    return _INET
+
+
+def no_routing() -> str:
+    """No inet table, whether it was there or not."""
+    return f"add table {INET_TABLE}\ndelete table {INET_TABLE}\n"
 
 
 def no_tables() -> str:
