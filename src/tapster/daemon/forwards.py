@@ -8,12 +8,14 @@ program of the host takes it and wonders where its callers are.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import logging
 import os
 import socket
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ..errors import (
@@ -39,6 +41,7 @@ from .resolve import is_label
 _log = logging.getLogger(__name__)
 
 PER_USER = 32  # forwards, of two descriptors each
+IN_ALL = 4096
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
@@ -76,6 +79,8 @@ class Forwards:
         self._broker = broker
         self._path = path
         self._rows: dict[tuple[str, int], Row] = {}
+        self._thread = ThreadPoolExecutor(1, "flows")  # made when it is needed
+        self._forgetting: Future[None] | None = None
         self._load()
         self.take_static()
         broker.on_attached = self._attached
@@ -133,6 +138,7 @@ class Forwards:
             self._open_for_anyone(row)
 
     def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
         for row in self._rows.values():
             for held in row.sockets:
                 held.close()
@@ -202,7 +208,7 @@ class Forwards:
             _log.error("%s", err)
             row.nic = None
             return
-        _forget_flows(row.forward.port)
+        self._forget(row.forward.port)
 
     def _shut(self, row: Row) -> None:
         row.nic = None
@@ -213,7 +219,16 @@ class Forwards:
             )
         except NftError as err:
             _log.error("%s", err)
-        _forget_flows(row.forward.port)
+        self._forget(row.forward.port)
+
+    def _forget(self, port: Port) -> None:
+        """In a thread, one after the other: a host may know very many flows."""
+        self._forgetting = self._thread.submit(_forget_flows, port)
+
+    async def settled(self) -> None:
+        """Until all that was opened and shut so far is so for known flows, too."""
+        if self._forgetting is not None:
+            await asyncio.wrap_future(self._forgetting)
 
     def _drop(self, row: Row) -> None:
         if row.nic is not None:
@@ -259,6 +274,8 @@ class Forwards:
                 f"port {forward.port} is forwarded already",
                 "'tapster forward ls' shows yours; choose another port",
             )
+        if len(self._rows) >= IN_ALL:
+            raise ForwardRefused("this host has all the forwards it may have")
         if sum(r.uid == peer.uid for r in self._rows.values()) >= PER_USER:
             raise ForwardRefused(
                 f"you have all the forwards you may have ({PER_USER})",

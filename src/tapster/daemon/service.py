@@ -250,10 +250,12 @@ class BrokerService:
         self, peer: Peer, network: str | None, port: str, guest: str, guest_port: int
     ) -> wire.ForwardInfo:
         row = self._forwards.add(peer, network, port, guest, guest_port)
+        await self._forwards.settled()
         return _forward(row)
 
     async def remove_forward(self, peer: Peer, network: str | None, port: str) -> None:
         self._forwards.remove(peer, network, port)
+        await self._forwards.settled()
 
     def list_forwards(self, peer: Peer) -> list[wire.ForwardInfo]:
         return [_forward(row) for row in self._forwards.rows(peer)]

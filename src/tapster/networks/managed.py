@@ -313,7 +313,10 @@ class ManagedNetwork:
             os.path.join(env.directory, bridge, "network.json"), encoding="utf-8"
         ) as file:
             data = json.load(file)
-        definition = records.from_json(data["definition"])
+        if "definition" in data:
+            definition = records.from_json(data["definition"])
+        else:  # of a broker that knew one kind of network
+            definition = NetworkDefinition(str(data["network"]))
         network = cls(env, definition, int(data["uid"]))
         if network.bridge != bridge or data["bridge"] != bridge:
             raise ValueError("it is about another bridge")
