@@ -14,6 +14,7 @@ import pytest
 
 from lab import OTHER, USER, Daemon, Lab, until
 from support.host import (
+    RUNTIME,
     attach,
     dnsmasqs,
     elements,
@@ -294,3 +295,19 @@ class TestNetworks:
         broker.start()
         with attach(lab, USER, network="office", name="web") as nic:
             assert (nic.mac, nic.ipv4, nic.ipv6, nic.bridge) == first
+
+
+def test_a_record_of_a_broker_that_knew_one_kind_of_network_is_read(
+    lab: Lab, broker: Broker
+) -> None:
+    with attach(lab, USER, name="web") as nic:
+        broker.end(signal.SIGKILL)
+        path = inside(lab, f"{RUNTIME}/networks/{nic.bridge}/network.json")
+        with open(path) as file:
+            record = json.load(file)
+        del record["definition"]
+        with open(path, "w") as file:
+            json.dump({**record, "network": "default"}, file)
+        broker.start()
+        assert network(lab, USER, "default")["state"] == "up"
+        assert "damaged" not in broker.log
