@@ -9,13 +9,14 @@ linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h.
 
 from __future__ import annotations
 
+import functools
 import socket
 import struct
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from .netlink import (
+    NLA_F_NESTED,
     NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_REQUEST,
@@ -40,6 +41,7 @@ _ACCEPT, _GOTO = 1, -4  # NF_ACCEPT, NFT_GOTO
 _ELEMENT, _KEY, _VALUE = 1, 1, 1  # NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE
 
 _HEADER = struct.Struct("=IHHII")
+_NESTS = struct.Struct("=HHHHHHHH")  # length and type of four attributes
 _NFGEN = struct.Struct("=BBH")  # family, version, resource
 _ENVELOPE = _NFGEN.pack(0, 0, socket.htons(_SUBSYSTEM))
 
@@ -86,9 +88,10 @@ def ether_addr(mac: str) -> bytes:
 
 def ip_addr(text: str) -> bytes:
     """A part of a key, of type ipv4_addr or ipv6_addr."""
-    return IPv6Address(text).packed if ":" in text else IPv4Address(text).packed
+    return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
 
 
+@functools.cache
 def verdict(chain: str | None) -> bytes:
     """The data of a map of verdicts: go to a chain; None: accept."""
     code = _ACCEPT if chain is None else _GOTO
@@ -169,18 +172,47 @@ class ElementSocket:
             raise NetlinkError(failure, operation)
 
 
-def _message(kind: int, flags: int, sequence: int, element: Element) -> bytes:
-    family, table, name, key, data = element
-    value = nested(_KEY, attr(_VALUE, key)) + (data if kind == _NEW else b"")
-    payload = b"".join(
+@functools.cache
+def _place(family: int, table: str, name: str) -> bytes:
+    """What all messages about a set begin with; there are a dozen sets."""
+    return b"".join(
         (
             _NFGEN.pack(family, 0, 0),
             attr_str(_LIST_TABLE, table),
             attr_str(_LIST_SET, name),
-            nested(_LIST_ELEMENTS, nested(_ELEMENT, value)),
         )
     )
-    return _pack(kind, flags | NLM_F_REQUEST | NLM_F_ACK, sequence, payload)
+
+
+def _message(kind: int, flags: int, sequence: int, element: Element) -> bytes:
+    """In one piece: four attributes, each in the one before, and the last holds
+    the key. An attach makes half a dozen of these."""
+    family, table, name, key, data = element
+    place = _place(family, table, name)
+    if kind != _NEW:
+        data = b""
+    size = len(key)
+    fill = -size & 3
+    inner = 4 + size + fill  # of the key's attribute, filled up
+    whole = 12 + inner + len(data)
+    head = _HEADER.pack(
+        16 + len(place) + whole,
+        kind,
+        flags | NLM_F_REQUEST | NLM_F_ACK,
+        sequence,
+        0,
+    )
+    nests = _NESTS.pack(
+        whole,
+        _LIST_ELEMENTS | NLA_F_NESTED,
+        whole - 4,
+        _ELEMENT | NLA_F_NESTED,
+        4 + inner,
+        _KEY | NLA_F_NESTED,
+        4 + size,
+        _VALUE,
+    )
+    return b"".join((head, place, nests, key, bytes(fill), data))
 
 
 def _pack(kind: int, flags: int, sequence: int, payload: bytes) -> bytes:

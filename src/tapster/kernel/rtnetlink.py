@@ -9,6 +9,7 @@ linux/neighbour.h, linux/if_bridge.h; see also rtnetlink(7).
 from __future__ import annotations
 
 import errno
+import functools
 import socket
 import struct
 import sys
@@ -130,6 +131,11 @@ def mac_text(raw: bytes | memoryview) -> str:
 
 # Requests
 
+_NO_IPV6_ADDRESS = nested(
+    IFLA_AF_SPEC,
+    nested(socket.AF_INET6, attr_u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE)),
+)
+
 
 def set_link(
     index: int,
@@ -154,8 +160,7 @@ def set_link(
     if master is not None:
         body += attr_u32(IFLA_MASTER, master)
     if no_ipv6_address:
-        mode = attr_u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE)
-        body += nested(IFLA_AF_SPEC, nested(socket.AF_INET6, mode))
+        body += _NO_IPV6_ADDRESS
     change = 0 if up is None else IFF_UP
     return Request(
         f"set {what}",
@@ -189,8 +194,7 @@ def set_link_by_name(name: str, *, alias: str, no_ipv6_address: bool) -> Request
     """Name a device's purpose before its index is known, in the batch that makes it."""
     body = attr_str(IFLA_IFNAME, name) + attr(IFLA_IFALIAS, alias.encode()[:255])
     if no_ipv6_address:
-        mode = attr_u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE)
-        body += nested(IFLA_AF_SPEC, nested(socket.AF_INET6, mode))
+        body += _NO_IPV6_ADDRESS
     return Request(f"set {name}", RTM_SETLINK, 0, _IFINFO.pack(0, 0, 0, 0, 0) + body)
 
 
@@ -221,17 +225,24 @@ def set_port(
     :param group_fwd_mask: which frames to 01:80:c2:00:00:00 to 0f, by bit, are
         forwarded as others are, instead of being the host's.
     """
-    body = b"".join(
-        attr_u8(_PORT_SETTINGS[name], value) for name, value in settings.items()
-    )
-    if group_fwd_mask is not None:
-        body += attr_u16(IFLA_BRPORT_GROUP_FWD_MASK, group_fwd_mask)
     return Request(
         f"set bridge port {what}",
         RTM_SETLINK,
         0,
-        _IFINFO.pack(AF_BRIDGE, 0, index, 0, 0) + nested(IFLA_PROTINFO, body),
+        _IFINFO.pack(AF_BRIDGE, 0, index, 0, 0)
+        + _protinfo(group_fwd_mask, tuple(settings.items())),
     )
+
+
+@functools.lru_cache(64)
+def _protinfo(
+    group_fwd_mask: int | None, settings: tuple[tuple[str, int], ...]
+) -> bytes:
+    """The settings themselves. There are few kinds of ports, and many ports."""
+    body = [attr_u8(_PORT_SETTINGS[name], value) for name, value in settings]
+    if group_fwd_mask is not None:
+        body.append(attr_u16(IFLA_BRPORT_GROUP_FWD_MASK, group_fwd_mask))
+    return nested(IFLA_PROTINFO, *body)
 
 
 _PORT_SETTINGS = {

@@ -10,6 +10,7 @@ fall on one place, the one that came first keeps it.
 from __future__ import annotations
 
 import hashlib
+import socket
 from collections.abc import Callable, Collection, Iterable, Iterator
 from ipaddress import (
     IPv4Address,
@@ -76,16 +77,20 @@ def host_side_mac(guest_mac: str) -> str:
     return f"{HOST_SIDE_PREFIX:02x}:{tail}"
 
 
-def eui64(prefix: IPv6Network, mac: str) -> IPv6Address:
+def eui64(prefix: IPv6Network, mac: str) -> str:
     """The address that SLAAC makes of this prefix and MAC (RFC 4291, appendix A)."""
-    raw = bytes.fromhex(mac.replace(":", ""))
-    interface = bytes((raw[0] ^ 2,)) + raw[1:3] + b"\xff\xfe" + raw[3:]
-    return IPv6Address(int(prefix.network_address) | int.from_bytes(interface, "big"))
+    return _with_interface(prefix.network_address.packed[:8], mac)
 
 
 def link_local(mac: str) -> str:
     """The link-local address that is made of a MAC (RFC 4291, appendix A)."""
-    return str(eui64(IPv6Network("fe80::/64"), mac))
+    return _with_interface(b"\xfe\x80\0\0\0\0\0\0", mac)
+
+
+def _with_interface(prefix: bytes, mac: str) -> str:
+    raw = bytes.fromhex(mac.replace(":", ""))
+    interface = bytes((raw[0] ^ 2,)) + raw[1:3] + b"\xff\xfe" + raw[3:]
+    return socket.inet_ntop(socket.AF_INET6, prefix + interface)
 
 
 def free_ipv4_subnet(
@@ -138,10 +143,11 @@ def gateway(subnet: IPv4Network | IPv6Network) -> IPv4Address | IPv6Address:
 def is_guest_address(subnet: IPv4Network, text: str) -> bool:
     """Whether a guest of the subnet can have it; it may come from a file."""
     try:
-        address = IPv4Address(text)
-    except ValueError:
+        address = int.from_bytes(socket.inet_pton(socket.AF_INET, text), "big")
+    except (OSError, ValueError):
         return False
-    return address in subnet and address not in (subnet[0], subnet[1], subnet[-1])
+    place = address - int(subnet.network_address)
+    return 1 < place < subnet.num_addresses - 1
 
 
 def guest_address(

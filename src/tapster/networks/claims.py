@@ -106,4 +106,4 @@ class Claim:
             return None
         if self._reserved is not None and self._reserved.ipv6 is not None:
             return str(self._reserved.ipv6)
-        return str(addresses.eui64(self._subnet6, self._mac))
+        return addresses.eui64(self._subnet6, self._mac)
