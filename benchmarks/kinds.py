@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import _socket
 import ctypes
+import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -83,6 +85,73 @@ def _helper(program: str) -> tuple[float, str | None]:
 def peer_helper() -> tuple[float, str | None]:
     """Debian's qemu-bridge-helper."""
     return _helper(space.PEER)
+
+
+class Qemu:
+    """A QEMU that waits for QMP, and runs the peer as it does. `close()` ends it."""
+
+    def __init__(self) -> None:
+        import resource
+
+        def limit() -> None:
+            # QEMU closes all that its limit allows, one by one: what is usual.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_DESCRIPTORS,) * 2)
+
+        self._process = subprocess.Popen(
+            ["qemu-system-x86_64", "-S", "-machine", "none", "-nodefaults",
+             "-display", "none", "-qmp", "stdio"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=_ENVIRONMENT,
+            preexec_fn=limit,
+        )  # fmt: skip
+        self._rest = b""
+        self._line()
+        self._execute("qmp_capabilities")
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def _line(self) -> dict[str, object]:
+        assert self._process.stdout is not None
+        while b"\n" not in self._rest:
+            data = self._process.stdout.read(65536)
+            if not data:
+                raise Failed("QEMU ended")
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        found: dict[str, object] = json.loads(line)
+        return found
+
+    def _execute(self, command: str, **arguments: object) -> None:
+        assert self._process.stdin is not None
+        call = {"execute": command, "arguments": arguments}
+        self._process.stdin.write(json.dumps(call).encode() + b"\n")
+        while "return" not in (answer := self._line()):
+            if "error" in answer:
+                raise Failed(f"QEMU: {answer['error']}")
+
+    def peer(self) -> tuple[float, str | None]:
+        """netdev_add of a bridge, which runs the peer, from call to answer."""
+        before = set(os.listdir("/sys/class/net"))
+        start = perf_counter()
+        self._execute(
+            "netdev_add", type="bridge", id="n", br=space.BRIDGE, helper=space.PEER
+        )
+        elapsed = perf_counter() - start
+        (ifname,) = set(os.listdir("/sys/class/net")) - before
+        self._execute("netdev_del", id="n")
+        return elapsed, ifname
+
+    def without(self) -> tuple[float, str | None]:
+        """The same of a backend that needs no helper: what is QMP's own."""
+        start = perf_counter()
+        self._execute("netdev_add", type="hubport", id="h", hubid=1)
+        elapsed = perf_counter() - start
+        self._execute("netdev_del", id="h")
+        return elapsed, None
 
 
 def own_helper_path() -> str:

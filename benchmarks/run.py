@@ -154,16 +154,24 @@ def _with_broker(
     kinds.interleave(ways, 20, daemon, progress=progress)
     fresh = daemon.resident_kib()
 
+    qemu = kinds.Qemu()
     ways = {
         "bridge": kinds.attach_to_bridge,
         "peer_helper": kinds.peer_helper,
+        "peer_in_qemu": qemu.peer,
+        "qmp": qemu.without,
         "network": kinds.attach_to_network,
         "own_helper": kinds.own_helper,
         "run": kinds.run_command(kinds.tapster_command()),
         "bare": kinds.bare_command,
     }
-    with tapster.attach(name="keeper"):  # or the network would come and go
-        base = kinds.interleave(ways, options.attaches, daemon, progress=progress)
+    try:
+        with tapster.attach(name="keeper"):  # or the network would come and go
+            base = kinds.interleave(ways, options.attaches, daemon, progress=progress)
+    finally:
+        qemu.close()
+    answer = report.quantile(base["qmp"], 0.5)
+    base["peer_in_qemu"] = [whole - answer for whole in base["peer_in_qemu"]]
     daemon.wait_for_records(0)
     alone = report.quantile(base["bare"], 0.5)
     before_exec = [whole - alone for whole in base["run"]]

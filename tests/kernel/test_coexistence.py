@@ -455,7 +455,8 @@ class TestManagers:
         private(host, "/etc/NetworkManager", "/var/lib/NetworkManager")
         host.run("sh", "-c", "rm -rf /etc/NetworkManager/*")
         host.run("sh", "-c", "cat > /etc/NetworkManager/NetworkManager.conf",
-                 input="[main]\nplugins=keyfile\ndns=none\nrc-manager=unmanaged\n")  # fmt: skip
+                 input="[main]\nplugins=keyfile\n"
+                 "dns=none\nrc-manager=unmanaged\n")  # fmt: skip
 
         def state() -> str:
             lines = host.run("nmcli", "-t", "-f", "DEVICE,STATE", "device").stdout
