@@ -272,7 +272,8 @@ def leftovers(lab: Lab, *, networks: bool = True) -> list[str]:
     """Whatever there is of any NIC, and of any network; [] is what is wanted."""
     wanted = ("tapster", "tapbr") if networks else ("tapster",)
     found = [f"device {n}" for prefix in wanted for n in links(lab.host, prefix)]
-    of_nics = ("ports", "first", "macs", "guests", "guests6", "claimed6", "learners")
+    of_nics = ("ports", "first", "macs", "guests", "guests6", "limited4",
+               "limited6", "claimed6", "learners")  # fmt: skip
     found += [
         f"nft {name}: {inner}"
         for name, inner in elements(lab.host).items()

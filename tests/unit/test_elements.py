@@ -72,8 +72,8 @@ OWN = ["claimed6", "guests6", "macs", "ports"]
     ("guest", "wanted", "chain"),
     [
         (Guest("tapstern1", 7, "n", MAC, IP), [*OWN, "guests"], "nat"),
-        (Guest("tapstern1", 7, "n", MAC, IP, limited=True), [*OWN, "guests"],
-         "nat_limited"),
+        (Guest("tapstern1", 7, "n", MAC, IP, limited=True),
+         ["claimed6", "macs", "ports", "limited4", "limited6"], "nat_limited"),
         (Guest("tapsterl1", 7, "l", MAC), OWN, "lan"),
         (Guest("tapsterl1", 7, "l", MAC, learns=True), [*OWN, "learners"], "lan"),
         (Guest("tapsterl1", 7, "l", MAC, IP), [*OWN, "checked4", "guests"], "lan"),

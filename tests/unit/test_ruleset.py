@@ -37,6 +37,7 @@ def test_what_a_guest_says_is_dropped_unless_it_is_accepted() -> None:
             # By who it is, or a source that nobody has or that nobody claimed.
             assert (
                 "@guests" in rule
+                or "@limited" in rule
                 or "saddr ::" in rule
                 or "0.0.0.0" in rule
                 or ("fe80::/10" in rule and "ip6 saddr fe80::1 drop" in rules)
@@ -67,7 +68,10 @@ def test_no_port_of_ours_is_without_checks() -> None:
     """One without an element says nothing."""
     rules = chain("prerouting", ruleset._BRIDGE)
     assert rules[1:] == [
-        'iifname != "tapster*" goto of_others', "iif vmap @ports", "drop",
+        'iifname != "tapster*" goto of_others',
+        "ether type ip ip protocol tcp iif . ip saddr @guests accept",
+        "ether type ip6 ip6 nexthdr tcp iif . @nh,64,128 @guests6 accept",
+        "iif vmap @ports", "drop",
     ]  # fmt: skip
     for kind in (ruleset.LAN, ruleset.NAT, ruleset.TRUSTED):
         for waiting in (True, False):

@@ -102,13 +102,14 @@ def of_port(guest: Guest) -> list[Entry]:
     chain = None
     if mac is None or kind == TRUSTED:
         return entries
+    four, six = ("limited4", "limited6") if guest.limited else ("guests", "guests6")
     of_it("macs", mac, raw=1)
     if guest.ipv4 is not None:
-        of_it("guests", guest.ipv4)
+        of_it(four, guest.ipv4)
     if guest.ipv6 is not None:
-        of_it("guests6", guest.ipv6, raw=1)
+        of_it(six, guest.ipv6, raw=1)
     local = addresses.link_local(mac)  # where there is no other, too
-    of_it("guests6", local, raw=1)
+    of_it(six, local, raw=1)
     entries.append(Entry(CLAIMED, (local,), 0))
     if kind == LAN:
         if guest.ipv4 is not None or guest.strict:

@@ -33,7 +33,9 @@ _CHAINS = {LAN: "lan", NAT: "nat", TRUSTED: "trusted"}
 # Each rule costs every frame that gets to it, and a lookup costs five times what
 # a comparison does, less where the key has four bytes and the set a size: what
 # most frames are comes first, what they are not is asked behind the protocol that
-# it is about, and a port is its index, not its name.
+# it is about, and a port is its index, not its name. About TCP there is nothing
+# but whose it is. The addresses of ports with a rate are in sets of their own, so
+# that their frames come to the limit.
 #
 # Raw offsets, for which nft has no word, or no word that may stand in a set's
 # key: @nh,64,48 is the sender's MAC in ARP (after 8 bytes); @nh,64,128 IPv6's
@@ -60,6 +62,8 @@ table bridge tapster {
     set macs { typeof iif . @nh,64,48; }
     set guests { typeof iif . ip saddr; }
     set guests6 { typeof iif . @nh,64,128; }
+    set limited4 { typeof iif . ip saddr; }
+    set limited6 { typeof iif . @nh,64,128; }
     set claimed6 { typeof @nh,64,128; }
     set checked4 { type iface_index; size 8192; }
     set checked6 { type iface_index; size 8192; }
@@ -73,16 +77,20 @@ table bridge tapster {
         arp plen != 4 drop
         iif . @nh,64,48 != @macs drop
         iif . arp saddr ip @guests accept
+        iif . arp saddr ip @limited4 accept
         arp saddr ip 0.0.0.0 iif . arp daddr ip @guests accept
+        arp saddr ip 0.0.0.0 iif . arp daddr ip @limited4 accept
         drop
     }
     chain own_ipv4 {
         iif . ip saddr @guests accept
+        iif . ip saddr @limited4 accept
         ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept
         drop
     }
     chain own_target {
         iif . @th,64,128 @guests6 return
+        iif . @th,64,128 @limited6 return
         @th,64,128 @claimed6 drop
         @th,64,128 0xfe800000000000000000000000000001 drop
         @th,64,10 0x3fa return
@@ -90,6 +98,7 @@ table bridge tapster {
     }
     chain own_ipv6 {
         iif . @nh,64,128 @guests6 accept
+        iif . @nh,64,128 @limited6 accept
         ip6 saddr :: icmpv6 type { nd-neighbor-solicit, nd-router-solicit, mld-listener-report, mld-listener-done, mld2-listener-report } accept
         @nh,64,128 @claimed6 drop
         ip6 saddr fe80::1 drop
@@ -122,7 +131,6 @@ table bridge tapster {
 
     chain nat4 {
         ip protocol udp jump udp4
-        iif . ip saddr @guests accept
         goto own_ipv4
     }
     chain nat6 {
@@ -145,7 +153,6 @@ table bridge tapster {
     }
     chain lan4 {
         ip protocol udp jump udp4
-        iif . ip saddr @guests accept
         iif @checked4 goto own_ipv4
         accept
     }
@@ -190,6 +197,8 @@ table bridge tapster {
     chain prerouting {
         type filter hook prerouting priority -200; policy accept;
         iifname != "tapster*" goto of_others
+        ether type ip ip protocol tcp iif . ip saddr @guests accept
+        ether type ip6 ip6 nexthdr tcp iif . @nh,64,128 @guests6 accept
         iif vmap @ports
         drop
     }
