@@ -242,6 +242,7 @@ table inet tapster {{
     map forwards6 {{ type inet_proto . inet_service : ipv6_addr . inet_service; }}
 
     chain from_guest {{
+        ct state established,related accept
         ip daddr 255.255.255.255 udp dport 67 accept
         iifname . ip daddr @gateways4 udp dport 67 accept
         meta l4proto udp udp dport 547 ip6 daddr {{ ff02::1:2, fe80::1 }} accept
@@ -252,12 +253,11 @@ table inet tapster {{
         iifname . ip6 daddr @gateways6 icmpv6 type echo-request accept
         iifname . ip daddr @gateways4 iifname . meta l4proto . th dport @host_access accept
         iifname . ip6 daddr @gateways6 iifname . meta l4proto . th dport @host_access accept
-        ct state established,related accept
         drop
     }}
     chain input {{
         type filter hook input priority filter; policy accept;
-        iifname @bridges jump from_guest
+        iifname "tapbr*" goto from_guest
     }}
     chain closed {{
         ip daddr {{ {_CLOSED4} }} drop
@@ -265,18 +265,27 @@ table inet tapster {{
         ip daddr @hosts4 drop
         ip6 daddr @hosts6 drop
     }}
+    chain between_guests {{
+        iifname . oifname @within accept
+        drop
+    }}
+    chain from_bridge {{
+        oifname "tapbr*" goto between_guests
+        ct direction reply ct status dnat accept
+        iifname @internet jump closed
+        ip saddr @nat4 accept
+        ip6 saddr @nat6 accept
+        drop
+    }}
+    chain to_bridge {{
+        ct state established,related accept
+        ct status dnat accept
+        drop
+    }}
     chain forward {{
         type filter hook forward priority filter; policy accept;
-        iifname . oifname @within accept
-        iifname @bridges oifname @bridges drop
-        oifname @bridges ct state established,related accept
-        oifname @bridges ct status dnat accept
-        oifname @bridges drop
-        iifname @bridges ct direction reply ct status dnat accept
-        iifname @internet jump closed
-        iifname @bridges ip saddr @nat4 accept
-        iifname @bridges ip6 saddr @nat6 accept
-        iifname @bridges drop
+        iifname "tapbr*" goto from_bridge
+        oifname "tapbr*" goto to_bridge
     }}
     chain to_guest {{
         dnat ip to meta l4proto . th dport map @forwards4
