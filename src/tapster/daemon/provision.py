@@ -28,9 +28,10 @@ _log = logging.getLogger(__name__)
 
 TAP_ALIAS = "tapster nic"
 
-# A bridge gives LLDP, alone of its kind, to the host's listeners without asking
-# netfilter; told to forward it, it asks, and the ruleset says no.
-LLDP = 1 << 0x0E
+# What is for 01:80:c2:00:00:00 to 0f (STP, LACP, 802.1X, LLDP) a bridge gives to
+# the host's listeners, LLDP without asking netfilter. Told to forward it, it asks
+# as for any other frame, and the ruleset says no. Pause frames, bit 1, it drops.
+LINK_LOCAL_GROUPS = 0xFFFD
 
 
 class Provisioner:
@@ -254,7 +255,7 @@ def _port(nic: Nic) -> Request:
         guard=1,
         protect=1,
         isolated=int(nic.isolated),
-        group_fwd_mask=LLDP,
+        group_fwd_mask=LINK_LOCAL_GROUPS,
     )
 
 

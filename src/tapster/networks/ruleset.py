@@ -202,10 +202,6 @@ table bridge tapster {
         iif vmap @ports
         drop
     }
-    chain input {
-        type filter hook input priority -200; policy accept;
-        ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 iifname "tapster*" iifname != "tapstert*" drop
-    }
 }
 """
 
