@@ -31,8 +31,9 @@ demo: setup ## two guests of an ordinary user on a network, in a minute
 bench: setup ## how fast it is, next to qemu-bridge-helper
 	@$(PYTHON) benchmarks/run.py $(ARGS)
 
-datapath: setup ## what a port's checks cost a frame
+datapath: setup ## what a port's checks cost a frame, and a guest
 	@$(PYTHON) benchmarks/datapath.py $(ARGS)
+	@$(PYTHON) benchmarks/vmm.py $(ARGS)
 
 varlink: setup ## write the .varlink file anew from src/tapster/wire/interface.py
 	@$(PYTHON) -m tapster.wire.interface
