@@ -21,7 +21,7 @@ from support.host import (
     tool,
     until_nothing_is_left,
 )
-from tapster import client, manage
+from tapster import client, errors, manage
 
 CONFIG = """
 [broker]
@@ -139,3 +139,21 @@ def test_are_kept_by_a_broker_that_starts_again(lab: Lab, daemon: Daemon) -> Non
         assert limits(lab) == {}
         assert second.stop() == 0
         assert leftovers(lab) == [] and ruleset(lab.host) == []
+
+
+def test_of_a_nic_that_could_not_be_made_are_taken_back_once(lab: Lab) -> None:
+    """Its last stage fails, after the rate and all that refers to it are there."""
+    lab.config(CONFIG.format("80mbit", "160mbit"))
+    broken = """if True:
+        from tapster.daemon.provision import Provisioner
+        def fail(self, nic):
+            raise OSError(5, "no")
+        Provisioner._set_up = fail
+    """
+    running = lab.daemon("--config", "/run/config", script=broken)
+    with pytest.raises(errors.BrokerFailure):
+        attach(lab, USER)
+    until_nothing_is_left(lab, networks=True)
+    assert running.stop() == 0
+    assert leftovers(lab) == [] and ruleset(lab.host) == []
+    assert "cannot undo" not in running.log and "Traceback" not in running.log

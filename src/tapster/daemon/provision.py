@@ -224,6 +224,7 @@ class Provisioner:
                 self._env.nft.run(
                     f"forget the rate of {nic.ifname}", rates.delete_limit(nic.ifname)
                 )
+                nic.rate_egress = 0  # an undo of its stage comes after this one
             except NftError as err:
                 _log.error("%s", err)
         if nic.state is State.WAITING:

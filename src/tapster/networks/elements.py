@@ -121,11 +121,6 @@ def of_port(guest: Guest) -> list[Entry]:
     return entries
 
 
-def without_shared(entries: Iterable[Entry]) -> list[Entry]:
-    """Those that are this port's alone, and not of its MAC."""
-    return [entry for entry in entries if entry.set not in _OF_NO_PORT]
-
-
 def keys(entries: Iterable[Entry]) -> list[nftelem.Element]:
     """For the kernel, as they are."""
     return [entry.element() for entry in entries]
