@@ -161,6 +161,7 @@ class NetworkDefinition:
     forward: tuple[Forward, ...] = ()
     address_check: AddressCheck = AddressCheck.LEASE
     reservations: Mapping[str, Reservation] = field(default_factory=dict)  # by name
+    max_nics: int | None = None  # of all users together; None: no limit
 
     @property
     def full_domain(self) -> str:
@@ -186,8 +187,11 @@ class Rule:
     groups: frozenset[int] | None = None  # gids
     networks: tuple[str, ...] = ()
     bridges: tuple[str, ...] = ()  # Linux bridges
-    effect: str = "allow"  # or "deny"
-    max_nics: int | None = None  # a user, on each of the networks
+    effect: str = "allow"  # or "deny", or "polkit": allow if polkit(8) does
+    max_nics: int | None = None  # a user, on all that the rule is about
     macs: tuple[str, ...] = ()  # patterns; empty: any
     trusted: bool = False
     forward: tuple[Port, ...] | None = None  # None: ports from 1024 up
+    guests: tuple[str, ...] = ()  # patterns of guests' names; empty: any
+    ttl: int | None = None  # seconds until a NIC is taken away; None: never
+    manage: bool = False  # whether other users' NICs are seen and changed

@@ -80,6 +80,7 @@ def test_a_nat_network_of_everything() -> None:
         host_access = ["tcp/22", "udp/5000-5010"]
         rate = {egress = "100mbit", ingress = 8000}
         forward = ["tcp/8080 web:80", "udp/8080  web:80"]
+        max_nics = 50
         [networks.lab.reservations]
         a = "10.1.2.9"
         b = "fd00:1::9"
@@ -120,6 +121,7 @@ def test_a_nat_network_of_everything() -> None:
             ),
             "d": Reservation(user=1000),
         },
+        50,
     )
 
 
@@ -186,6 +188,7 @@ def test_each_mode_has_its_keys(mode: Mode, key: str) -> None:
         "domain": '"a.b"',
         "egress": '"any"',
         "mtu": "1400",
+        "max_nics": "9",
         "rate": "{}",
         "address_check": '"off"',
     }

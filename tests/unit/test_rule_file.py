@@ -50,6 +50,9 @@ def test_a_rule_of_everything() -> None:
         macs = ["52:54:00:*", "0A:??:*"]
         trusted = true
         forward = ["tcp/80", "tcp/8000-8999"]
+        guests = ["Web-*", "db?"]
+        ttl = "8h"
+        manage = true
         """
     )
     assert found == Rule(
@@ -63,6 +66,9 @@ def test_a_rule_of_everything() -> None:
         ("52:54:00:*", "0a:??:*"),
         True,
         (Port("tcp", 80, 80), Port("tcp", 8000, 8999)),
+        ("web-*", "db?"),
+        8 * 3600,
+        True,
     )
     assert type(found.effect) is str
 
@@ -113,7 +119,11 @@ def test_rules_of_all_files_in_their_order() -> None:
         ('bridges = ["*"]', "3:12: bridges: '*' is for networks"),
         ('bridges = ["tapbr0"]', "this program's own"),
         ('bridges = ["a b"]', "not an interface's name"),
-        ('effect = "polkit"', "3:1: effect: 'polkit' is not in this version"),
+        ('guests = ["a_b"]', "3:11: guests: 'a_b' is not a pattern for guests' names"),
+        ("guests = []", "3:1: guests: the list is empty; leave it out for any"),
+        ('ttl = "8 h"', "3:1: ttl: '8 h' is not a time, as in 30m, 8h or 7d"),
+        ("ttl = 0", "3:1: ttl: 0 is not from 1 to 31622400"),
+        ("manage = 1", "3:1: manage: 1 is neither true nor false"),
         ('effect = "Allow"', 'effect: \'Allow\' is none of "allow", "deny"'),
         ("max_nics = 0", "max_nics: 0 is not from 1 to 10000"),
         ("max_nics = 10001", "max_nics: 10001 is not from 1 to 10000"),
@@ -142,7 +152,7 @@ def test_a_rule_that_denies_has_no_terms(key: str) -> None:
     assert rules(text)
     message = fails(f'{text}effect = "deny"\n')
     assert message.startswith("0:3:1: ")
-    assert 'only for effect = "allow"' in message
+    assert 'not for effect = "deny"' in message
 
 
 def test_a_network_may_be_defined_later() -> None:

@@ -36,7 +36,10 @@ MTU = 1500  # bytes
 # What of a definition takes effect while guests run; the rest when the last of
 # them has gone, as it would take their addresses or their bridge away.
 LIVE = frozenset(
-    ("isolation", "egress", "host_access", "rate", "forward", "dns", "reservations")
+    (
+        *("isolation", "egress", "host_access", "rate", "forward", "dns"),
+        *("reservations", "max_nics"),
+    )
 )
 
 

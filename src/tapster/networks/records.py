@@ -39,7 +39,7 @@ def to_json(definition: NetworkDefinition) -> dict[str, Any]:
             for name in (
                 *("name", "mode", "scope", "bridge", "subnet", "subnet6", "ipv6"),
                 *("slaac", "domain", "dhcp", "mtu", "isolation", "egress"),
-                "address_check",
+                *("address_check", "max_nics"),
             )
         },
         "dns": [str(server) for server in d.dns],
@@ -85,6 +85,7 @@ def from_json(data: dict[str, Any]) -> NetworkDefinition:
             for port, guest, number in data["forward"]
         ),
         address_check=AddressCheck(data["address_check"]),
+        max_nics=_maybe(int, data["max_nics"]),
         reservations={
             str(name): Reservation(
                 _maybe(IPv4Address, ipv4),

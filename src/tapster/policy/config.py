@@ -17,7 +17,7 @@ from . import network_check, network_file, rule_file
 from .decide import DEFAULT_NETWORK
 from .files import read_files
 from .places import Document, UnknownKey
-from .values import NSS, Names
+from .values import NSS, Names, boolean
 
 DEFAULT_DIRECTORY = "/etc/tapster"
 BRIDGE_CONF = "/etc/qemu/bridge.conf"
@@ -29,6 +29,9 @@ class Authorization:
     """[authorization]"""
 
     bridge_conf: str = BRIDGE_CONF
+    # A missing include denies, where QEMU's helper passes over it.
+    strict_includes: bool = False
+    lxc_usernet: str = ""  # the file's path; empty: there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +143,13 @@ def _convert(default: Any, value: Any) -> Any:
             return tuple(value)
         raise ValueError("must be a list of strings")
     if isinstance(default, str):
+        if value == "" == default:
+            return value
         if isinstance(value, str) and value.startswith("/") and "\0" not in value:
             return value
         raise ValueError("must be an absolute path")
+    if isinstance(default, bool):
+        return boolean(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise ValueError("must be a number, not negative")
     if isinstance(default, int) and (not isinstance(value, int) or value < 1):

@@ -50,6 +50,7 @@ from .values import (
 )
 
 NAME_LENGTH = 40
+MOST_NICS = 10_000
 
 
 class Setting(NamedTuple):
@@ -203,4 +204,5 @@ CONVERT: dict[str, Callable[[Any], Any]] = {
     "rate": _rate,
     "forward": each(forward),
     "address_check": choice(AddressCheck),
+    "max_nics": integer(1, MOST_NICS),
 }

@@ -13,21 +13,22 @@ from typing import Any, NamedTuple
 
 from ..model import Rule
 from .decide import EVERY_NETWORK
+from .network_file import MOST_NICS
 from .network_values import interface, mac_pattern, port
 from .places import Document, Invalid, Keys, did_you_mean
 from .values import (
     Names,
     boolean,
     choice,
+    duration,
     each,
     identity,
     integer,
+    name_pattern,
     shown,
     string,
     table,
 )
-
-MOST_NICS = 10_000
 
 
 class Effect(StrEnum):
@@ -35,9 +36,11 @@ class Effect(StrEnum):
 
     ALLOW = "allow"
     DENY = "deny"
+    POLKIT = "polkit"
 
 
-_OF_ALLOW = ("max_nics", "macs", "trusted", "forward")
+# What says how much is allowed, and so nothing where nothing is.
+_OF_ALLOW = ("max_nics", "macs", "trusted", "forward", "ttl", "manage")
 
 
 class Written(NamedTuple):
@@ -87,7 +90,7 @@ def _rule(place: str, values: dict[str, Any]) -> Rule:
     if effect is Effect.DENY:
         for key in _OF_ALLOW:
             if key in values:
-                raise Invalid('only for effect = "allow"', key)
+                raise Invalid('not for effect = "deny"', key)
     for key in ("users", "groups"):
         if key in values:
             values[key] = frozenset(values[key])
@@ -108,9 +111,12 @@ def converters(names: Names) -> dict[str, Callable[[Any], Any]]:
         "groups": each(identity("group", names.gid), everyone),
         "networks": each(string, "leave it out for none"),
         "bridges": each(_linux_bridge, "leave it out for none"),
-        "effect": choice(Effect, "polkit"),
+        "effect": choice(Effect),
         "max_nics": integer(1, MOST_NICS),
         "macs": each(mac_pattern, "leave it out for any"),
+        "guests": each(name_pattern, "leave it out for any"),
+        "ttl": duration,
         "trusted": boolean,
         "forward": each(port),
+        "manage": boolean,
     }

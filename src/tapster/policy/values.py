@@ -21,6 +21,10 @@ E = TypeVar("E", bound=StrEnum)
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 LABEL_LENGTH = 63
+_NAME_PATTERN = re.compile(r"[a-z0-9*?-]+")
+_DURATION = re.compile(r"([1-9][0-9]{0,8})(s|m|h|d)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LONGEST = 366 * 86400  # seconds
 _MAX_ID = 2**32 - 2  # the one above means "no user"
 
 
@@ -147,6 +151,24 @@ def label(value: Any, longest: int = LABEL_LENGTH) -> str:
             "which is neither first nor last"
         )
     return text
+
+
+def name_pattern(value: Any) -> str:
+    """A pattern for guests' names: `*` and `?` stand for what they do in a shell."""
+    text = string(value).lower()
+    if len(text) > LABEL_LENGTH or not _NAME_PATTERN.fullmatch(text):
+        raise Invalid(f"{shown(value)} is not a pattern for guests' names, as in web-*")
+    return text
+
+
+def duration(value: Any) -> int:
+    """Seconds: a number of them, or with a unit, "90s", "30m", "8h" or "7d"."""
+    if isinstance(value, str):
+        found = _DURATION.fullmatch(value)
+        if found is None:
+            raise Invalid(f"{shown(value)} is not a time, as in 30m, 8h or 7d")
+        value = int(found[1]) * _SECONDS[found[2]]
+    return integer(1, LONGEST)(value)
 
 
 def identity(what: str, resolve: Callable[[str], int]) -> Callable[[Any], int]:
