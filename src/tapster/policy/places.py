@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Any
 
@@ -62,6 +63,8 @@ class Document:
     def __init__(self, path: str, text: str) -> None:
         self.path = path
         self._text = text.replace("\r\n", "\n")  # as tomllib does, for its columns
+        # Where each line starts: a policy may have thousands of rules to be told of.
+        self._lines = [0, *(found.end() for found in re.finditer("\n", self._text))]
         try:
             self.data: dict[str, Any] = tomllib.loads(self._text)
             self._offsets = _Scanner(self._text).offsets()
@@ -103,9 +106,8 @@ class Document:
         return f"{self._at(len(self._text))}: {what or message}"
 
     def _at(self, offset: int) -> str:
-        line = self._text.count("\n", 0, offset) + 1
-        column = offset - self._text.rfind("\n", 0, offset)
-        return f"{self.path}:{line}:{column}"
+        line = bisect_right(self._lines, offset)
+        return f"{self.path}:{line}:{offset - self._lines[line - 1] + 1}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
