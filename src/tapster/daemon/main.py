@@ -3,23 +3,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 
 from ..errors import TapsterError
+from . import log
 from .options import parse
 
 
 def _prepare(verbose: bool) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="tapsterd: %(levelname)s: %(message)s",
-        stream=sys.stderr,
-    )
-    # Who logs a line is in the line; where in the source is not, so do not look.
-    logging._srcfile = None
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    log.set_up(verbose)
     # Files for dnsmasq are for its group to read (networks/dnsmasq.py).
     os.umask(0o027)
 

@@ -59,21 +59,37 @@ class Nic:
 
 @dataclass
 class Event:
-    """Something that happened to a NIC that the watcher may see."""
+    """Something that was decided or has changed; docs/events.md has each field.
+
+    `uid` to `command` are who asked for it; where nobody did, `verb` is null, and
+    they are whose it is. `outcome`: "ok", "denied" or "failed". Durations are in
+    microseconds. Only root is told `executable`, and why a request was not granted.
+    """
 
     time: str
     event: str
-    ifname: str | None
-    mac: str | None
-    ipv4: str | None
-    ipv6: str | None
-    bridge: str | None
-    network: str | None
-    uid: int
-    user: str
-    pid: int
-    name: str | None
-    reason: str | None
+    verb: str | None = None
+    outcome: str = "ok"
+    uid: int = -1
+    user: str = ""
+    gid: int | None = None
+    pid: int = 0
+    executable: str | None = None
+    command: str | None = None
+    owner: int | None = None
+    network: str | None = None
+    bridge: str | None = None
+    name: str | None = None
+    ifname: str | None = None
+    mac: str | None = None
+    ipv4: str | None = None
+    ipv6: str | None = None
+    port: str | None = None
+    guest_port: int | None = None
+    rule: str | None = None
+    reason: str | None = None
+    duration: int | None = None
+    count: int | None = None
 
 
 @dataclass
