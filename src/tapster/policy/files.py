@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The configuration's files, read only if nobody else could have written them.
+"""Files that decide, read only if nobody else could have written them.
 
 Whoever can write one decides who gets what. What is looked at is the opened
 descriptor, never the path: that may lead elsewhere a moment later.
@@ -7,6 +7,7 @@ descriptor, never the path: that may lead elsewhere a moment later.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -28,47 +29,54 @@ def read_files(directory: str, owner_only: bool) -> list[tuple[str, str]]:
     :raises ConfigError: one of them is refused, or cannot be read.
     """
     found: list[tuple[str, str]] = []
-    with _opened(directory, None, os.O_PATH, owner_only) as fd:
+    with opened_directory(directory, None, os.O_PATH, owner_only) as fd:
         if fd is None:
             return found
-        if _is_there(directory, fd):
+        if _is_there(os.path.join(directory, MAIN), fd):
             found.append(_read(directory, MAIN, fd, owner_only))
         path = os.path.join(directory, DROP_INS)
-        with _opened(path, fd, os.O_RDONLY, owner_only) as drop_ins:
-            names = [] if drop_ins is None else os.listdir(drop_ins)
+        with opened_directory(path, fd, os.O_RDONLY, owner_only) as drop_ins:
+            if drop_ins is None:
+                return found
             found += [
                 _read(path, name, drop_ins, owner_only)
-                for name in sorted(names)
+                for name in sorted(os.listdir(drop_ins))
                 if name.endswith(".toml") and not name.startswith(".")
             ]
     return found
 
 
-def _is_there(directory: str, fd: int) -> bool:
-    """A link that leads nowhere is: it was meant to be something."""
+def _is_there(path: str, parent: int | None) -> bool:
+    """Whether there is anything of that name. A link that leads nowhere is: it
+    was meant to be something, and who knows what that denies.
+
+    :raises ConfigError: nobody knows.
+    """
+    name = path if parent is None else os.path.basename(path)
     try:
-        os.stat(MAIN, dir_fd=fd, follow_symlinks=False)
+        os.stat(name, dir_fd=parent, follow_symlinks=False)
     except FileNotFoundError:
         return False
     except OSError as err:
-        path = os.path.join(directory, MAIN)
         raise ConfigError(f"{path}: {err.strerror}") from err
     return True
 
 
 @contextmanager
-def _opened(
+def opened_directory(
     path: str, parent: int | None, flags: int, owner_only: bool
 ) -> Iterator[int | None]:
-    """A directory's descriptor while it is needed; None if there is no such."""
+    """A directory's descriptor while it is needed; None if there is no such.
+
+    :raises ConfigError: it is refused, or cannot be opened.
+    """
     name = path if parent is None else os.path.basename(path)
     fd = None
     try:
         fd = os.open(name, flags | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
     except OSError as err:
-        raise ConfigError(f"{path}: {err.strerror}") from err
+        if err.errno != errno.ENOENT or _is_there(path, parent):
+            raise ConfigError(f"{path}: {err.strerror}") from err
     try:
         if fd is not None:
             _check(os.fstat(fd), path, owner_only)
@@ -78,21 +86,35 @@ def _opened(
             os.close(fd)
 
 
-def _read(
-    directory: str, name: str, parent: int | None, owner_only: bool
-) -> tuple[str, str]:
+@contextmanager
+def opened_file(
+    path: str, parent: int, owner_only: bool
+) -> Iterator[tuple[int, os.stat_result]]:
+    """A regular file's descriptor and status while they are needed.
+
+    :param parent: of its directory.
+    :raises ConfigError: it is refused.
+    :raises OSError: it cannot be opened.
+    """
+    fd = os.open(os.path.basename(path), _FILE, dir_fd=parent)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"{path}: not a regular file")
+        _check(status, path, owner_only)
+        yield fd, status
+    finally:
+        os.close(fd)
+
+
+def _read(directory: str, name: str, parent: int, owner_only: bool) -> tuple[str, str]:
     path = os.path.join(directory, name)
     try:
-        fd = os.open(name, _FILE, dir_fd=parent)
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise ConfigError(f"{path}: not a regular file")
-            _check(status, path, owner_only)
-            with open(fd, "rb", closefd=False) as file:
-                return path, file.read().decode()
-        finally:
-            os.close(fd)
+        with (
+            opened_file(path, parent, owner_only) as (fd, _),
+            open(fd, "rb", closefd=False) as file,
+        ):
+            return path, file.read().decode()
     except OSError as err:
         raise ConfigError(f"{path}: {err.strerror}") from err
     except UnicodeDecodeError as err:
