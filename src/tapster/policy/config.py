@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..model import NetworkDefinition, Rule
 from . import network_check, network_file, rule_file
@@ -92,21 +92,40 @@ def parse(files: Iterable[tuple[str, str]], names: Names = NSS) -> Config:
 
     :raises ConfigError: as `load`.
     """
+    reading = read((Document(path, text) for path, text in files), names)
+    rule_file.check(reading.written, reading.config.networks)
+    return reading.config
+
+
+class Reading(NamedTuple):
+    """What files say, and where."""
+
+    config: Config
+    documents: tuple[Document, ...]
+    written: tuple[rule_file.Written, ...]  # the rules, as the configuration has them
+
+
+def read(documents: Iterable[Document], names: Names) -> Reading:
+    """Read files, save that rules may be about networks that there are not.
+
+    :raises ConfigError: as `load`.
+    """
     config = Config()
     networks = network_file.drafts()
     rules: list[rule_file.Written] = []
-    for path, text in files:
-        document = Document(path, text)
+    done = []
+    for document in documents:
         config = _merge(config, document)
         network_file.add(networks, document, names)
         rules += rule_file.read(document, names)
+        done.append(document)
     network_check.check(networks.values())
-    rule_file.check(rules, networks)
-    return replace(
+    config = replace(
         config,
         networks={name: network_file.build(draft) for name, draft in networks.items()},
         rules=tuple(written.rule for written in rules),
     )
+    return Reading(config, tuple(done), tuple(rules))
 
 
 def _merge(config: Config, document: Document) -> Config:

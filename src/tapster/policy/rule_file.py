@@ -7,10 +7,11 @@ one that does not exist is an error, for a rule that denies it would deny no one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from ..errors import ConfigError
 from ..model import Rule
 from .decide import EVERY_NETWORK
 from .network_file import MOST_NICS
@@ -74,11 +75,19 @@ def read(document: Document, names: Names) -> list[Written]:
 
 def check(rules: Collection[Written], networks: Collection[str]) -> None:
     """:raises ConfigError: a rule is about a network that no file defines."""
+    for error in unknown_networks(rules, networks):
+        raise error
+
+
+def unknown_networks(
+    rules: Collection[Written], networks: Collection[str]
+) -> Iterator[ConfigError]:
+    """An error for each network that a rule is about and no file defines."""
     for rule, document, keys in rules:
         for number, name in enumerate(rule.networks):
             if name != EVERY_NETWORK and name not in networks:
                 text = f"there is no network {shown(name)}"
-                raise document.error(
+                yield document.error(
                     (*keys, "networks", number), text + did_you_mean(name, networks)
                 )
 
