@@ -33,6 +33,7 @@ class AttachRequest:
     mac: str | None = None
     vnet_hdr: bool = True
     for_parent: bool = False
+    interactive: bool = False  # whether a person may be asked, where polkit wants it
 
 
 class State(StrEnum):

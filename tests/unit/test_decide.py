@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,16 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapster.model import Peer, Port, Rule
+from tapster.policy import decide as policy
 from tapster.policy.access import Contents
 from tapster.policy.bridge_conf import Source, Verdict, judge
-from tapster.policy.decide import (
-    MAX_NICS,
-    Decision,
-    Target,
-    decide,
-    may_forward,
-    quota,
-)
+from tapster.policy.decide import MAX_NICS, Decision, Facts, Usernet
+from tapster.policy.rulebook import Rulebook, Target, concerns, is_about
 
 ALICE = Peer(1000, 1000, frozenset({1000, 36}), 1)
 BOB = Peer(1001, 100, frozenset(), 2)
@@ -33,6 +29,33 @@ DEFAULT = Target(network="default")
 LAN = Target(network="lan")
 BR0 = Target(bridge="br0")
 MAC = "52:54:00:00:00:01"
+
+
+def decide(
+    peer: Peer,
+    target: Target,
+    nics: int,
+    verdict: Verdict | None,
+    rules: Sequence[Rule] = (),
+    mac: str | None = None,
+) -> Decision:
+    facts = Facts(lambda *_: nics, verdict)
+    target = target._replace(mac=mac or target.mac)
+    return policy.decide(peer, target, Rulebook(rules), facts)
+
+
+def quota(peer: Peer, network: str, rules: Sequence[Rule] = ()) -> int:
+    return decide(peer, Target(network), 0, None, rules).max_nics or 0
+
+
+def may_forward(
+    peer: Peer, network: str, port: Port, rules: Sequence[Rule] = ()
+) -> Decision:
+    return policy.may_forward(peer, Target(network), port, Rulebook(rules))
+
+
+def terms(decision: Decision) -> tuple[bool, bool, int | None]:
+    return decision.over_quota, decision.trusted, decision.max_nics
 
 
 def allow(place: str = "f:1", **keys: object) -> Rule:
@@ -66,8 +89,9 @@ def test_the_quota(peer: Peer, nics: int) -> None:
 
 @pytest.mark.parametrize("peer", [ALICE, ROOT])
 def test_a_bridge_is_as_its_verdict_says(peer: Peer) -> None:
-    assert decide(peer, BR0, 0, YES) == Decision(True, YES.reason)
-    assert decide(peer, BR0, 0, NO) == Decision(False, NO.reason)
+    place = "/etc/qemu/bridge.conf:1"
+    assert decide(peer, BR0, 0, YES) == Decision(True, YES.reason, place=place)
+    assert decide(peer, BR0, 0, NO) == Decision(False, NO.reason, place=place)
     # The quota is the default network's.
     assert decide(peer, BR0, 1000, YES).allowed
 
@@ -128,9 +152,9 @@ def test_the_first_rule_that_allows_says_what() -> None:
         allow(max_nics=5),
         allow(max_nics=9),
     ]
-    assert decide(ALICE, LAN, 1, None, rules)[2:5] == (False, True, 2)
-    assert decide(ALICE, LAN, 2, None, rules)[2:5] == (True, False, 2)
-    assert decide(BOB, LAN, 2, None, rules)[2:5] == (False, False, 5)
+    assert terms(decide(ALICE, LAN, 1, None, rules)) == (False, True, 2)
+    assert terms(decide(ALICE, LAN, 2, None, rules)) == (True, False, 2)
+    assert terms(decide(BOB, LAN, 2, None, rules)) == (False, False, 5)
     assert (quota(ALICE, "lan", rules), quota(BOB, "lan", rules)) == (2, 5)
 
 
@@ -210,15 +234,142 @@ def test_the_verdicts_of_a_real_file() -> None:
 
 def test_a_bridge_has_no_quota_unless_its_rule_says() -> None:
     assert decide(ALICE, BR0, 1000, SILENT, [BRIDGE]) == Decision(
-        True, "allowed by f:1"
+        True, "allowed by f:1", BRIDGE, "f:1"
     )
     two = replace(BRIDGE, max_nics=2, trusted=True)
-    assert decide(ALICE, BR0, 1, YES, [two])[2:5] == (False, True, 2)
-    assert decide(ALICE, BR0, 2, YES, [two])[2:5] == (True, False, 2)
+    assert terms(decide(ALICE, BR0, 1, YES, [two])) == (False, True, 2)
+    assert terms(decide(ALICE, BR0, 2, YES, [two])) == (True, False, 2)
     # bridge.conf stands behind the rules, and has no word on MACs.
-    assert decide(ALICE, BR0, 9, YES, [replace(two, macs=("02:*",))], MAC) == Decision(
-        True, f"{YES.reason}; the MAC is not among those of f:1"
+    by_file = decide(ALICE, BR0, 9, YES, [replace(two, macs=("02:*",))], MAC)
+    assert by_file.allowed
+    assert by_file.rule is None
+    assert by_file.reason == (
+        f"{YES.reason}; the name or MAC is not among those of f:1"
     )
+
+
+# --- lxc-usernet
+
+
+def by_usernet(
+    number: int, used: int, verdict: Verdict = SILENT, *rules: Rule
+) -> Decision:
+    facts = Facts(
+        verdict=verdict, usernet=Usernet(number, "/u:3, /u:7"), on_bridge=used
+    )
+    return policy.decide(ALICE, BR0, Rulebook(rules), facts)
+
+
+def test_lxc_usernet_stands_behind_the_others() -> None:
+    granted = by_usernet(2, 1)
+    assert granted.allowed
+    assert (granted.max_nics, granted.place) == (2, "/u:3, /u:7")
+    assert by_usernet(2, 2).over_quota
+    assert not by_usernet(0, 0).allowed
+    assert not by_usernet(0, 0).over_quota
+    assert not by_usernet(9, 0, NO).allowed
+    assert not by_usernet(9, 0, BROKEN).allowed
+    assert not by_usernet(9, 0, SILENT, replace(BRIDGE, effect="deny")).allowed
+    # Who may by bridge.conf or by a rule may without being counted here.
+    assert by_usernet(1, 5, YES).allowed
+    assert by_usernet(1, 5, SILENT, BRIDGE).allowed
+
+
+# --- guests' names, polkit, totals, time
+
+
+def named(name: str | None, *rules: Rule) -> Decision:
+    return policy.decide(ALICE, LAN._replace(name=name), Rulebook(rules))
+
+
+def test_a_rule_for_guests_of_some_names() -> None:
+    web = allow("f:1", guests=("web-*", "db?"), max_nics=2)
+    assert named("web-1", web).allowed
+    assert named("db2", web).allowed
+    assert not named("mail", web).allowed
+    assert not named("web", web).allowed
+    assert "f:1" in named("mail", web).reason
+    assert named("mail", web, allow("f:2", max_nics=5)).max_nics == 5
+    # Whether there is anything at all for the caller: some name will do.
+    assert named(None, web).allowed
+
+
+def test_a_denial_of_some_names() -> None:
+    rules = allow(), deny(guests=("gw*",))
+    assert not named("gw1", *rules).allowed
+    assert named("web", *rules).allowed
+    assert named(None, *rules).allowed
+
+
+def test_polkit_is_asked_of_what_a_rule_would_allow() -> None:
+    ask = allow("f:1", effect="polkit", ttl=60)
+    decision = decide(ALICE, LAN, 0, None, [ask])
+    assert (decision.allowed, decision.ask, decision.ttl) == (True, True, 60)
+    assert not decide(ALICE, LAN, MAX_NICS, None, [ask]).ask
+    assert not decide(ALICE, LAN, 0, None, [ask, deny()]).allowed
+    # The first that is about it decides which way.
+    assert not decide(ALICE, LAN, 0, None, [allow(), ask]).ask
+    assert decide(ALICE, LAN, 0, None, [ask, allow()]).ask
+    port = Port("tcp", 8080, 8080)
+    assert may_forward(ALICE, "lan", port, [ask]).ask
+
+
+def test_a_network_is_full_for_everybody() -> None:
+    def full(in_all: int, most: int | None) -> Decision:
+        facts = Facts(in_all=in_all, most=most)
+        return policy.decide(ALICE, LAN, Rulebook([allow()]), facts)
+
+    assert full(4, 5).allowed
+    assert full(1000, None).allowed
+    assert full(5, 5).over_quota
+    assert full(5, 5).full
+    # To whom may not have one it is not told.
+    nobody = policy.decide(BOB, LAN, Rulebook([]), Facts(in_all=5, most=5))
+    assert not nobody.over_quota
+
+
+def test_a_policy_that_could_not_be_read_allows_nothing() -> None:
+    book = Rulebook([allow()], "f.toml:1:1: what is this")
+    for target in (LAN, DEFAULT, BR0):
+        decision = policy.decide(ALICE, target, book, Facts(verdict=YES))
+        assert not decision.allowed
+        assert "f.toml:1:1" in decision.reason
+    assert not policy.may_forward(ALICE, LAN, Port("tcp", 8080, 8080), book).allowed
+    assert not policy.may_manage(ALICE, LAN, book).allowed
+    assert policy.may_reload(ROOT, book).allowed
+
+
+# --- what is other users'
+
+
+def test_who_manages() -> None:
+    rules = [
+        allow("f:1"),
+        allow("f:2", users=frozenset({1000}), manage=True),
+        allow("f:3", users=frozenset({1001}), effect="polkit", manage=True),
+    ]
+    book = Rulebook(rules)
+    assert policy.may_manage(ALICE, LAN, book).place == "f:2"
+    assert policy.may_manage(BOB, LAN, book).ask
+    assert not policy.may_manage(ALICE, DEFAULT, book).allowed
+    assert not policy.may_manage(ALICE, BR0, book).allowed
+    assert not policy.may_manage(ALICE, Target(), book).allowed
+    assert policy.may_manage(ROOT, Target(bridge="br7"), book).allowed
+    assert not policy.may_manage(ALICE, LAN, Rulebook([*rules, deny()])).allowed
+    one = Rulebook([allow(manage=True, guests=("web-*",))])
+    assert policy.may_manage(ALICE, LAN._replace(name="web-1"), one).allowed
+    assert not policy.may_manage(ALICE, LAN._replace(name="db"), one).allowed
+
+
+def test_who_may_reload() -> None:
+    star = allow(networks=("*",), users=frozenset({1000}), manage=True)
+    assert policy.may_reload(ALICE, Rulebook([star])).allowed
+    assert not policy.may_reload(BOB, Rulebook([star])).allowed
+    assert not policy.may_reload(ALICE, Rulebook([replace(star, manage=False)])).allowed
+    assert not policy.may_reload(ALICE, Rulebook([allow(manage=True)])).allowed
+    no = deny(networks=("*",))
+    assert not policy.may_reload(ALICE, Rulebook([star, no])).allowed
+    assert policy.may_reload(ROOT, Rulebook([no])).allowed
 
 
 # --- forwarded ports
@@ -270,9 +421,13 @@ RULES = st.builds(
     groups=IDS,
     networks=NAMES.map(tuple),
     bridges=NAMES.map(tuple),
-    effect=st.sampled_from(["allow", "allow", "deny"]),
+    effect=st.sampled_from(["allow", "allow", "polkit", "deny"]),
     trusted=st.booleans(),
-)
+    guests=st.sampled_from([(), (), ("web*",), ("db", "a?")]),
+    macs=st.sampled_from([(), (), ("52:54:*",)]),
+    max_nics=st.none() | st.integers(1, 3),
+    manage=st.booleans(),
+).map(lambda rule: replace(rule, macs=()) if rule.effect == "deny" else rule)
 PEERS = st.builds(
     Peer,
     st.sampled_from([0, 1, 2]),
@@ -280,7 +435,12 @@ PEERS = st.builds(
     st.frozensets(st.sampled_from([0, 1, 2, 36])),
     st.just(1),
 )
-TARGETS = st.sampled_from([DEFAULT, LAN, BR0, Target()])
+TARGETS = st.builds(
+    lambda target, name, mac: target._replace(name=name, mac=mac),
+    st.sampled_from([DEFAULT, LAN, BR0, Target()]),
+    st.sampled_from([None, "web1", "db", "mail"]),
+    st.sampled_from([None, MAC, "02:00:00:00:00:01"]),
+)
 VERDICTS = st.sampled_from([YES, NO, SILENT])
 MANY = st.lists(RULES, max_size=6)
 
@@ -351,3 +511,70 @@ def test_a_bridge_conf_that_cannot_be_judged_denies_what_a_rule_allows() -> None
     """Who knows what the rest of it would have denied."""
     assert not decide(ALICE, BR0, 0, BROKEN, [BRIDGE]).allowed
     assert decide(ALICE, BR0, 0, SILENT, [BRIDGE]).allowed
+
+
+# --- the index, and the explanation
+
+
+@given(PEERS, TARGETS, MANY)
+def test_the_rulebook_finds_what_a_walk_through_all_rules_finds(
+    peer: Peer, target: Target, rules: list[Rule]
+) -> None:
+    book = Rulebook(rules)
+    for found, deny in ((book.denials, True), (book.grants, False)):
+        assert list(found(peer, target)) == [
+            rule
+            for rule in book.rules
+            if is_about(rule, target)
+            and concerns(rule, peer)
+            and (rule.effect == "deny") is deny
+        ]
+
+
+@given(PEERS, TARGETS, VERDICTS, MANY, st.integers(0, 4), st.integers(0, 2))
+def test_an_explanation_is_of_the_same_decision(
+    peer: Peer,
+    target: Target,
+    verdict: Verdict,
+    rules: list[Rule],
+    nics: int,
+    number: int,
+) -> None:
+    # Each its own place, to tell them apart.
+    rules = [replace(rule, place=f"f:{n}") for n, rule in enumerate(rules)]
+    book = Rulebook(rules)
+    facts = Facts(lambda *_: nics, verdict, Usernet(number, "u:1"), nics)
+    decision = policy.decide(peer, target, book, facts)
+    steps = policy.explain(peer, target, book, decision)
+    assert [step.place for step in steps] == [
+        rule.place for rule in book.rules if is_about(rule, target)
+    ]
+    deciding = [step for step in steps if step.outcome == "decides"]
+    assert [step.place for step in deciding] == (
+        [decision.place] if decision.rule else []
+    )
+    # A rule that is said not to be about this decides nothing: without it all is
+    # as it was, save that the built-in rule may come back.
+    for step in steps:
+        if step.outcome.startswith("not ") and step.place.startswith("f:"):
+            rest = [rule for rule in rules if rule.place != step.place]
+            if Rulebook(rest).rules[len(rest) :] == book.rules[len(rules) :]:
+                again = policy.decide(peer, target, Rulebook(rest), facts)
+                assert again.rule == decision.rule
+                assert again.allowed == decision.allowed
+
+
+@given(PEERS, TARGETS, MANY)
+def test_polkit_and_the_quota_never_widen_what_a_rule_allows(
+    peer: Peer, target: Target, rules: list[Rule]
+) -> None:
+    decision = policy.decide(peer, target, Rulebook(rules), Facts(verdict=SILENT))
+    if decision.ask:
+        assert decision.allowed
+        assert decision.rule is not None
+        assert decision.rule.effect == "polkit"
+    if decision.allowed:
+        limit = decision.max_nics
+        if limit is not None:
+            facts = Facts(lambda *_: limit, SILENT)
+            assert policy.decide(peer, target, Rulebook(rules), facts).over_quota

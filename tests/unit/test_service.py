@@ -33,7 +33,9 @@ def test_diagnoses_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         return [Finding("code", "info", "text")]
 
     monkeypatch.setattr(service, "_examine", examine)
-    broker: Any = SimpleNamespace(instances=SimpleNamespace(all=list))
+    broker: Any = SimpleNamespace(
+        instances=SimpleNamespace(all=list), config=SimpleNamespace(problem=None)
+    )
     nothing: Any = None
 
     async def ask() -> list[list[Any]]:

@@ -16,7 +16,6 @@ import errno
 import logging
 import secrets
 from collections.abc import Callable, Collection
-from typing import NoReturn
 
 from ..errors import (
     BrokerFailure,
@@ -25,6 +24,7 @@ from ..errors import (
     NoSuchNic,
     NotAuthorized,
     QuotaExceeded,
+    RequestError,
 )
 from ..kernel import rtnetlink
 from ..kernel.netlink import NetlinkError
@@ -37,24 +37,27 @@ from ..model import (
     NetworkDefinition,
     Peer,
     Rate,
-    Scope,
     State,
 )
 from ..networks import addresses, ruleset
 from ..networks.claims import has_anothers_mac, reservation_for
 from ..networks.managed import Environment, ManagedNetwork
-from ..policy import bridge_conf
 from ..policy.config import Config
-from ..policy.decide import DEFAULT_NETWORK, MAX_NICS, Decision, Target, decide
-from . import stages
+from ..policy.decide import Decision
+from ..policy.rulebook import DEFAULT_NETWORK, Target
+from . import expiry, stages
+from .audit import Act
 from .bridges import Bridges
 from .events import Events
 from .instances import Instances
-from .ledger import EVERYBODY, Ledger, Nic
+from .judge import Judge, is_shared
+from .ledger import Ledger, Nic
 from .people import holder_above, user_name
+from .polkit import Polkit
 from .provision import Provisioner
 from .resolve import check, resolve
 from .tap import TapDescriptor
+from .usage import target_of
 
 _log = logging.getLogger(__name__)
 
@@ -66,9 +69,15 @@ class Broker:
     """Everything that the daemon knows and may do, in one namespace."""
 
     def __init__(
-        self, config: Config, env: Environment, ledger: Ledger, events: Events
+        self,
+        config: Config,
+        env: Environment,
+        ledger: Ledger,
+        events: Events,
+        polkit: Polkit,
     ) -> None:
-        self.config = config
+        self.judge = Judge(config, ledger, events, polkit)
+        self.expiry = expiry.Expiry(ledger, self._expire)
         self.env = env
         self.ledger = ledger
         self.events = events
@@ -82,15 +91,20 @@ class Broker:
         self.on_attached: Callable[[Nic], None] = lambda _: None
         self.on_gone: Callable[[Nic], None] = lambda _: None
 
+    @property
+    def config(self) -> Config:
+        return self.judge.config
+
     def close(self) -> None:
         """Close what was opened here; NICs and networks stay."""
         self.instances.cancel()
+        self.expiry.cancel()
         self.bridges.close()
 
     # attach
 
     async def attach(
-        self, peer: Peer, request: AttachRequest
+        self, act: Act, request: AttachRequest
     ) -> tuple[TapDescriptor, Nic]:
         """Serve one request to attach.
 
@@ -98,101 +112,85 @@ class Broker:
         :raises RequestError: with the answer for the caller; nothing has changed.
         """
         request = check(request)
-        for _ in range(_GOING_TRIES):
-            try:
-                return await self._attach(peer, request)
-            except (NameInUse, MacInUse):
-                # Of a guest that is starting again: its tap, closed at once, may
-                # still be in our closing hands.
-                if not TapDescriptor.pending:
-                    break
-                await asyncio.sleep(_GOING_WAIT)
-        return await self._attach(peer, request)
+        act.network, act.bridge = request.network, request.bridge
+        act.name, act.mac = request.name, request.mac
+        try:
+            for _ in range(_GOING_TRIES):
+                try:
+                    return await self._attach(act, request)
+                except (NameInUse, MacInUse):
+                    # Of a guest that is starting again: its tap, closed at once,
+                    # may still be in our closing hands.
+                    if not TapDescriptor.pending:
+                        break
+                    await asyncio.sleep(_GOING_WAIT)
+            return await self._attach(act, request)
+        except (NotAuthorized, QuotaExceeded):
+            raise  # as told when it was refused
+        except RequestError as err:
+            if self.config.problem is None:
+                self.events.failed(act, err.message)
+            raise
 
     async def _attach(
-        self, peer: Peer, request: AttachRequest
+        self, act: Act, request: AttachRequest
     ) -> tuple[TapDescriptor, Nic]:
+        peer = act.peer
         target, link = resolve(request, self.bridges.find, self.config)
-        if target.bridge is None and target.network is None:
-            self._refuse(peer, request, Decision(False, "no such network or bridge"))
-        decision = await self._decide(peer, request, target)
+        decision = await self._decide(act, request, target)
         if link is not None:
-            return self._attach_to_bridge(peer, request, decision, link, None)
+            return self._attach_to_bridge(act, request, decision, link, None)
         definition = self.config.networks.get(target.network or DEFAULT_NETWORK)
         if definition is None:  # by a reload while a quota was waited for
-            self._refuse(peer, request, Decision(False, "no such network any more"))
+            self.judge.refuse(act, Decision(False, "no such network any more"))
         if definition.mode is Mode.BRIDGE:
             link = self._bridge_of(definition)
-            return self._attach_to_bridge(peer, request, decision, link, definition)
+            return self._attach_to_bridge(act, request, decision, link, definition)
         network = self.instances.ready(definition, peer.uid)
         if network is None:
             network = await self.instances.bring_up(definition, peer.uid)
             # That took its time: what was true may not be now.
             if definition.name not in self.config.networks:
                 target = Target()
-            decision = self._judge(peer, request, target)
+            confirmed, decision = decision, self.judge.judge(peer, request, target)
+            if decision.ask and decision.rule != confirmed.rule:
+                decision = Decision(False, "the rules changed meanwhile")
             if not decision.allowed:
                 self.instances.schedule_down(network)
-                self._refuse(peer, request, decision)
+                self.judge.refuse(act, decision)
         try:
-            return self._attach_to_network(peer, request, decision, network)
+            return self._attach_to_network(act, request, decision, network)
         finally:
             self.instances.schedule_down(network)
 
     async def _decide(
-        self, peer: Peer, request: AttachRequest, target: Target
+        self, act: Act, request: AttachRequest, target: Target
     ) -> Decision:
         """:raises NotAuthorized, QuotaExceeded: the answer is no.
 
         At the quota it waits for taps that are going just now: one that its
         caller closed at once may still be in our closing hands.
         """
+
+        def judge() -> Decision:
+            return self.judge.judge(act.peer, request, target)
+
+        decision = judge()
         for _ in range(_GOING_TRIES):
-            decision = self._judge(peer, request, target)
             if not decision.over_quota:
                 break
-            gone = [self._is_gone(n) for n in list(self.ledger) if n.uid == peer.uid]
+            mine = self.ledger.of_user(act.peer.uid)
+            gone = [self._is_gone(nic) for nic in mine]
             if not TapDescriptor.pending and not any(gone):
                 break
             await asyncio.sleep(_GOING_WAIT)
+            decision = judge()
+        if decision.ask:
+            decision = await self.judge.confirm(act, request, target, judge)
+        act.rule = decision.place
         if not decision.allowed:
-            self._refuse(peer, request, decision)
+            self.judge.refuse(act, decision)
         return decision
-
-    def _judge(self, peer: Peer, request: AttachRequest, target: Target) -> Decision:
-        verdict = None
-        if target.bridge is not None:
-            reader = bridge_conf.Reader(peer.uid, peer.gid, peer.groups)
-            verdict = bridge_conf.decide(
-                self.config.authorization.bridge_conf, target.bridge, reader
-            )
-            for note in verdict.notes:
-                _log.warning("bridge.conf: %s", note)
-            nics = 0
-            if self.config.rules:  # bridge.conf alone knows no quota
-                on_bridge = self.ledger.on_bridge(target.bridge)
-                nics = sum(n.uid == peer.uid and not n.network for n in on_bridge)
-        else:
-            nics = self.ledger.count(peer.uid, target.network or "")
-        return decide(
-            peer, target, nics, verdict, rules=self.config.rules, mac=request.mac
-        )
-
-    def _refuse(
-        self, peer: Peer, request: AttachRequest, decision: Decision
-    ) -> NoReturn:
-        what = request.bridge or request.network or DEFAULT_NETWORK
-        self.events.denied(peer, user_name(peer.uid), what, decision.reason)
-        if decision.over_quota:
-            limit = decision.max_nics if decision.max_nics is not None else MAX_NICS
-            raise QuotaExceeded(
-                f"you have all the NICs you may have on this network ({limit})",
-                "end a guest, or detach a NIC that 'tapster ls' shows",
-            )
-        raise NotAuthorized(
-            f"you may not use {what!r}, or it does not exist",
-            "ask the administrator; without a bridge you get a network of your own",
-        )
 
     def _is_gone(self, nic: Nic) -> bool:
         link = rtnetlink.get_link(self.env.netlink, nic.ifindex)
@@ -215,16 +213,13 @@ class Broker:
 
     def _attach_to_network(
         self,
-        peer: Peer,
+        act: Act,
         request: AttachRequest,
         decision: Decision,
         network: ManagedNetwork,
     ) -> tuple[TapDescriptor, Nic]:
-        definition = network.definition
-        shared = definition.scope is Scope.SHARED
-        name = self._guest_name(
-            request, definition.name, EVERYBODY if shared else peer.uid
-        )
+        definition, peer = network.definition, act.peer
+        name = self._guest_name(request, peer, Target(network=definition.name))
         self._check_mac(peer, request, definition.name, network.bridge, name)
         mac = self._mac(
             request, definition, (definition.name, peer.uid, name), network.bridge_index
@@ -235,20 +230,23 @@ class Broker:
         nic.bridge, nic.bridge_index = network.bridge, network.bridge_index
         nic.ipv4 = network.guest_ipv4(claim, in_use)
         nic.ipv6, nic.mtu = claim.ipv6(), network.mtu
-        nic.shared = shared
-        return self._provision(nic, request.vnet_hdr, network)
+        nic.shared = is_shared(definition)
+        return self._provision(act, nic, request.vnet_hdr, network)
 
     def _attach_to_bridge(
         self,
-        peer: Peer,
+        act: Act,
         request: AttachRequest,
         decision: Decision,
         link: Link,
         definition: NetworkDefinition | None,
     ) -> tuple[TapDescriptor, Nic]:
         """:param definition: of the network that the bridge was asked for as."""
-        where = definition.name if definition else f"bridge:{link.name}"
-        name = self._guest_name(request, where, peer.uid)
+        peer = act.peer
+        target = Target(network=definition.name if definition else None)
+        if definition is None:
+            target = Target(bridge=link.name)
+        name = self._guest_name(request, peer, target)
         # As they were before networks had names: the same MAC next time.
         identity = ("bridge", link.name, peer.uid, name)
         if definition is not None:
@@ -269,7 +267,7 @@ class Broker:
                 nic.ipv6 = str(reserved.ipv6) if reserved.ipv6 else None
                 nic.learns = False  # what is reserved is what it has
         self.bridges.pin_mac(link)
-        return self._provision(nic, request.vnet_hdr, None)
+        return self._provision(act, nic, request.vnet_hdr, None)
 
     def _check_of(self, bridge: str) -> AddressCheck:
         """How a bridge that is asked for by its own name checks addresses: as
@@ -281,10 +279,12 @@ class Broker:
 
     # allocate
 
-    def _guest_name(self, request: AttachRequest, where: str, uid: int) -> str:
+    def _guest_name(self, request: AttachRequest, peer: Peer, target: Target) -> str:
+        """The name that was judged, if it is free."""
+        scope = self.judge.names_of(peer, target)
         if request.name is None:
-            return self.ledger.free_name(where, uid)
-        holder = self.ledger.by_scope((where, uid, request.name))
+            return self.ledger.free_name(*scope)
+        holder = self.ledger.by_scope((*scope, request.name))
         if holder is not None and not self._is_gone(holder):
             raise NameInUse(
                 f"a guest named {request.name} is attached already",
@@ -387,15 +387,17 @@ class Broker:
             rate_egress=rate.egress,
             rate_ingress=rate.ingress,
             macs=list(decision.macs),
+            expires=None if decision.ttl is None else expiry.now() + decision.ttl,
         )
 
     # provision and publish
 
     def _provision(
-        self, nic: Nic, vnet_hdr: bool, network: ManagedNetwork | None
+        self, act: Act, nic: Nic, vnet_hdr: bool, network: ManagedNetwork | None
     ) -> tuple[TapDescriptor, Nic]:
         tap = self.provisioner.provision(nic, vnet_hdr, network)
-        self.events.about("attached", nic)
+        self.events.about("attached", nic, act=act)
+        self.expiry.add(nic)
         if nic.state is State.WAITING:
             self.on_waiting()
         self.on_attached(nic)
@@ -403,27 +405,45 @@ class Broker:
 
     # going
 
-    async def detach(self, peer: Peer, ifname: str) -> None:
-        """Take a NIC away, for its owner or for root.
+    async def detach(self, act: Act, ifname: str, interactive: bool) -> None:
+        """Take a NIC away, for its owner, for root or for who manages it.
 
         :raises NoSuchNic: there is none, or it is another's.
         """
         nic = self.ledger.by_ifname(ifname)
-        if nic is None or not (peer.is_root or peer.uid == nic.uid):
+        allowed = nic is not None and nic.uid == act.peer.uid
+        if nic is not None and not allowed:
+            allowed = await self.judge.manages(act, target_of(nic), interactive)
+        if nic is None or not allowed or self.ledger.by_ifname(ifname) is not nic:
+            if nic is not None:
+                self.events.denied_act(act, f"{ifname} is uid {nic.uid}'s")
             raise NoSuchNic("there is no such NIC", "'tapster ls' shows yours")
+        self._remove(nic)
+        self.nic_gone(nic, act)
+
+    def _remove(self, nic: Nic) -> None:
+        """:raises BrokerFailure: the kernel won't."""
         # A name can be used again while the index can't.
         link = rtnetlink.get_link(self.env.netlink, nic.ifindex)
-        if link is not None and link.name == nic.ifname:
-            try:
-                self.env.netlink.transact(
-                    [rtnetlink.delete_link(nic.ifindex, nic.ifname)]
-                )
-            except NetlinkError as err:
-                if err.errno != errno.ENODEV:  # it went by itself
-                    raise BrokerFailure("the tap could not be removed") from err
+        if link is None or link.name != nic.ifname:
+            return
+        try:
+            self.env.netlink.transact([rtnetlink.delete_link(nic.ifindex, nic.ifname)])
+        except NetlinkError as err:
+            if err.errno != errno.ENODEV:  # it went by itself
+                raise BrokerFailure("the tap could not be removed") from err
+
+    def _expire(self, nic: Nic) -> None:
+        """The time that a NIC was granted for is over."""
+        try:
+            self._remove(nic)
+        except BrokerFailure as err:
+            _log.error("%s: %s", nic.ifname, err)
+            return
+        self.events.about("expired", nic, "the time that it was granted for is over")
         self.nic_gone(nic)
 
-    def nic_gone(self, nic: Nic) -> None:
+    def nic_gone(self, nic: Nic, act: Act | None = None) -> None:
         """Clear up after a tap that no longer exists."""
         if self.ledger.by_ifname(nic.ifname) is not nic:
             return
@@ -434,7 +454,7 @@ class Broker:
         if network is not None:
             network.remove_guest(nic.ifname, nic.mac, nic.ipv4)
             self.instances.schedule_down(network)
-        self.events.about("detached", nic)
+        self.events.about("detached", nic, act=act)
 
     # what changes around running guests
 
@@ -443,7 +463,7 @@ class Broker:
 
         :returns: what that changes for guests that run, and when, for people.
         """
-        self.config = config
+        self.judge.config = config
         self.instances.grace = config.broker.network_grace_seconds
         told = self.instances.change() + self._change_on_bridges()
         for line in told:

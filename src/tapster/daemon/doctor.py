@@ -56,6 +56,19 @@ class Host:
     networkd: str | None = None  # the file by which it would manage our devices
 
 
+def of_configuration(problem: str | None) -> Finding:
+    """The broker started with a configuration that is wrong.
+
+    :param problem: what is; None where the caller should not be told.
+    """
+    return Finding(
+        "configuration",
+        "error",
+        problem or "the broker's configuration is wrong, and it serves nothing",
+        "tapster policy check, correct what it says, then: tapster network reload",
+    )
+
+
 # Looking
 
 

@@ -9,12 +9,11 @@ program of the host takes it and wonders where its callers are.
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import logging
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -23,26 +22,24 @@ from ..errors import (
     ForwardRefused,
     InvalidRequest,
     NoSuchForward,
-    NotAuthorized,
 )
-from ..kernel.conntrack import ConntrackSocket
 from ..kernel.nft import NftError
-from ..model import Forward, Mode, NetworkDefinition, Peer, Port, State
-from ..networks import elements
+from ..model import Forward, Mode, Peer, Port, State
+from ..networks import elements, records
 from ..networks.claims import reservation_for
 from ..networks.dnsmasq import write_file
-from ..networks.records import parse_port
-from ..policy.decide import DEFAULT_NETWORK, Target, decide, may_forward
+from ..policy.decide import decide
+from ..policy.rulebook import DEFAULT_NETWORK, Target
+from .audit import Act
 from .broker import Broker
 from .ledger import Nic
-from .people import user_name
+from .ports import forget_flows, hold
 from .resolve import is_label
 
 _log = logging.getLogger(__name__)
 
 PER_USER = 32  # forwards, of two descriptors each
 IN_ALL = 4096
-_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 @dataclass(slots=True)
@@ -91,7 +88,7 @@ class Forwards:
             with open(self._path, encoding="utf-8") as file:
                 kept = json.load(file)
             for network, uid, port, guest, number in kept:
-                forward = Forward(parse_port(port), str(guest), int(number))
+                forward = Forward(records.parse_port(port), str(guest), int(number))
                 self._enter(Row(str(network), int(uid), forward))
         except FileNotFoundError:
             pass
@@ -111,7 +108,7 @@ class Forwards:
     def _enter(self, row: Row) -> None:
         """Take a row in; if its port can't be had it is there all the same."""
         try:
-            row.sockets = _hold(row.forward.port)
+            row.sockets = hold(row.forward.port)
         except OSError as err:
             _log.warning("port %s is not held: %s", row.forward.port, err.strerror)
         self._rows[row.place] = row
@@ -177,7 +174,7 @@ class Forwards:
             # Who came first has the port: a program of the host, which bound it
             # while no broker ran, loses nothing to a user's guest.
             try:
-                row.sockets = _hold(row.forward.port)
+                row.sockets = hold(row.forward.port)
             except OSError:
                 return False
         definition = self._broker.config.networks.get(row.network)
@@ -223,7 +220,7 @@ class Forwards:
 
     def _forget(self, port: Port) -> None:
         """In a thread, one after the other: a host may know very many flows."""
-        self._forgetting = self._thread.submit(_forget_flows, port)
+        self._forgetting = self._thread.submit(forget_flows, port)
 
     async def settled(self) -> None:
         """Until all that was opened and shut so far is so for known flows, too."""
@@ -239,35 +236,41 @@ class Forwards:
 
     # For users
 
-    def add(
-        self, peer: Peer, network: str | None, port: str, guest: str, guest_port: int
+    async def add(
+        self,
+        act: Act,
+        network: str | None,
+        port: str,
+        guest: str,
+        guest_port: int,
+        interactive: bool,
     ) -> Row:
         """Forward a port of the host to the caller's guest of that name.
 
         :raises InvalidRequest, NotAuthorized, ForwardRefused: and why.
         """
-        name = _parse_network(network)
+        peer, name = act.peer, _parse_network(network)
         forward = _parse(port, guest, guest_port)
-        definition = self._may_use(peer, name)
-        if self._broker.env.rootless:
-            raise ForwardRefused(
-                "your own broker cannot forward ports of the host",
-                "it needs the system's broker, tapsterd",
-            )
-        if definition.mode is not Mode.NAT:
-            raise ForwardRefused(
-                f"network {name} has no way in",
-                "only a network of mode nat forwards ports",
-            )
-        decision = may_forward(peer, name, forward.port, self._broker.config.rules)
+        act.network, act.name, act.port = name, forward.guest, str(forward.port)
+        self._check_network(act, name, forward.guest)
+        decision = await self._broker.judge.allow_forward(
+            act, name, forward.guest, forward.port, interactive
+        )
+        # Polkit may have been asked: all is looked at anew.
+        self._check_network(act, name, forward.guest)
         if not decision.allowed:
-            self._broker.events.denied(
-                peer, user_name(peer.uid), str(forward.port), decision.reason
-            )
+            self._broker.events.denied_act(act, decision.reason)
             raise ForwardRefused(
                 f"you may not forward {forward.port}",
                 "ports from 1024 up are granted unless the administrator says else",
             )
+        try:
+            return self._add(peer, name, forward)
+        except (ForwardRefused, BrokerFailure) as err:
+            self._broker.events.failed(act, err.message)
+            raise
+
+    def _add(self, peer: Peer, name: str, forward: Forward) -> Row:
         row = Row(name, peer.uid, forward)
         if row.place in self._rows:
             raise ForwardRefused(
@@ -282,7 +285,7 @@ class Forwards:
                 "'tapster forward rm' gives one back",
             )
         try:
-            row.sockets = _hold(forward.port)
+            row.sockets = hold(forward.port)
         except PermissionError:
             raise ForwardRefused(
                 f"port {forward.port} is privileged, and tapsterd may not bind it",
@@ -303,41 +306,54 @@ class Forwards:
                 "the forward could not be kept", "the broker's log has the reason"
             ) from err
         self._open_for_anyone(row)
-        _log.info("uid %d forwards %s on %s", peer.uid, forward, name)
         return row
 
-    def _may_use(self, peer: Peer, name: str) -> NetworkDefinition:
-        definition = self._broker.config.networks.get(name)
-        target = Target(network=name if definition else None)
-        rules = self._broker.config.rules
-        decision = decide(peer, target, 0, None, rules=rules)
+    def _check_network(self, act: Act, name: str, guest: str) -> None:
+        """:raises NotAuthorized, ForwardRefused: no port can lead there."""
+        broker = self._broker
+        definition = broker.config.networks.get(name)
+        target = Target(network=name, name=guest) if definition else Target()
+        decision = decide(act.peer, target, broker.config.book)
         if definition is None or not decision.allowed:
-            self._broker.events.denied(peer, user_name(peer.uid), name, decision.reason)
-            raise NotAuthorized(
-                f"you may not use {name!r}, or it does not exist",
-                "'tapster network ls' shows yours",
+            broker.judge.refuse(act, decision)
+        if broker.env.rootless:
+            raise ForwardRefused(
+                "your own broker cannot forward ports of the host",
+                "it needs the system's broker, tapsterd",
             )
-        return definition
+        if definition.mode is not Mode.NAT:
+            raise ForwardRefused(
+                f"network {name} has no way in",
+                "only a network of mode nat forwards ports",
+            )
 
-    def remove(self, peer: Peer, network: str | None, port: str) -> None:
-        """Give a forward up.
+    async def remove(
+        self, act: Act, network: str | None, port: str, interactive: bool
+    ) -> None:
+        """Give a forward up, the caller's own or one that it manages.
 
         :raises InvalidRequest: it names no port, or no network.
         :raises NoSuchForward: there is none, or it is not the caller's.
         """
         name = _parse_network(network)
-        wanted = _parse_port(port)
-        row = self._rows.get((wanted.protocol, wanted.first))
-        if (
-            row is None
-            or row.network != name
-            or row.uid is None
-            or not (peer.is_root or row.uid == peer.uid)
-        ):
+        wanted = parse_port(port)
+        act.network, act.port = name, str(wanted)
+        place = wanted.protocol, wanted.first
+        row = self._rows.get(place)
+        if row is not None and (row.network != name or row.uid is None):
+            row = None
+        allowed = row is not None and row.uid == act.peer.uid
+        if row is not None and not allowed:
+            target = Target(network=row.network, name=row.forward.guest)
+            allowed = await self._broker.judge.manages(act, target, interactive)
+        if row is None or not allowed or self._rows.get(place) is not row:
+            if row is not None:
+                self._broker.events.denied_act(act, f"it is uid {row.uid}'s")
             raise NoSuchForward(
                 f"there is no forward of {port} on network {name}",
                 "'tapster forward ls' shows yours; those of the configuration stay",
             )
+        act.name = row.forward.guest
         self._drop(row)
         try:
             self._save()
@@ -346,17 +362,16 @@ class Forwards:
         definitions = self._broker.config.networks.values()
         if any(f.port == row.forward.port for d in definitions for f in d.forward):
             self.take_static()  # what had to wait for the port
-        _log.info("uid %d gave up %s on %s", peer.uid, row.forward, name)
 
-    def rows(self, peer: Peer) -> list[Row]:
-        """Those that the caller may see: its own, and the configuration's that
-        lead to its guest; root sees all."""
+    def rows(self, peer: Peer, sees: Callable[[Target], bool]) -> list[Row]:
+        """Those that the caller may see: its own, the configuration's that lead to
+        its guest, and those of others where it manages."""
         return [
             row
             for row in self._rows.values()
-            if peer.is_root
-            or row.uid == peer.uid
+            if row.uid == peer.uid
             or (row.nic is not None and row.nic.uid == peer.uid)
+            or sees(Target(network=row.network, name=row.forward.guest))
         ]
 
 
@@ -368,9 +383,13 @@ def _parse_network(text: str | None) -> str:
     return text
 
 
-def _parse_port(text: str) -> Port:
+def parse_port(text: str) -> Port:
+    """One port of the host.
+
+    :raises InvalidRequest: it is none.
+    """
     try:
-        port = parse_port(text)
+        port = records.parse_port(text)
     except ValueError:
         raise InvalidRequest("port: not a port", "as in tcp/8080 or udp/53") from None
     if port.first != port.last:
@@ -379,83 +398,9 @@ def _parse_port(text: str) -> Port:
 
 
 def _parse(port: str, guest: str, guest_port: int) -> Forward:
-    parsed = _parse_port(port)
+    parsed = parse_port(port)
     if not is_label(guest.lower()):
         raise InvalidRequest("guest: not a host name", "letters, digits and '-'")
     if isinstance(guest_port, bool) or not 0 < guest_port < 65536:
         raise InvalidRequest("guest_port: not a port", "1 to 65535")
     return Forward(parsed, guest.lower(), guest_port)
-
-
-def _hold(port: Port) -> list[socket.socket]:
-    """Sockets that keep a port of this host from anybody else.
-
-    :returns: one a family that the host has; the caller closes them.
-    :raises OSError: EADDRINUSE, somebody has it.
-    """
-    kind = socket.SOCK_STREAM if port.protocol == "tcp" else socket.SOCK_DGRAM
-    held: list[socket.socket] = []
-    try:
-        for family, anywhere in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104
-            try:
-                sock = socket.socket(family, kind | socket.SOCK_CLOEXEC)
-            except OSError as err:
-                if err.errno in _NO_IPV6:
-                    continue
-                raise
-            held.append(sock)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                _take(sock, anywhere, port)
-            except OSError as err:
-                if family == socket.AF_INET6 and err.errno in _NO_IPV6:
-                    held.pop().close()
-                    continue
-                raise
-    except BaseException:
-        for sock in held:
-            sock.close()
-        raise
-    return held
-
-
-def _take(sock: socket.socket, address: str, port: Port) -> None:
-    """Bind it so that nobody else can, without listening.
-
-    What connections of a program that ended left in TIME_WAIT keeps a port from
-    whoever does not set SO_REUSEADDR; but who sets it shares the port with all
-    that do, until one has listened, if only for this moment.
-    """
-    if port.protocol != "tcp":
-        sock.bind((address, port.first))
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind((address, port.first))
-    sock.listen(0)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-    sock.shutdown(socket.SHUT_RDWR)
-
-
-def _forget_flows(port: Port) -> None:
-    """Have what comes to a port of this host go where it leads now, from
-    clients too that were there before: they would stay with a guest that has
-    given the port up, or never reach the one that got it."""
-    tcp = port.protocol == "tcp"
-    protocol = socket.IPPROTO_TCP if tcp else socket.IPPROTO_UDP
-    try:
-        with ConntrackSocket() as flows:
-            flows.forget(protocol, port.first, lambda flow: _is_of_host(flow.address))
-    except OSError as err:
-        _log.warning("flows to %s stay where they were: %s", port, err)
-
-
-def _is_of_host(address: str) -> bool:
-    """Whether this host has an address: only then can it be bound."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
-            sock.bind((address, 0))
-        except OSError:
-            return False
-    return True

@@ -25,6 +25,12 @@ from ..networks.ruleset import TAP_PREFIX
 _log = logging.getLogger(__name__)
 
 EVERYBODY = -1  # in place of a uid
+_LINUX_BRIDGE = "bridge:"  # no network's name has a colon
+
+
+def on_linux_bridge(bridge: str) -> str:
+    """The word for a bridge that was asked for by its own name."""
+    return _LINUX_BRIDGE + bridge
 
 
 @dataclass(slots=True)
@@ -54,13 +60,18 @@ class Nic:
     rate_egress: int = 0  # bit/s, what the guest sends; 0: no limit
     rate_ingress: int = 0
     macs: list[str] = field(default_factory=list)  # patterns of what it may be
+    expires: float | None = None  # seconds of CLOCK_BOOTTIME; None: never
+
+    @property
+    def where(self) -> str:
+        """The network, or the Linux bridge, by one word."""
+        return self.network or on_linux_bridge(self.bridge)
 
     @property
     def scope(self) -> tuple[str, int, str]:
         """What a guest's name is unique in: one user's guests on one network,
         or all of a network that is one for all users."""
-        uid = EVERYBODY if self.shared else self.uid
-        return (self.network or f"bridge:{self.bridge}", uid, self.name)
+        return (self.where, EVERYBODY if self.shared else self.uid, self.name)
 
     @property
     def guest(self) -> Guest:
@@ -96,7 +107,9 @@ class Ledger:
         self._by_bridge: dict[str, dict[str, Nic]] = {}
         self._macs: Counter[str] = Counter()
         self._waiting: dict[str, Nic] = {}
-        self._counts: Counter[tuple[int, str | None]] = Counter()
+        self._of_user: dict[int, dict[str, Nic]] = {}
+        self._counts: dict[int, Counter[str]] = {}  # of a user, by where
+        self._in_all: Counter[str] = Counter()  # by where
         self._lowest_number: dict[tuple[str, int], int] = {}
 
     def __iter__(self) -> Iterator[Nic]:
@@ -131,9 +144,26 @@ class Ledger:
     def waiting(self) -> list[Nic]:
         return list(self._waiting.values())
 
-    def count(self, uid: int, network: str) -> int:
-        """How many NICs a user has on a network."""
-        return self._counts[uid, network]
+    def of_user(self, uid: int) -> list[Nic]:
+        return list(self._of_user.get(uid, {}).values())
+
+    def count(self, uid: int, where: str) -> int:
+        """How many NICs a user has on a network, or `on_linux_bridge`."""
+        counts = self._counts.get(uid)
+        return counts[where] if counts else 0
+
+    def count_on_networks(self, uid: int) -> int:
+        """How many NICs a user has on all networks together."""
+        counts = self._counts.get(uid, Counter[str]())
+        return sum(
+            count
+            for where, count in counts.items()
+            if not where.startswith(_LINUX_BRIDGE)
+        )
+
+    def count_all(self, where: str) -> int:
+        """How many NICs all users have there."""
+        return self._in_all[where]
 
     def free_name(self, where: str, uid: int) -> str:
         """A name for a guest that was given none: vm1, or the next that is free."""
@@ -146,7 +176,9 @@ class Ledger:
     def add(self, nic: Nic) -> None:
         """Enter a NIC and write its record."""
         self._write(nic)
-        self._counts[nic.uid, nic.network] += 1
+        self._of_user.setdefault(nic.uid, {})[nic.ifname] = nic
+        self._counts.setdefault(nic.uid, Counter())[nic.where] += 1
+        self._in_all[nic.where] += 1
         self._index(nic)
 
     def _index(self, nic: Nic) -> None:
@@ -177,9 +209,7 @@ class Ledger:
         """Strike a NIC off and remove its record."""
         if self._by_ifname.pop(nic.ifname, None) is None:
             return
-        self._counts[nic.uid, nic.network] -= 1
-        if not self._counts[nic.uid, nic.network]:
-            del self._counts[nic.uid, nic.network]
+        self._uncount(nic)
         on_bridge = self._by_bridge[nic.bridge]
         del on_bridge[nic.ifname]
         if not on_bridge:
@@ -199,6 +229,18 @@ class Ledger:
             if not self._macs[nic.mac]:
                 del self._macs[nic.mac]
         remove_file(self._path(nic.ifname))
+
+    def _uncount(self, nic: Nic) -> None:
+        counts = self._counts[nic.uid]
+        for counter in (counts, self._in_all):
+            counter[nic.where] -= 1
+            if not counter[nic.where]:
+                del counter[nic.where]
+        if not counts:
+            del self._counts[nic.uid]
+        del self._of_user[nic.uid][nic.ifname]
+        if not self._of_user[nic.uid]:
+            del self._of_user[nic.uid]
 
     def forget(self, ifname: str) -> None:
         """Remove the record of a NIC that was never entered here."""
@@ -227,7 +269,12 @@ class Ledger:
             yield nic
 
 
-_TYPES: dict[str, type] = {"int": int, "bool": bool, "list[str]": list}
+_TYPES: dict[str, type] = {
+    "int": int,
+    "bool": bool,
+    "float": float,
+    "list[str]": list,
+}
 
 
 def read_record(data: object) -> Nic:

@@ -19,7 +19,8 @@ from collections.abc import Callable
 
 from ..model import Peer
 from ..policy.config import Limits
-from ..wire.interface import INTERFACE, Service
+from ..wire.errors import INTERFACE
+from ..wire.interface import Service
 from .connection import Connection
 from .peer import identify
 

@@ -80,6 +80,8 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
             await network.down()
     _delete_lost_bridges(broker, links)
     broker.instances.restore_host()
+    for nic in list(broker.ledger):
+        broker.expiry.add(nic)
 
 
 def _is_same(nic: Nic, link: Link | None) -> bool:

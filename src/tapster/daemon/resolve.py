@@ -16,7 +16,7 @@ from ..kernel.tun import is_valid_name
 from ..model import AttachRequest
 from ..networks.managed import BRIDGE_PREFIX
 from ..policy.config import Config
-from ..policy.decide import DEFAULT_NETWORK, Target
+from ..policy.rulebook import DEFAULT_NETWORK, Target
 
 NAME_LENGTH = 63  # a DNS label, RFC 1035
 _LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
@@ -53,6 +53,7 @@ def check(request: AttachRequest) -> AttachRequest:
         _guest_mac(request.mac),
         request.vnet_hdr,
         request.for_parent,
+        request.interactive,
     )
 
 

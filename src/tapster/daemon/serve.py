@@ -14,7 +14,7 @@ import socket
 from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
-from ..errors import BrokerUnavailable
+from ..errors import BrokerUnavailable, ConfigError
 from ..kernel import process
 from ..kernel.netlink import NetlinkError, NetlinkSocket
 from ..kernel.nft import Nft, NftError
@@ -33,6 +33,7 @@ from .lease_watch import LeaseWatch
 from .ledger import Ledger
 from .listener import Listener
 from .options import Options
+from .polkit import Polkit
 from .service import BrokerService
 from .watch import Watch
 
@@ -55,7 +56,7 @@ def run(options: Options, rootless: Rootless | None) -> int:
     :raises BrokerUnavailable: it can't start; the message says why.
     :raises ConfigError: a configuration file is wrong.
     """
-    config = _read(options, rootless)
+    config = _read_at_start(options, rootless)
     if not process.has_capability(process.CAP_NET_ADMIN):
         raise BrokerUnavailable(
             "tapsterd needs CAP_NET_ADMIN in its network namespace",
@@ -91,6 +92,21 @@ def _read(options: Options, rootless: Rootless | None) -> Config:
     :raises ConfigError: a file is wrong.
     """
     return load(options.config, owner_only=rootless is None)
+
+
+def _read_at_start(options: Options, rootless: Rootless | None) -> Config:
+    """The configuration to begin with. Where the system's is wrong nobody may have
+    anything by it; but guests that run keep what they have, and need a broker.
+
+    :raises ConfigError: a rootless broker's is wrong: its user waits for it.
+    """
+    try:
+        return _read(options, rootless)
+    except ConfigError as err:
+        if rootless is not None:
+            raise
+        _log.error("%s; nothing is served until that is corrected", err)
+        return Config(problem=f"the configuration is wrong: {err}")
 
 
 def _lock(runtime: str) -> int:
@@ -185,7 +201,8 @@ async def _serve(
     env = _environment(options, rootless)
     events = Events()
     ledger = Ledger(os.path.join(options.runtime, "nics"))
-    broker = Broker(config, env, ledger, events)
+    polkit = Polkit()
+    broker = Broker(config, env, ledger, events, polkit)
     forwards = Forwards(broker, os.path.join(env.store.directory, "forwards.json"))
     watch, leases = Watch(), LeaseWatch()
     first_mac = FirstMac(broker)
@@ -226,6 +243,7 @@ async def _serve(
     leases.stop()
     forwards.close()
     broker.close()
+    polkit.close()
     env.netlink.close()
     env.sets.close()
     return 0

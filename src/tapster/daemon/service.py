@@ -16,17 +16,20 @@ from ..kernel.nft import Nft
 from ..kernel.rtnetlink import Link
 from ..model import AttachRequest, Mode, NetworkDefinition, Peer
 from ..networks.managed import BRIDGE_PREFIX, ManagedNetwork, instance_key
-from ..policy import bridge_conf
 from ..policy.config import Config
-from ..policy.decide import Decision, Target, decide
+from ..policy.rulebook import Target
 from ..version import __version__
 from ..wire import interface as wire
 from . import doctor
+from .audit import Act
 from .broker import Broker
+from .expiry import as_date
+from .explain import explain
 from .forwards import Forwards, Row
 from .ledger import Nic
 from .people import user_name
 from .provision import TAP_ALIAS
+from .usage import target_of
 
 _log = logging.getLogger(__name__)
 
@@ -52,14 +55,17 @@ class BrokerService:
     async def attach(
         self, peer: Peer, request: AttachRequest
     ) -> tuple[FileDescriptor, wire.Nic]:
-        tap, nic = await self._broker.attach(peer, request)
+        tap, nic = await self._broker.attach(Act(peer, "attach"), request)
         return FileDescriptor(tap, should_close=True), _told(nic, None)
 
-    async def detach(self, peer: Peer, ifname: str) -> None:
-        await self._broker.detach(peer, ifname)
+    async def detach(self, peer: Peer, ifname: str, interactive: bool) -> None:
+        act = Act(peer, "detach")
+        await self._broker.detach(act, ifname, interactive)
 
-    def list_nics(self, peer: Peer) -> list[wire.Nic]:
-        mine = [n for n in self._broker.ledger if peer.is_root or n.uid == peer.uid]
+    async def list_nics(self, peer: Peer) -> list[wire.Nic]:
+        sees = await self._broker.judge.sight(peer)
+        ledger = self._broker.ledger
+        mine = [n for n in ledger if n.uid == peer.uid or sees(target_of(n))]
         netlink = self._broker.env.netlink
         if len(mine) > 16:
             links = {link.ifindex: link for link in rtnetlink.links(netlink)}
@@ -78,68 +84,48 @@ class BrokerService:
             "tier": self._tier,
             "networks": [
                 wire.Network(
-                    name,
+                    definition.name,
                     definition.mode.value,
                     decision.max_nics or 0,
-                    self._broker.ledger.count(peer.uid, name),
+                    self._broker.ledger.count(peer.uid, definition.name),
                 )
-                for name, definition, decision in self._allowed(peer)
+                for definition, decision in self._broker.judge.uses(peer)
             ],
-            "bridges": self._bridges(peer),
+            "bridges": [
+                link.name
+                for link in rtnetlink.links(self._broker.env.netlink)
+                if link.kind == "bridge"
+                and not link.name.startswith(BRIDGE_PREFIX)
+                and self._broker.judge.uses_bridge(peer, link.name)
+            ],
         }
-
-    def _bridges(self, peer: Peer) -> list[str]:
-        """The Linux bridges that the caller may use."""
-        path = self._broker.config.authorization.bridge_conf
-        reader = bridge_conf.Reader(peer.uid, peer.gid, peer.groups)
-        found = []
-        for link in rtnetlink.links(self._broker.env.netlink):
-            if link.kind == "bridge" and not link.name.startswith(BRIDGE_PREFIX):
-                verdict = bridge_conf.decide(path, link.name, reader)
-                decision = decide(
-                    peer,
-                    Target(bridge=link.name),
-                    0,
-                    verdict,
-                    rules=self._broker.config.rules,
-                )
-                if decision.allowed:
-                    found.append(link.name)
-        return found
 
     # Networks
 
-    def _allowed(self, peer: Peer) -> list[tuple[str, NetworkDefinition, Decision]]:
-        """The networks that the caller may use, its quota aside."""
-        config = self._broker.config
-        found = []
-        for name, definition in config.networks.items():
-            decision = decide(peer, Target(network=name), 0, None, rules=config.rules)
-            if decision.allowed:
-                found.append((name, definition, decision))
-        return found
-
-    def list_networks(self, peer: Peer) -> list[wire.NetworkInfo]:
-        """The caller's instance of each network that it may use, up or not; for
-        root also every other that is up."""
+    async def list_networks(self, peer: Peer) -> list[wire.NetworkInfo]:
+        """The caller's instance of each network that it may use, up or not; and
+        every other that is up, where it manages."""
+        sees = await self._broker.judge.sight(peer)
         told: list[wire.NetworkInfo] = []
         shown: set[str] = set()
-        for _, definition, decision in self._allowed(peer):
+        for definition, decision in self._broker.judge.uses(peer):
             key = instance_key(definition, peer.uid)
             network = self._broker.instances.get(key)
-            told.append(self._network(peer, definition, network, decision.max_nics))
+            told.append(
+                self._network(peer, sees, definition, network, decision.max_nics)
+            )
             shown.add(key)
-        if peer.is_root:
-            told += [
-                self._network(peer, network.definition, network, None)
-                for network in self._broker.instances.all()
-                if network.key not in shown
-            ]
+        told += [
+            self._network(peer, sees, network.definition, network, None)
+            for network in self._broker.instances.all()
+            if network.key not in shown and sees(Target(network=network.network))
+        ]
         return told
 
     def _network(
         self,
         peer: Peer,
+        sees: Callable[[Target], bool],
         wanted: NetworkDefinition,
         network: ManagedNetwork | None,
         max_nics: int | None,
@@ -205,7 +191,7 @@ class BrokerService:
             address_check=None if ours else definition.address_check.value,
             forwards=[
                 str(row.forward)
-                for row in self._forwards.rows(peer)
+                for row in self._forwards.rows(peer, sees)
                 if row.network == definition.name and row.uid in (None, uid, peer.uid)
             ],
             max_nics=max_nics,
@@ -213,18 +199,25 @@ class BrokerService:
             notes=notes,
         )
 
-    def reload(self, peer: Peer) -> list[str]:
+    async def reload(self, peer: Peer, interactive: bool) -> list[str]:
+        act = Act(peer, "reload")
         # A rootless broker's caller is its owner, who has its own files.
-        if not peer.is_root and self._tier != "rootless":
-            raise NotAuthorized(
-                "only root may have the configuration read anew", "use sudo"
-            )
+        if self._tier != "rootless":
+            decision = await self._broker.judge.may_reload(act, interactive)
+            if not decision.allowed:
+                self._broker.events.denied_act(act, decision.reason)
+                raise NotAuthorized(
+                    "only root may have the configuration read anew", "use sudo"
+                )
         try:
-            return self._reload()
+            told = self._reload()
         except ConfigError as err:
+            self._broker.events.failed(act, str(err))
             raise ConfigInvalid(
                 str(err), "nothing has changed; correct it and reload again"
             ) from err
+        self._broker.events.changed("reloaded", act)
+        return told
 
     def _reload(self) -> list[str]:
         try:
@@ -247,18 +240,38 @@ class BrokerService:
     # Forwards
 
     async def add_forward(
-        self, peer: Peer, network: str | None, port: str, guest: str, guest_port: int
+        self,
+        peer: Peer,
+        network: str | None,
+        port: str,
+        guest: str,
+        guest_port: int,
+        interactive: bool,
     ) -> wire.ForwardInfo:
-        row = self._forwards.add(peer, network, port, guest, guest_port)
+        act = Act(peer, "add-forward")
+        row = await self._forwards.add(
+            act, network, port, guest, guest_port, interactive
+        )
+        self._broker.events.changed("forward-added", act, str(row.forward))
         await self._forwards.settled()
         return _forward(row)
 
-    async def remove_forward(self, peer: Peer, network: str | None, port: str) -> None:
-        self._forwards.remove(peer, network, port)
+    async def remove_forward(
+        self, peer: Peer, network: str | None, port: str, interactive: bool
+    ) -> None:
+        act = Act(peer, "remove-forward")
+        await self._forwards.remove(act, network, port, interactive)
+        self._broker.events.changed("forward-removed", act)
         await self._forwards.settled()
 
-    def list_forwards(self, peer: Peer) -> list[wire.ForwardInfo]:
-        return [_forward(row) for row in self._forwards.rows(peer)]
+    async def list_forwards(self, peer: Peer) -> list[wire.ForwardInfo]:
+        sees = await self._broker.judge.sight(peer)
+        return [_forward(row) for row in self._forwards.rows(peer, sees)]
+
+    async def explain(
+        self, peer: Peer, request: AttachRequest, user: str | None, forward: str | None
+    ) -> wire.Explanation:
+        return await explain(self._broker, peer, request, user, forward)
 
     # Diagnosis
 
@@ -275,6 +288,9 @@ class BrokerService:
             found = await asyncio.to_thread(_examine, bridges)
         if self._tier == "rootless":  # those programs are not in its namespace
             found = [f for f in found if f.code not in doctor.OF_MANAGERS]
+        problem = self._broker.config.problem
+        if problem is not None:
+            found.insert(0, doctor.of_configuration(problem if peer.is_root else None))
         return [wire.Finding(f.code, f.severity, f.message, f.remedy) for f in found]
 
 
@@ -327,6 +343,7 @@ def _told(nic: Nic, link: Link | None) -> wire.Nic:
         name=nic.name,
         state=nic.state.value,
         reason=nic.reason,
+        expires=as_date(nic.expires),
         rx_bytes=counts[0],
         rx_packets=counts[1],
         tx_bytes=counts[2],

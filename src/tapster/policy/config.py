@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 
 from ..model import NetworkDefinition, Rule
 from . import network_check, network_file, rule_file
-from .decide import DEFAULT_NETWORK
 from .files import read_files
 from .places import Document, UnknownKey
+from .rulebook import DEFAULT_NETWORK, Rulebook
 from .values import NSS, Names, boolean
 
 DEFAULT_DIRECTORY = "/etc/tapster"
 BRIDGE_CONF = "/etc/qemu/bridge.conf"
-_LISTS = ("networks", "rules")  # not sections of single settings
+_SECTIONS = ("authorization", "broker", "limits")  # of single settings
+_LISTS = ("networks", "rules")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,12 @@ class Config:
         default_factory=lambda: {DEFAULT_NETWORK: NetworkDefinition(DEFAULT_NETWORK)}
     )
     rules: tuple[Rule, ...] = ()  # [[rules]], in the order of the files
+    # Why there is nothing else here: a file is wrong, and nobody may have anything.
+    problem: str | None = None
+    book: Rulebook = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "book", Rulebook(self.rules, self.problem))
 
 
 def load(
@@ -133,8 +140,8 @@ def _merge(config: Config, document: Document) -> Config:
     for section, table in document.data.items():
         if section in _LISTS:
             continue
-        if section not in _names(config):
-            raise document.error((), UnknownKey(section, _names(config)))
+        if section not in _SECTIONS:
+            raise document.error((), UnknownKey(section, (*_SECTIONS, *_LISTS)))
         current = getattr(config, section)
         if not isinstance(table, dict):
             raise document.error((section,), f"{section} must be a table")

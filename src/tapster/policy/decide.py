@@ -1,84 +1,110 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """May this caller have this? Pure functions of facts that others gathered.
 
-Default deny. A rule that denies wins, wherever it stands; among those that
-allow, the first that is about the caller and the target says what is allowed.
-Root is a user like any other, save for the ports that may be forwarded.
+Default deny. A rule that denies wins, wherever it stands; among the others the
+first that is about the caller, the target and the guest says what is allowed,
+and whether polkit has to allow it too. Root is a user like any other, save for
+the ports that may be forwarded, and for what is other users'.
 
 What is asked for exists: whoever asks has looked up the network before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from ..model import Peer, Port, Rule
 from .bridge_conf import Verdict
+from .rulebook import DENY, EVERY_NETWORK, Rulebook, Target, concerns, is_about
 
-DEFAULT_NETWORK = "default"
-MAX_NICS = 16  # a user, on a network whose rule does not say
-EVERY_NETWORK = "*"
+MAX_NICS = 16  # a user, on the networks of a rule that does not say
+POLKIT = "polkit"
 _FREE_PORTS = (Port("tcp", 1024, 65535), Port("udp", 1024, 65535))
 
-# Holds as long as no rule of a file names the network.
-BUILT_IN = Rule(
-    f"the built-in rule for network {DEFAULT_NETWORK}", networks=(DEFAULT_NETWORK,)
-)
+
+class Usernet(NamedTuple):
+    """What lxc-usernet grants the caller on the bridge, by all its lines together."""
+
+    number: int
+    place: str
 
 
-class Target(NamedTuple):
-    """What a request turned out to be about: one of the two, or neither."""
+def _none(_rule: Rule, _bridges: bool) -> int:
+    return 0
 
-    network: str | None = None
-    bridge: str | None = None
+
+class Facts(NamedTuple):
+    """What a decision goes by besides the rules.
+
+    `used` tells how many NICs the caller has of those that a rule is about, on
+    Linux bridges too or on networks only. `on_bridge` are the caller's NICs on the
+    Linux bridge, `in_all` those of all users on the network, `most` how many these
+    may be. `verdict` is of bridge.conf, when the target is a Linux bridge.
+    """
+
+    used: Callable[[Rule, bool], int] = _none
+    verdict: Verdict | None = None
+    usernet: Usernet | None = None
+    on_bridge: int = 0
+    in_all: int = 0
+    most: int | None = None
 
 
 class Decision(NamedTuple):
     """`reason` is for the log, never for the caller.
 
-    `max_nics` is how many the caller may have there, None for any number; `macs`
-    are the patterns of what its guest may be, none for any MAC.
+    `rule` is the one that decided, if it was one, and `place` where that stands,
+    or what did stand in its place. `ask`: it holds if polkit says yes, too.
+    `max_nics` is how many the caller may have, None for any number; `full`: it is
+    the network that has all it may have. `macs` are the patterns of what its guest
+    may be, none for any MAC.
     """
 
     allowed: bool
     reason: str
+    rule: Rule | None = None
+    place: str | None = None
+    ask: bool = False
     over_quota: bool = False
+    full: bool = False
     trusted: bool = False
     max_nics: int | None = None
     macs: tuple[str, ...] = ()
+    ttl: int | None = None
+
+
+class Step(NamedTuple):
+    """A rule that was looked at, and what came of it."""
+
+    place: str
+    effect: str
+    outcome: str
 
 
 def decide(
-    peer: Peer,
-    target: Target,
-    nics: int,
-    verdict: Verdict | None,
-    rules: Sequence[Rule] = (),
-    mac: str | None = None,
+    peer: Peer, target: Target, book: Rulebook, facts: Facts | None = None
 ) -> Decision:
-    """Decide a request to attach.
-
-    :param nics: how many the caller has on that network or bridge now.
-    :param verdict: of bridge.conf, when the target is a Linux bridge.
-    :param mac: what was asked for, or is asked for later by a first frame.
-    """
-    if target.bridge is None:
-        verdict = None
-    elif verdict is None:
+    """Decide a request to attach."""
+    facts = facts or Facts()
+    verdict = facts.verdict if target.bridge is not None else None
+    if target.bridge is not None and verdict is None:
         return Decision(False, f"bridge {target.bridge} was not judged")
-    denied = _denied(peer, target, rules)
+    denied = _denied(peer, target, book)
     if denied is not None:
         return denied
     if verdict is not None and not verdict.allowed and _is_final(verdict):
-        return Decision(False, verdict.reason)
-    rule, unfit = _grant(peer, target, rules, mac)
+        return Decision(False, verdict.reason, place=_place(verdict))
+    rule, unfit = _grant(peer, target, book)
     if rule is not None:
-        return _within_quota(peer, target, nics, rule)
-    if verdict is not None:
-        return Decision(verdict.allowed, _because(verdict.reason, unfit))
-    return Decision(False, _because(_no_rule(target), unfit))
+        return _within_quota(peer, target, facts, rule)
+    if verdict is None:
+        return Decision(False, _because(_no_rule(target), unfit))
+    if not verdict.allowed and facts.usernet and facts.usernet.number:
+        return _by_usernet(peer, facts.on_bridge, facts.usernet)
+    reason = _because(verdict.reason, unfit)
+    return Decision(verdict.allowed, reason, place=_place(verdict))
 
 
 def _is_final(refusal: Verdict) -> bool:
@@ -86,97 +112,167 @@ def _is_final(refusal: Verdict) -> bool:
     return refusal.source is not None or refusal.undecided
 
 
-def may_forward(
-    peer: Peer, network: str, port: Port, rules: Sequence[Rule] = ()
-) -> Decision:
+def _place(verdict: Verdict) -> str | None:
+    source = verdict.source
+    return f"{source.path}:{source.line}" if source is not None else None
+
+
+def may_forward(peer: Peer, target: Target, port: Port, book: Rulebook) -> Decision:
     """Decide a request to forward a port of the host to the caller's guest."""
-    target = Target(network)
-    denied = _denied(peer, target, rules)
+    denied = _denied(peer, target, book)
     if denied is not None:
         return denied
-    rule, _ = _grant(peer, target, rules, None)
+    rule, unfit = _grant(peer, target, book)
     if rule is None:
-        return Decision(False, _no_rule(target))
+        return Decision(False, _because(_no_rule(target), unfit))
     ports = _FREE_PORTS if rule.forward is None else rule.forward
+    ask = rule.effect == POLKIT
     if peer.is_root or any(allowed.covers(port) for allowed in ports):
-        return Decision(True, f"{port} allowed by {rule.place}")
+        return Decision(
+            True, f"{port} allowed by {rule.place}", rule, rule.place, ask=ask
+        )
     words = ", ".join(map(str, ports)) or "no port"
-    return Decision(False, f"{port} is not among what {rule.place} allows: {words}")
+    reason = f"{port} is not among what {rule.place} allows: {words}"
+    return Decision(False, reason, rule, rule.place)
 
 
-def quota(peer: Peer, network: str, rules: Sequence[Rule] = ()) -> int:
-    """How many NICs the caller may have on a network; 0 if it may not use it."""
-    target = Target(network)
-    if _denied(peer, target, rules) is not None:
-        return 0
-    rule, _ = _grant(peer, target, rules, None)
-    return 0 if rule is None else _limit(target, rule) or 0
+def may_manage(peer: Peer, target: Target, book: Rulebook) -> Decision:
+    """Whether the caller may see and change what other users have there."""
+    if peer.is_root:
+        return Decision(True, "root")
+    denied = _denied(peer, target, book)
+    if denied is not None:
+        return denied
+    for rule in book.grants(peer, target):
+        if rule.manage and _misfit(rule, target) is None:
+            reason = f"managed by {rule.place}"
+            return Decision(True, reason, rule, rule.place, rule.effect == POLKIT)
+    return Decision(False, "another user's")
 
 
-def _denied(peer: Peer, target: Target, rules: Sequence[Rule]) -> Decision | None:
+def may_reload(peer: Peer, book: Rulebook) -> Decision:
+    """Whether the caller may have the configuration read anew: root, and who
+    manages every network."""
+    return may_manage(peer, Target(network=EVERY_NETWORK), book)
+
+
+def explain(
+    peer: Peer, target: Target, book: Rulebook, decision: Decision
+) -> list[Step]:
+    """For each rule about the target, what came of it on the way to a decision."""
+    return [
+        Step(rule.place, rule.effect, _outcome(rule, peer, target, decision))
+        for rule in book.rules
+        if is_about(rule, target)
+    ]
+
+
+def _outcome(rule: Rule, peer: Peer, target: Target, decision: Decision) -> str:
+    if not concerns(rule, peer):
+        return "not about this user"
+    misfit = _misfit(rule, target)
+    if misfit is not None:
+        return f"not for {misfit}"
+    if rule is decision.rule:
+        return "decides"
+    if rule.effect == DENY:
+        return "denies too"
+    if decision.rule is None:
+        return f"passed over: {decision.reason}"
+    if decision.rule.effect == DENY:
+        return "passed over: a rule that denies wins"
+    return "passed over: an earlier rule decides"
+
+
+def _denied(peer: Peer, target: Target, book: Rulebook) -> Decision | None:
     """The refusal by the first rule that denies, if there is one."""
-    for rule in _matching(peer, target, rules):
-        if rule.effect != "allow":
-            return Decision(False, f"denied by {rule.place}")
+    if book.problem is not None:
+        return Decision(False, book.problem)
+    for rule in book.denials(peer, target):
+        if _misfit(rule, target) is None:
+            return Decision(False, f"denied by {rule.place}", rule, rule.place)
     return None
 
 
-def _grant(
-    peer: Peer, target: Target, rules: Sequence[Rule], mac: str | None
-) -> tuple[Rule | None, list[str]]:
+def _grant(peer: Peer, target: Target, book: Rulebook) -> tuple[Rule | None, list[str]]:
     """The rule that allows it; and the places of those before it that would have,
-    with another MAC."""
+    with another name or MAC."""
     unfit: list[str] = []
-    for rule in _matching(peer, target, rules):
-        if rule.effect != "allow":
-            continue
-        if mac is None or not rule.macs or is_among(mac, rule.macs):
+    for rule in book.grants(peer, target):
+        if _misfit(rule, target) is None:
             return rule, unfit
         unfit.append(rule.place)
     return None, unfit
 
 
-def _matching(peer: Peer, target: Target, rules: Sequence[Rule]) -> Iterator[Rule]:
-    for rule in (*rules, *_built_in(rules)):
-        if _is_about(rule, target) and _concerns(rule, peer):
-            yield rule
+def covers(rule: Rule, target: Target) -> bool:
+    """Whether a rule is about a target and its guest, whosever it is."""
+    return is_about(rule, target) and _misfit(rule, target) is None
 
 
-def _built_in(rules: Sequence[Rule]) -> tuple[Rule, ...]:
-    named = any(DEFAULT_NETWORK in rule.networks for rule in rules)
-    return () if named else (BUILT_IN,)
+def _misfit(rule: Rule, target: Target) -> str | None:
+    """What of the guest a rule is not about. One that allows is about any that may
+    still be; a name that may be any is not yet the one that is denied."""
+    if rule.effect == DENY and rule.guests and not target.name:
+        return "guests of any name"
+    if rule.guests and target.name and not is_among(target.name, rule.guests):
+        return f"a guest named {target.name}"
+    if rule.macs and target.mac and not is_among(target.mac, rule.macs):
+        return f"the MAC {target.mac}"
+    return None
 
 
-def _is_about(rule: Rule, target: Target) -> bool:
-    if target.bridge is not None:
-        return target.bridge in rule.bridges
-    if target.network is None:
-        return False
-    return target.network in rule.networks or EVERY_NETWORK in rule.networks
+def is_among(word: str, patterns: Sequence[str]) -> bool:
+    """Whether a guest's MAC or name is one that a rule's patterns are about."""
+    return any(fnmatchcase(word.lower(), pattern) for pattern in patterns)
 
 
-def _concerns(rule: Rule, peer: Peer) -> bool:
-    if rule.users is None and rule.groups is None:
-        return True
-    if rule.users is not None and peer.uid in rule.users:
-        return True
-    return rule.groups is not None and not rule.groups.isdisjoint(
-        {peer.gid, *peer.groups}
+def _within_quota(peer: Peer, target: Target, facts: Facts, rule: Rule) -> Decision:
+    limit = _limit(target, rule)
+    granted = Decision(
+        True,
+        f"allowed by {rule.place}",
+        rule,
+        rule.place,
+        ask=rule.effect == POLKIT,
+        trusted=rule.trusted,
+        max_nics=limit,
+        macs=rule.macs,
+        ttl=rule.ttl,
+    )
+    # Without a number of its own it is one of networks, and bridges have none.
+    used = 0 if limit is None else facts.used(rule, rule.max_nics is not None)
+    if limit is not None and used >= limit:
+        reason = f"uid {peer.uid} has {used} of {limit} NICs, by {rule.place}"
+        return _too_many(granted, reason)
+    if target.bridge is None and facts.most is not None and facts.in_all >= facts.most:
+        reason = f"network {target.network} has all of its {facts.most} NICs"
+        return _too_many(granted, reason)._replace(full=True)
+    return granted
+
+
+def _too_many(granted: Decision, reason: str) -> Decision:
+    return Decision(
+        False,
+        reason,
+        granted.rule,
+        granted.place,
+        over_quota=True,
+        max_nics=granted.max_nics,
     )
 
 
-def is_among(mac: str, patterns: Sequence[str]) -> bool:
-    """Whether a MAC is one that a rule's `macs` allow."""
-    return any(fnmatchcase(mac.lower(), pattern) for pattern in patterns)
-
-
-def _within_quota(peer: Peer, target: Target, nics: int, rule: Rule) -> Decision:
-    limit = _limit(target, rule)
-    if limit is not None and nics >= limit:
-        reason = f"uid {peer.uid} has {nics} of {limit} NICs, by {rule.place}"
-        return Decision(False, reason, over_quota=True, max_nics=limit)
-    reason = f"allowed by {rule.place}"
-    return Decision(True, reason, False, rule.trusted, limit, rule.macs)
+def _by_usernet(peer: Peer, used: int, usernet: Usernet) -> Decision:
+    granted = Decision(
+        True,
+        f"allowed by {usernet.place}",
+        place=usernet.place,
+        max_nics=usernet.number,
+    )
+    if used < usernet.number:
+        return granted
+    reason = f"uid {peer.uid} has {used} of {usernet.number} NICs, by {usernet.place}"
+    return _too_many(granted, reason)
 
 
 def _limit(target: Target, rule: Rule) -> int | None:
@@ -194,4 +290,4 @@ def _no_rule(target: Target) -> str:
 def _because(reason: str, unfit: Sequence[str]) -> str:
     if not unfit:
         return reason
-    return f"{reason}; the MAC is not among those of {', '.join(unfit)}"
+    return f"{reason}; the name or MAC is not among those of {', '.join(unfit[:8])}"

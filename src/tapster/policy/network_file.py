@@ -22,7 +22,6 @@ from ..model import (
     Reservation,
     Scope,
 )
-from .decide import DEFAULT_NETWORK
 from .network_values import (
     address,
     domain,
@@ -37,6 +36,7 @@ from .network_values import (
     subnet6,
 )
 from .places import Document, Invalid, Keys, UnknownKey
+from .rulebook import DEFAULT_NETWORK
 from .values import (
     Names,
     boolean,

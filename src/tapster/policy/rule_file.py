@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from ..errors import ConfigError
 from ..model import Rule
-from .decide import EVERY_NETWORK
 from .network_file import MOST_NICS
 from .network_values import interface, mac_pattern, port
 from .places import Document, Invalid, Keys, did_you_mean
+from .rulebook import EVERY_NETWORK
 from .values import (
     Names,
     boolean,

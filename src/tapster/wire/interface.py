@@ -8,6 +8,7 @@ Doc strings of what is marked `varlinkmethod` become the comments there.
 
 # No "from __future__ import annotations": asyncvarlink reads the annotations.
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,13 +31,18 @@ from asyncvarlink.types import JSONObject
 
 from .. import errors
 from ..model import AttachRequest, Peer
+from .errors import ERRORS, INTERFACE, to_wire
 
-INTERFACE = "io.tapster.Broker"
+# A refusal is answered this long after the request came, whatever was looked at
+# for it: how long it took would tell what exists.
+REFUSAL_SECONDS = 0.05
 
 
 @dataclass
 class Nic:
-    """One attached NIC. Counters are the guest's: rx is what it received."""
+    """One attached NIC. Counters are the guest's: rx is what it received.
+    `expires` is when it is taken away, by the host's clock: null for never.
+    """
 
     ifname: str
     mac: str | None
@@ -51,6 +57,7 @@ class Nic:
     name: str
     state: str
     reason: str | None
+    expires: str | None
     rx_bytes: int
     rx_packets: int
     tx_bytes: int
@@ -170,6 +177,41 @@ class Finding:
     remedy: str | None
 
 
+@dataclass
+class Step:
+    """A rule about what was asked for, and what came of it."""
+
+    place: str
+    effect: str
+    outcome: str
+
+
+@dataclass
+class Explanation:
+    """Whether a user may have something, and why.
+
+    `rule` is where the rule or line stands that decided, and `steps` are all
+    rules about the same, in their order. `polkit` says that polkit has to allow it
+    too; what it says is in `reason` where it could be asked. `max_nics` is how
+    many NICs the user may have by that rule, `nics` how many it has of them;
+    `network_max_nics` and `network_nics` are of all users together. A caller that
+    is not root, and may not, is told no more than that.
+    """
+
+    user: str
+    uid: int
+    allowed: bool
+    reason: str
+    rule: str | None
+    polkit: bool
+    max_nics: int | None
+    nics: int
+    network_max_nics: int | None
+    network_nics: int | None
+    steps: list[Step]
+    notes: list[str]
+
+
 class Info(TypedDict):
     """What GetInfo answers."""
 
@@ -185,141 +227,29 @@ class Service(Protocol):
     async def attach(
         self, peer: Peer, request: AttachRequest
     ) -> tuple[FileDescriptor, Nic]: ...
-    async def detach(self, peer: Peer, ifname: str) -> None: ...
-    def list_nics(self, peer: Peer) -> list[Nic]: ...
+    async def detach(self, peer: Peer, ifname: str, interactive: bool) -> None: ...
+    async def list_nics(self, peer: Peer) -> list[Nic]: ...
     def watch(self, peer: Peer) -> AsyncIterator[Event]: ...
     def info(self, peer: Peer) -> Info: ...
-    def list_networks(self, peer: Peer) -> list[NetworkInfo]: ...
-    def reload(self, peer: Peer) -> list[str]: ...
+    async def list_networks(self, peer: Peer) -> list[NetworkInfo]: ...
+    async def reload(self, peer: Peer, interactive: bool) -> list[str]: ...
     async def add_forward(
-        self, peer: Peer, network: str | None, port: str, guest: str, guest_port: int
+        self,
+        peer: Peer,
+        network: str | None,
+        port: str,
+        guest: str,
+        guest_port: int,
+        interactive: bool,
     ) -> ForwardInfo: ...
     async def remove_forward(
-        self, peer: Peer, network: str | None, port: str
+        self, peer: Peer, network: str | None, port: str, interactive: bool
     ) -> None: ...
-    def list_forwards(self, peer: Peer) -> list[ForwardInfo]: ...
+    async def list_forwards(self, peer: Peer) -> list[ForwardInfo]: ...
+    async def explain(
+        self, peer: Peer, request: AttachRequest, user: str | None, forward: str | None
+    ) -> Explanation: ...
     async def diagnose(self, peer: Peer) -> list[Finding]: ...
-
-
-class NotAuthorized(TypedVarlinkErrorReply, interface=INTERFACE):
-    """Not allowed, or no such network or bridge: there is one answer."""
-
-    class Parameters:
-        message: str
-        hint: str | None
-
-
-class InvalidRequest(TypedVarlinkErrorReply, interface=INTERFACE):
-    """A parameter is not acceptable; the message names it."""
-
-    class Parameters:
-        message: str
-        hint: str | None
-
-
-class QuotaExceeded(TypedVarlinkErrorReply, interface=INTERFACE):
-    """The caller has as many NICs as it may have."""
-
-    class Parameters:
-        message: str
-        hint: str | None
-
-
-class NameInUse(TypedVarlinkErrorReply, interface=INTERFACE):
-    """A guest of that name is attached to that network already."""
-
-    class Parameters:
-        message: str
-        hint: str | None
-
-
-class MacInUse(TypedVarlinkErrorReply, interface=INTERFACE):
-    """Another guest of that network has that MAC address."""
-
-    class Parameters:
-        message: str
-        hint: str | None
-
-
-class AddressesExhausted(TypedVarlinkErrorReply, interface=INTERFACE):
-    """The network has no free address left."""
-
-    class Parameters:
-        message: str
-        hint: str | None
-
-
-class NoSuchNic(TypedVarlinkErrorReply, interface=INTERFACE):
-    """There is no such NIC, or the caller may not see it."""
-
-    class Parameters:
-        message: str
-        hint: str | None
-
-
-class ForwardRefused(TypedVarlinkErrorReply, interface=INTERFACE):
-    """The port is taken, privileged or not granted; the message says which."""
-
-    class Parameters:
-        message: str
-        hint: str | None
-
-
-class NoSuchForward(TypedVarlinkErrorReply, interface=INTERFACE):
-    """The caller has not forwarded that port."""
-
-    class Parameters:
-        message: str
-        hint: str | None
-
-
-class ConfigInvalid(TypedVarlinkErrorReply, interface=INTERFACE):
-    """The configuration is wrong, and what was in force stays; the message
-    starts with file, line and column.
-    """
-
-    class Parameters:
-        message: str
-        hint: str | None
-
-
-class BrokerBusy(TypedVarlinkErrorReply, interface=INTERFACE):
-    """A limit of the broker was met; trying again later may help."""
-
-    class Parameters:
-        message: str
-        hint: str | None
-
-
-class BrokerFailure(TypedVarlinkErrorReply, interface=INTERFACE):
-    """The broker failed to do what it had granted; its log has the details."""
-
-    class Parameters:
-        message: str
-        hint: str | None
-
-
-_ERRORS = (
-    NotAuthorized,
-    InvalidRequest,
-    QuotaExceeded,
-    NameInUse,
-    MacInUse,
-    AddressesExhausted,
-    NoSuchNic,
-    ForwardRefused,
-    NoSuchForward,
-    ConfigInvalid,
-    BrokerBusy,
-    BrokerFailure,
-)
-_BY_NAME = {error.__name__: error for error in _ERRORS}
-
-
-def to_wire(error: errors.RequestError) -> TypedVarlinkErrorReply:
-    """The reply for an error that the caller is meant to see."""
-    kind = _BY_NAME.get(type(error).__name__, BrokerFailure)
-    return kind(message=error.message, hint=error.hint)
 
 
 class Attached(TypedDict):
@@ -334,7 +264,7 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
     locked and handed over as open file descriptors.
     """
 
-    errors = _ERRORS
+    errors = ERRORS
 
     def __init__(self, service: Service, peer: Peer) -> None:
         """One instance a connection: `peer` is who is at its other end."""
@@ -351,6 +281,7 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
         mac: str | None = None,
         vnet_hdr: bool | None = None,
         for_parent: bool | None = None,
+        interactive: bool | None = None,
     ) -> Attached:
         """Make a tap on a network, or on the Linux bridge of that name, and
         hand it over. The tap lives as long as its descriptor is open
@@ -358,8 +289,11 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
         a network gets one, unless for_parent is set: then the port opens for
         the first MAC that the guest shows. vnet_hdr (default true) asks for
         IFF_VNET_HDR. for_parent says that the tap is for the caller's parent
-        process, which cannot be told a MAC: QEMU's helper does.
+        process, which cannot be told a MAC: QEMU's helper does. interactive
+        lets polkit ask a person, where a rule wants polkit; the answer may
+        take minutes then.
         """
+        arrived = asyncio.get_running_loop().time()
         request = AttachRequest(
             network=network,
             bridge=bridge,
@@ -367,24 +301,27 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
             mac=mac,
             vnet_hdr=vnet_hdr is not False,
             for_parent=for_parent is True,
+            interactive=interactive is True,
         )
-        with _errors_to_wire():
+        try:
             fd, nic = await self._service.attach(self._peer, request)
+        except errors.RequestError as err:
+            raise await _refusal(err, arrived) from err
         return {"fd": fd, "nic": nic}
 
     @varlinkmethod
-    async def Detach(self, *, ifname: str) -> None:
+    async def Detach(self, *, ifname: str, interactive: bool | None = None) -> None:
         """Take a NIC away from its guest: the tap is removed, whoever holds
-        its descriptor.
+        its descriptor. The caller's own, or another's that it manages.
         """
         with _errors_to_wire():
-            await self._service.detach(self._peer, ifname)
+            await self._service.detach(self._peer, ifname, interactive is True)
 
     @varlinkmethod(return_parameter="nics")
-    def List(self) -> list[Nic]:
-        """The caller's NICs; root sees all."""
+    async def List(self) -> list[Nic]:
+        """The caller's NICs, and those that it manages; root sees all."""
         with _errors_to_wire():
-            return self._service.list_nics(self._peer)
+            return await self._service.list_nics(self._peer)
 
     @varlinkmethod(return_parameter="event", delay_generator=False)
     async def Watch(self) -> AsyncIterator[Event]:
@@ -404,46 +341,94 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
             return self._service.info(self._peer)
 
     @varlinkmethod(return_parameter="networks")
-    def ListNetworks(self) -> list[NetworkInfo]:
+    async def ListNetworks(self) -> list[NetworkInfo]:
         """The networks that the caller may use, with the caller's own instance
         of each. Root sees all, a network as often as it has instances.
         """
         with _errors_to_wire():
-            return self._service.list_networks(self._peer)
+            return await self._service.list_networks(self._peer)
 
     @varlinkmethod(return_parameter="changes")
-    def Reload(self) -> list[str]:
-        """Read the configuration anew, which only root may ask for, or whose
-        the broker is. Says what changed, and what that waits for. No guest is
-        touched, and a configuration that is wrong changes nothing.
+    async def Reload(self, *, interactive: bool | None = None) -> list[str]:
+        """Read the configuration anew, which only root may ask for, or who
+        manages every network, or whose the broker is. Says what changed, and
+        what that waits for. No guest is touched, and a configuration that is
+        wrong changes nothing.
         """
-        with _errors_to_wire():
-            return self._service.reload(self._peer)
+        arrived = asyncio.get_running_loop().time()
+        try:
+            return await self._service.reload(self._peer, interactive is True)
+        except errors.RequestError as err:
+            raise await _refusal(err, arrived) from err
 
     @varlinkmethod(return_parameter="forward")
     async def AddForward(
-        self, *, network: str | None = None, port: str, guest: str, guest_port: int
+        self,
+        *,
+        network: str | None = None,
+        port: str,
+        guest: str,
+        guest_port: int,
+        interactive: bool | None = None,
     ) -> ForwardInfo:
         """Have what comes to a port of the host, "tcp/8080", go to a port of the
         caller's guest of that name, now and whenever it is attached again. The
         network is the default one if none is named.
         """
-        with _errors_to_wire():
+        arrived = asyncio.get_running_loop().time()
+        try:
             return await self._service.add_forward(
-                self._peer, network, port, guest, guest_port
+                self._peer, network, port, guest, guest_port, interactive is True
             )
+        except errors.RequestError as err:
+            raise await _refusal(err, arrived) from err
 
     @varlinkmethod
-    async def RemoveForward(self, *, network: str | None = None, port: str) -> None:
-        """Undo AddForward."""
+    async def RemoveForward(
+        self,
+        *,
+        network: str | None = None,
+        port: str,
+        interactive: bool | None = None,
+    ) -> None:
+        """Undo AddForward, the caller's own or another's that it manages."""
         with _errors_to_wire():
-            await self._service.remove_forward(self._peer, network, port)
+            await self._service.remove_forward(
+                self._peer, network, port, interactive is True
+            )
 
     @varlinkmethod(return_parameter="forwards")
-    def ListForwards(self) -> list[ForwardInfo]:
-        """The ports that lead to the caller's guests; root sees all."""
+    async def ListForwards(self) -> list[ForwardInfo]:
+        """The ports that lead to the caller's guests, and those that it manages;
+        root sees all.
+        """
         with _errors_to_wire():
-            return self._service.list_forwards(self._peer)
+            return await self._service.list_forwards(self._peer)
+
+    @varlinkmethod(return_parameter="explanation")
+    async def Explain(
+        self,
+        *,
+        user: str | None = None,
+        network: str | None = None,
+        bridge: str | None = None,
+        name: str | None = None,
+        mac: str | None = None,
+        forward: str | None = None,
+    ) -> Explanation:
+        """Whether a user, the caller if none is named, may attach this, or
+        forward that port ("tcp/8080") to its guest, and by which rules: as the
+        broker would decide it now. Only root may ask about others.
+        """
+        arrived = asyncio.get_running_loop().time()
+        request = AttachRequest(network, bridge, name, mac)
+        try:
+            found = await self._service.explain(self._peer, request, user, forward)
+        except errors.RequestError as err:
+            raise await _refusal(err, arrived) from err
+        if not found.allowed:
+            await _wait_until(arrived + REFUSAL_SECONDS)
+        return found
 
     @varlinkmethod(return_parameter="findings")
     async def Diagnose(self) -> list[Finding]:
@@ -474,6 +459,19 @@ def _quicken() -> None:
 
 
 _quicken()
+
+
+async def _wait_until(moment: float) -> None:
+    await asyncio.sleep(moment - asyncio.get_running_loop().time())
+
+
+async def _refusal(
+    error: errors.RequestError, arrived: float
+) -> TypedVarlinkErrorReply:
+    """The reply for an error; a refusal's comes at its time."""
+    if isinstance(error, errors.NotAuthorized):
+        await _wait_until(arrived + REFUSAL_SECONDS)
+    return to_wire(error)
 
 
 @contextmanager

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What `tapster explain` shows: a decision as the broker makes it, and how it came.
+
+Root sees all of it, about anybody. Whoever asks about himself is told what a
+request would have told: nothing, where the answer is no.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ..errors import InvalidRequest, NotAuthorized
+from ..model import AttachRequest, Peer
+from ..policy.decide import Decision, Facts, Step
+from ..policy.rulebook import Target
+from ..wire import interface as wire
+from .broker import Broker
+from .forwards import parse_port
+from .people import account, user_name
+from .resolve import check, resolve
+
+_UNIFORM = "you may not use it, or it does not exist"
+
+
+async def explain(
+    broker: Broker,
+    peer: Peer,
+    request: AttachRequest,
+    user: str | None,
+    forward: str | None,
+) -> wire.Explanation:
+    """Decide what is asked for without doing it.
+
+    :param user: name or number; None is the caller.
+    :param forward: a port of the host, if that is what is asked for.
+    :raises InvalidRequest: something is not acceptable, or no such user.
+    :raises NotAuthorized: it is about another, and the caller is not root.
+    """
+    request = check(request)
+    port = None if forward is None else parse_port(forward)
+    if port is not None and request.bridge is not None:
+        raise InvalidRequest("forward: not on a Linux bridge", "name a network")
+    subject = peer if user is None else await _subject(peer, user)
+    target, _ = resolve(request, broker.bridges.find, broker.config)
+    judge = broker.judge
+    guest = judge.guest(subject, request, target)
+    decision, steps = judge.explain(subject, guest, port)
+    facts = judge.facts(subject, guest)
+    if decision.allowed and decision.ask:
+        decision = await judge.ask_about(peer, subject, guest, decision, port)
+    told = _told(subject, guest, decision, facts, steps)
+    if not peer.is_root and not decision.allowed and not decision.over_quota:
+        told.reason, told.rule, told.steps, told.notes = _UNIFORM, None, [], []
+        told.polkit, told.max_nics, told.nics = False, None, 0
+        told.network_max_nics = told.network_nics = None
+    return told
+
+
+async def _subject(peer: Peer, user: str) -> Peer:
+    found = await asyncio.to_thread(account, user)
+    if found is not None and found.uid == peer.uid:
+        return peer  # with the groups that it has, not those that it would have
+    if not peer.is_root:
+        raise NotAuthorized("only root may ask about other users", "use sudo")
+    if found is None:
+        raise InvalidRequest("user: there is no such user", "a name or a number")
+    return found
+
+
+def _told(
+    subject: Peer,
+    target: Target,
+    decision: Decision,
+    facts: Facts,
+    steps: Sequence[Step],
+) -> wire.Explanation:
+    nics = facts.on_bridge
+    if decision.rule is not None:
+        of_bridges = decision.rule.max_nics is not None or target.bridge is not None
+        nics = facts.used(decision.rule, of_bridges)
+    return wire.Explanation(
+        user=user_name(subject.uid),
+        uid=subject.uid,
+        allowed=decision.allowed,
+        reason=decision.reason,
+        rule=decision.place,
+        polkit=decision.ask,
+        max_nics=decision.max_nics,
+        nics=nics,
+        network_max_nics=facts.most,
+        network_nics=facts.in_all if facts.most is not None else None,
+        steps=[wire.Step(step.place, step.effect, step.outcome) for step in steps],
+        notes=list(facts.verdict.notes) if facts.verdict is not None else [],
+    )

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Decides what a caller may do: gathers the facts, has them decided, asks polkit.
+
+The decision itself is `policy/decide.py`, which knows nothing of files, of the
+tab or of D-Bus. Whoever is refused learns no more than that; the log has why.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+from ..errors import BrokerFailure, NotAuthorized, QuotaExceeded
+from ..model import AttachRequest, Mode, NetworkDefinition, Peer, Port, Rule, Scope
+from ..policy import bridge_conf, lxc_usernet
+from ..policy.config import Config
+from ..policy.decide import (
+    POLKIT,
+    Decision,
+    Facts,
+    Step,
+    Usernet,
+    decide,
+    explain,
+    may_forward,
+    may_manage,
+    may_reload,
+)
+from ..policy.rulebook import DEFAULT_NETWORK, Target, concerns
+from .audit import Act
+from .events import Events
+from .ledger import EVERYBODY, Ledger, on_linux_bridge
+from .people import user_name
+from .polkit import Polkit
+from .usage import used
+
+_log = logging.getLogger(__name__)
+
+ATTACH, FORWARD, MANAGE = (
+    f"io.tapster.{verb}" for verb in ("attach", "forward", "manage")
+)
+_QUESTIONS = 4  # that one request may put to polkit
+_NOTES = 256  # oddities of files that were told once, and are not again
+
+
+class Judge:
+    """What one broker decides by. Its configuration may change at any time."""
+
+    def __init__(
+        self, config: Config, ledger: Ledger, events: Events, polkit: Polkit
+    ) -> None:
+        self.config = config
+        self._ledger = ledger
+        self._events = events
+        self._polkit = polkit
+        self._told: dict[str, None] = {}
+
+    # Attaching
+
+    def judge(self, peer: Peer, request: AttachRequest, target: Target) -> Decision:
+        """As things are now. The quota is among them, polkit is not."""
+        target = self.guest(peer, request, target)
+        return decide(peer, target, self.config.book, self.facts(peer, target))
+
+    def explain(
+        self, peer: Peer, guest: Target, port: Port | None
+    ) -> tuple[Decision, list[Step]]:
+        """The same decision, or that on a port, and what came of each rule."""
+        book = self.config.book
+        decision = decide(peer, guest, book, self.facts(peer, guest))
+        if port is not None and (decision.allowed or decision.over_quota):
+            decision = may_forward(peer, guest, port, book)
+        return decision, explain(peer, guest, book, decision)
+
+    async def ask_about(
+        self, peer: Peer, subject: Peer, guest: Target, decision: Decision, port: object
+    ) -> Decision:
+        """What polkit says to a decision that asks it, without asking anybody. Of
+        other users than the caller it can't be known: it judges processes."""
+        refusal: str | None = "polkit decides, and can be asked by that user only"
+        if subject is peer:
+            action = ATTACH if port is None else FORWARD
+            refusal = await self._ask(peer, action, guest, interactive=False)
+        if refusal is None:
+            return decision
+        reason = f"{decision.reason}, but {refusal}"
+        return decision._replace(allowed=False, reason=reason)
+
+    def guest(self, peer: Peer, request: AttachRequest, target: Target) -> Target:
+        """A target with its guest: one that has no name has the next that is free."""
+        name = request.name
+        if name is None and (target.network or target.bridge):
+            name = self._ledger.free_name(*self.names_of(peer, target))
+        return target._replace(name=name, mac=request.mac)
+
+    def names_of(self, peer: Peer, target: Target) -> tuple[str, int]:
+        """What a guest's name is unique in, as `Nic.scope` has it."""
+        if target.network is None:
+            return on_linux_bridge(target.bridge or ""), peer.uid
+        definition = self.config.networks.get(target.network)
+        shared = definition is not None and is_shared(definition)
+        return target.network, EVERYBODY if shared else peer.uid
+
+    def facts(self, peer: Peer, target: Target) -> Facts:
+        """What a decision about that target goes by, but for the rules."""
+        ledger = self._ledger
+
+        def count(rule: Rule, bridges: bool) -> int:
+            return used(ledger, peer.uid, rule, bridges)
+
+        if target.bridge is None:
+            definition = self.config.networks.get(target.network or "")
+            most = definition.max_nics if definition is not None else None
+            in_all = ledger.count_all(target.network or "") if most is not None else 0
+            return Facts(count, in_all=in_all, most=most)
+        verdict = self._verdict(peer, target.bridge)
+        on_bridge = ledger.count(peer.uid, on_linux_bridge(target.bridge))
+        usernet = None
+        if not verdict.allowed:
+            usernet = self._usernet(peer, target.bridge)
+        return Facts(count, verdict, usernet, on_bridge)
+
+    def _verdict(self, peer: Peer, bridge: str) -> bridge_conf.Verdict:
+        settings = self.config.authorization
+        reader = bridge_conf.Reader(peer.uid, peer.gid, peer.groups)
+        verdict = bridge_conf.decide(
+            settings.bridge_conf,
+            bridge,
+            reader,
+            strict_includes=settings.strict_includes,
+        )
+        self._tell("bridge.conf", verdict.notes)
+        return verdict
+
+    def _usernet(self, peer: Peer, bridge: str) -> Usernet | None:
+        path = self.config.authorization.lxc_usernet
+        if not path:
+            return None
+        grant = lxc_usernet.look_up(path, bridge, peer, owner_only=os.geteuid() == 0)
+        self._tell("lxc-usernet", grant.notes)
+        if grant.problem is not None:
+            self._tell("lxc-usernet", (grant.problem,))
+            return None
+        return Usernet(grant.number, ", ".join(grant.places))
+
+    def _tell(self, what: str, notes: tuple[str, ...]) -> None:
+        """Log what is odd about a file, once: it is read at each request."""
+        for note in notes:
+            if note not in self._told:
+                if len(self._told) >= _NOTES:
+                    self._told.clear()
+                self._told[note] = None
+                _log.warning("%s: %s", what, note)
+
+    async def confirm(
+        self,
+        act: Act,
+        request: AttachRequest,
+        target: Target,
+        again: Callable[[], Decision],
+    ) -> Decision:
+        """A decision that polkit has to confirm, and what it is after that.
+
+        :param again: decides anew: all may have changed while polkit was asked.
+        """
+        guest = self.guest(act.peer, request, target)
+        return await self._settle(act, ATTACH, guest, request.interactive, again)
+
+    def refuse(self, act: Act, decision: Decision) -> NoReturn:
+        """:raises NotAuthorized, QuotaExceeded, BrokerFailure: always."""
+        act.rule = decision.place
+        self._events.denied_act(act, decision.reason)
+        if decision.full:
+            raise QuotaExceeded(
+                "the network has all the NICs it may have",
+                "try again when a guest has ended, or ask the administrator",
+            )
+        if decision.over_quota:
+            raise QuotaExceeded(
+                f"you have all the NICs you may have on this network"
+                f" ({decision.max_nics})",
+                "end a guest, or detach a NIC that 'tapster ls' shows",
+            )
+        if self.config.problem is not None:
+            raise BrokerFailure(
+                "the broker's configuration is wrong, and it serves nothing by it",
+                "the administrator: 'tapster policy check' says what is wrong",
+            )
+        what = act.bridge or act.network or DEFAULT_NETWORK
+        raise NotAuthorized(
+            f"you may not use {what!r}, or it does not exist",
+            "ask the administrator; without a bridge you get a network of your own",
+        )
+
+    # Looking around
+
+    def uses(self, peer: Peer) -> list[tuple[NetworkDefinition, Decision]]:
+        """The networks that a caller may use, its quota aside."""
+        found = []
+        for name, definition in self.config.networks.items():
+            decision = decide(peer, Target(network=name), self.config.book)
+            if decision.allowed:
+                found.append((definition, decision))
+        return found
+
+    def uses_bridge(self, peer: Peer, bridge: str) -> bool:
+        """Whether a caller may use a Linux bridge, its quota aside."""
+        target = Target(bridge=bridge)
+        facts = self.facts(peer, target)._replace(used=lambda *_: 0, on_bridge=0)
+        return decide(peer, target, self.config.book, facts).allowed
+
+    # Forwards
+
+    async def allow_forward(
+        self, act: Act, network: str, guest: str, port: Port, interactive: bool
+    ) -> Decision:
+        """Whether the caller may forward a port to its guest; polkit included."""
+        target = Target(network=network, name=guest)
+        return await self._settle(
+            act,
+            FORWARD,
+            target,
+            interactive,
+            lambda: may_forward(act.peer, target, port, self.config.book),
+        )
+
+    # What is other users'
+
+    async def sight(self, peer: Peer) -> Callable[[Target], bool]:
+        """Tells of what other users have whether the caller sees it: as root, or
+        as who manages it. Polkit is asked without disturbing anybody."""
+        granted = [
+            rule
+            for rule in self.config.book.managing
+            if rule.effect == POLKIT
+            and concerns(rule, peer)
+            and await self._ask(peer, MANAGE, Target(), interactive=False) is None
+        ]
+
+        def sees(target: Target) -> bool:
+            decision = may_manage(peer, target, self.config.book)
+            return decision.allowed and (not decision.ask or decision.rule in granted)
+
+        return sees
+
+    async def manages(self, act: Act, target: Target, interactive: bool) -> bool:
+        """Whether a caller may change what another user has there."""
+        decision = await self._settle(
+            act,
+            MANAGE,
+            target,
+            interactive,
+            lambda: may_manage(act.peer, target, self.config.book),
+        )
+        return decision.allowed
+
+    async def may_reload(self, act: Act, interactive: bool) -> Decision:
+        """Whether a caller may have the configuration read anew."""
+        return await self._settle(
+            act,
+            MANAGE,
+            Target(),
+            interactive,
+            lambda: may_reload(act.peer, self.config.book),
+        )
+
+    async def _settle(
+        self,
+        act: Act,
+        action: str,
+        target: Target,
+        interactive: bool,
+        again: Callable[[], Decision],
+    ) -> Decision:
+        """Decide, ask polkit where that is wanted, and decide again: the rule may
+        be another by then, and polkit has to be asked about each."""
+        asked: list[Rule | None] = []
+        while True:
+            decision = again()
+            if not (decision.allowed and decision.ask) or decision.rule in asked:
+                break
+            if len(asked) >= _QUESTIONS:
+                decision = decision._replace(allowed=False, reason="rules won't stay")
+                break
+            asked.append(decision.rule)
+            refusal = await self._ask(act.peer, action, target, interactive)
+            if refusal is not None:
+                reason = f"{decision.reason}, but {refusal}"
+                decision = decision._replace(allowed=False, reason=reason)
+                break
+        act.rule = decision.place
+        return decision
+
+    async def _ask(
+        self, peer: Peer, action: str, target: Target, interactive: bool
+    ) -> str | None:
+        """:returns: why polkit does not allow it; None if it does."""
+        details: Mapping[str, str | None] = {
+            "user": user_name(peer.uid),
+            "network": target.network,
+            "bridge": target.bridge,
+            "guest": target.name,
+        }
+        told = {key: value for key, value in details.items() if value}
+        answer = await self._polkit.authorize(peer, action, told, interactive)
+        return None if answer.allowed else answer.reason
+
+
+def is_shared(definition: NetworkDefinition) -> bool:
+    """Whether all users' guests have their names, and ports, in common."""
+    return definition.scope is Scope.SHARED and definition.mode is not Mode.BRIDGE

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""How much a user has of what a rule is about: the decision's view of the tab."""
+
+from __future__ import annotations
+
+from ..model import Rule
+from ..policy.decide import covers
+from ..policy.rulebook import EVERY_NETWORK, Target
+from .ledger import Ledger, Nic, on_linux_bridge
+
+
+def target_of(nic: Nic) -> Target:
+    """What a NIC was asked for as. Where its MAC is not known it may be any."""
+    if nic.network is not None:
+        return Target(nic.network, None, nic.name, nic.mac)
+    return Target(None, nic.bridge, nic.name, nic.mac)
+
+
+def used(ledger: Ledger, uid: int, rule: Rule, bridges: bool) -> int:
+    """How many NICs a user has of those that a rule is about.
+
+    :param bridges: whether those on Linux bridges count.
+    """
+    if rule.guests or rule.macs:
+        mine = ledger.of_user(uid)
+        return sum(
+            covers(rule, target_of(nic)) for nic in mine if bridges or nic.network
+        )
+    if EVERY_NETWORK in rule.networks:
+        total = ledger.count_on_networks(uid)
+    else:
+        total = sum(ledger.count(uid, network) for network in set(rule.networks))
+    if bridges:
+        total += sum(ledger.count(uid, on_linux_bridge(b)) for b in set(rule.bridges))
+    return total

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""All rules, found by whom and what they are about.
+
+A site may have thousands of them, and a request is about few: a decision looks
+up the caller and the target, and walks what is left in the order of the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from ..model import Peer, Rule
+
+DEFAULT_NETWORK = "default"
+EVERY_NETWORK = "*"
+DENY = "deny"
+
+# Holds as long as no rule of a file names the network.
+BUILT_IN = Rule(
+    f"the built-in rule for network {DEFAULT_NETWORK}", networks=(DEFAULT_NETWORK,)
+)
+
+
+class Target(NamedTuple):
+    """What a request turned out to be about: a network or a Linux bridge, or
+    neither; and the guest's name and MAC, None while they may be any."""
+
+    network: str | None = None
+    bridge: str | None = None
+    name: str | None = None
+    mac: str | None = None
+
+
+class _Index:
+    """The places in `rules` of those about one target, by whom they are about."""
+
+    __slots__ = ("everyone", "groups", "users")
+
+    def __init__(self) -> None:
+        self.everyone: list[int] = []
+        self.users: dict[int, list[int]] = {}
+        self.groups: dict[int, list[int]] = {}
+
+    def add(self, number: int, rule: Rule) -> None:
+        if rule.users is None and rule.groups is None:
+            self.everyone.append(number)
+        for uid in rule.users or ():
+            self.users.setdefault(uid, []).append(number)
+        for gid in rule.groups or ():
+            self.groups.setdefault(gid, []).append(number)
+
+    def of(self, peer: Peer) -> list[list[int]]:
+        found = []
+        if self.everyone:
+            found.append(self.everyone)
+        if peer.uid in self.users:
+            found.append(self.users[peer.uid])
+        if self.groups:
+            found += [
+                self.groups[gid]
+                for gid in {peer.gid, *peer.groups}
+                if gid in self.groups
+            ]
+        return found
+
+
+class Rulebook:
+    """The rules of the files, and the built-in one behind them where it holds."""
+
+    def __init__(self, rules: Sequence[Rule] = (), problem: str | None = None) -> None:
+        """:param problem: why nothing may be decided by them: they could not be
+        read whole."""
+        named = any(DEFAULT_NETWORK in rule.networks for rule in rules)
+        self.rules = tuple(rules) if named else (*rules, BUILT_IN)
+        self.problem = problem
+        self.managing = tuple(rule for rule in rules if rule.manage)
+        # Of each two: those that deny, and the others.
+        self._networks: dict[str, tuple[_Index, _Index]] = {}
+        self._bridges: dict[str, tuple[_Index, _Index]] = {}
+        for number, rule in enumerate(self.rules):
+            for index, names in (
+                (self._networks, rule.networks),
+                (self._bridges, rule.bridges),
+            ):
+                for name in set(names):
+                    pair = index.setdefault(name, (_Index(), _Index()))
+                    pair[rule.effect != DENY].add(number, rule)
+
+    def denials(self, peer: Peer, target: Target) -> Iterator[Rule]:
+        """The rules about both that deny, in the order of the files."""
+        return self._find(peer, target, 0)
+
+    def grants(self, peer: Peer, target: Target) -> Iterator[Rule]:
+        """The rules about both that do not deny, in the order of the files."""
+        return self._find(peer, target, 1)
+
+    def _find(self, peer: Peer, target: Target, kind: int) -> Iterator[Rule]:
+        found: list[list[int]] = []
+        if target.bridge is not None:
+            pair = self._bridges.get(target.bridge)
+            if pair is not None:
+                found += pair[kind].of(peer)
+        elif target.network is not None:
+            for name in (target.network, EVERY_NETWORK):
+                pair = self._networks.get(name)
+                if pair is not None:
+                    found += pair[kind].of(peer)
+        if len(found) == 1:  # in order, and each once
+            return map(self.rules.__getitem__, found[0])
+        return map(self.rules.__getitem__, sorted(set().union(*found)))
+
+
+def is_about(rule: Rule, target: Target) -> bool:
+    """Whether a rule is about a target, whoever asks."""
+    if target.bridge is not None:
+        return target.bridge in rule.bridges
+    if target.network is None:
+        return False
+    return target.network in rule.networks or EVERY_NETWORK in rule.networks
+
+
+def concerns(rule: Rule, peer: Peer) -> bool:
+    """Whether a rule is about a caller, whatever it asks for."""
+    if rule.users is None and rule.groups is None:
+        return True
+    if rule.users is not None and peer.uid in rule.users:
+        return True
+    return rule.groups is not None and not rule.groups.isdisjoint(
+        {peer.gid, *peer.groups}
+    )
