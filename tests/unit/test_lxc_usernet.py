@@ -253,6 +253,10 @@ def test_whose_number_it_is_is_told() -> None:
 
 @pytest.mark.parametrize("digits", [b"9" * 5000, b"-" + b"9" * 5000])
 def test_numbers_of_any_length(digits: bytes) -> None:
+    zeros = b"0" * 5000
+    assert (
+        weighed(b"alice tap br0 +%s3\n@g tap br0 -%s1\n" % (zeros, zeros)).number == 3
+    )
     assert weighed(b"alice tap br0 " + digits + b"\n@g tap br0 4\n").number == 0
 
 

@@ -120,9 +120,11 @@ def parse(data: bytes) -> list[Line]:
 
 
 def _number(text: bytes) -> tuple[int, str]:
-    digits = text.lstrip(b"+-0")
-    if len(digits) <= 10 and _LOWEST <= int(text) <= _HIGHEST:
-        return int(text), ""
+    digits = text.lstrip(b"+-0") or b"0"  # int() takes no more than 4300
+    if len(digits) <= 10:
+        number = -int(digits) if text.startswith(b"-") else int(digits)
+        if _LOWEST <= number <= _HIGHEST:
+            return number, ""
     return _LOWEST, "no such number: whom it is about has nothing"
 
 
