@@ -19,18 +19,31 @@ from fakes import broker as fake
 from fakes.broker import NIC, FakeBroker, encode, error, say
 from support.command import COMMAND, tapster, world
 from tapster.cli import events
+from tapster.wire.interface import Event
 
 pytestmark = pytest.mark.usefixtures("no_leaked_fd")
 
-NOBODY = dict.fromkeys(("ifname", "mac", "ipv4", "ipv6", "name", "reason"))
-WATCHING = {**NOBODY, "time": "2026-01-02T03:04:05.678+00:00", "event": "watching"}
+NOBODY = vars(Event("2026-01-02T03:04:05.678+00:00", "watching"))
+WATCHING = {**NOBODY, "uid": 1000, "user": "alice"}
 ATTACHED = {
-    **{key: NIC[key] for key in (*list(NOBODY)[:5], "network", "bridge", "user")},
+    **{key: NIC.get(key, value) for key, value in NOBODY.items()},
     "time": "2026-01-02T03:04:06.789+00:00",
     "event": "attached",
-    "reason": None,
+    "verb": "attach",
+    "command": "qemu",
 }
 REFUSED = {**ATTACHED, "event": "refused", "network": None, "reason": "not\x1bnice"}
+DENIED = {
+    **NOBODY,
+    "event": "denied",
+    "verb": "add-forward",
+    "outcome": "denied",
+    "user": "alice",
+    "network": "lan",
+    "port": "tcp/22",
+    "reason": "no rule allows it",
+    "rule": "/etc/t.toml:3",
+}
 LINE = (
     "2026-01-02T03:04:06.789+00:00 attached web1 alice default tapster1"
     f" {NIC['mac']} 10.1.2.3 -"
@@ -94,6 +107,44 @@ def test_a_bridge_and_a_reason(path: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("more", "end"),
+    [
+        ({}, "add-forward tcp/22 no rule allows it [/etc/t.toml:3]"),
+        ({"rule": None, "reason": None}, "add-forward tcp/22"),
+        (
+            {"event": "failed", "outcome": "failed", "rule": None},
+            "add-forward tcp/22 no rule allows it",
+        ),
+        (
+            {"event": "reload-refused", "outcome": "failed", "port": None},
+            "add-forward failed no rule allows it [/etc/t.toml:3]",
+        ),
+        (
+            {"event": "forward-added", "outcome": "ok", "reason": "tcp/22 web:22"},
+            "tcp/22 tcp/22 web:22 [/etc/t.toml:3]",
+        ),
+        ({"outcome": None, "rule": "a\nb", "reason": None}, "tcp/22 [a?b]"),
+    ],
+)
+def test_what_came_of_it_is_said_where_it_is_not_as_usual(
+    more: dict[str, Any], end: str
+) -> None:
+    event = {**DENIED, **more}
+    start = f"{NOBODY['time']} {event['event']} - alice lan - - - -"
+    assert events.line(event) == f"{start} {end}"
+
+
+def test_an_event_of_an_older_broker_is_told_as_ever() -> None:
+    old = {key: ATTACHED[key] for key in events.COLUMNS}
+    assert events.line({**old, "reason": None}) == LINE
+    assert events.line({**old, "reason": "why"}) == f"{LINE} why"
+
+
+def test_the_columns_are_what_the_broker_tells() -> None:
+    assert {*events.COLUMNS, *events.MORE} <= set(NOBODY)
+
+
+@pytest.mark.parametrize(
     ("data", "why"),
     [
         (stream(WATCHING, ATTACHED), "the broker has gone away"),
@@ -132,7 +183,7 @@ def test_a_reader_that_has_left_is_no_news(path: str) -> None:
 VALUES = st.none() | st.text() | st.integers() | st.lists(st.text())
 
 
-@given(st.dictionaries(st.sampled_from([*events.COLUMNS, "reason", "x"]), VALUES))
+@given(st.dictionaries(st.sampled_from([*events.COLUMNS, *events.MORE, "x"]), VALUES))
 def test_any_event_is_one_harmless_line(event: dict[str, object]) -> None:
     line = events.line(event)
     assert line.isprintable()

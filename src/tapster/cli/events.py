@@ -22,11 +22,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COLUMNS = ("time", "event", "name", "user", "network", "ifname", "mac", "ipv4", "ipv6")
+# Said after the columns, where there is something to say.
+MORE = ("verb", "port", "outcome", "reason", "rule")
 DESCRIPTION = f"""\
-Print what happens to your NICs, as root to those of all users, from now on.
+Print what you did and what happens to your NICs, as root what all users did and
+what happens to theirs, from now on.
 
 Each line has: {", ".join(COLUMNS[:6])},
-{", ".join(COLUMNS[6:])}, and the reason, if there is one."""
+{", ".join(COLUMNS[6:])}. Then, where there is one, and it is not as
+usual: {", ".join(MORE[:-1])}, [{MORE[-1]}]. --json has more."""
 EXAMPLES = ("tapster events", "tapster events --json", "tapster events --rootless")
 
 
@@ -71,6 +75,13 @@ def line(event: dict[str, object]) -> str:
     """An event in safe words, with a bridge in the place of its network."""
     event = {**event, "network": event.get("network") or event.get("bridge")}
     words = [visible(event.get(column)) for column in COLUMNS]
-    if event.get("reason"):
-        words.append(visible(event["reason"]))
+    done = event.get("outcome") in (None, "ok")
+    for key in MORE:
+        value = event.get(key)
+        # What is done is in the event's own word, and some outcomes are, too.
+        if not value or (key == "verb" and done):
+            continue
+        if key == "outcome" and (done or value == event.get("event")):
+            continue
+        words.append(f"[{visible(value)}]" if key == "rule" else visible(value))
     return " ".join(words)

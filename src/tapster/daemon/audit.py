@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from ..model import Peer
 from ..wire.interface import Event
 from .ledger import Nic
-from .log import Structured, safe
+from .log import Structured, visible
 from .people import user_name
 
 OK, DENIED, FAILED = "ok", "denied", "failed"
@@ -69,8 +69,10 @@ class Act:
     network: str | None = None
     bridge: str | None = None
     name: str | None = None
+    ifname: str | None = None
     mac: str | None = None
     port: str | None = None
+    guest_port: int | None = None
 
     def __init__(self, peer: Peer, verb: str) -> None:
         self.peer = peer
@@ -117,8 +119,10 @@ def make(
             "network": act.network,
             "bridge": act.bridge,
             "name": act.name,
+            "ifname": act.ifname,
             "mac": act.mac,
             "port": act.port,
+            "guest_port": act.guest_port,
             "rule": act.rule,
             **fields,
         }
@@ -179,30 +183,19 @@ def look_up(pid: int, uid: int, arrived: int) -> Program:
     except OSError:
         return Program()
     try:
-        stat = _read("stat", process)
+        stat = _stat(process)
         start = stat.index(b"(") + 1
         end = stat.rindex(b")")
         started = int(stat[end + 2 :].split(None, 20)[19])
-        if started > arrived * _TICKS // 1_000_000_000 or not _is_of(uid, process):
+        late = started > arrived * _TICKS // 1_000_000_000
+        # The directory is the effective user's, also where what is in it is root's.
+        if late or os.fstat(process).st_uid != uid:
             return Program()
         return Program(_executable(process), _text(stat[start:end]))
     except (OSError, ValueError, IndexError):
         return Program()
     finally:
         os.close(process)
-
-
-def _is_of(uid: int, process: int) -> bool:
-    owner = os.fstat(process).st_uid
-    if owner == uid:
-        return True
-    if owner != 0:
-        return False
-    # What may not be dumped is shown as root's; this is what it is.
-    for line in _read("status", process).split(b"\n"):
-        if line.startswith(b"Uid:"):
-            return int(line.split()[2]) == uid
-    return False
 
 
 def _executable(process: int) -> str | None:
@@ -216,8 +209,8 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
-def _read(name: str, process: int) -> bytes:
-    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
+def _stat(process: int) -> bytes:
+    fd = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
     try:
         return os.read(fd, 4096)
     finally:
@@ -280,4 +273,4 @@ class Record(Structured):
         text = ", ".join(filter(None, (who, about, mac)))
         text = f"{words}: {text}" if text else words
         text += f": {event.reason}" if event.reason else ""
-        return safe(text + (f" [{event.rule}]" if event.rule else ""))
+        return visible(text + (f" [{event.rule}]" if event.rule else ""))

@@ -58,10 +58,11 @@ def safe(text: str) -> str:
     line of the log does."""
     if text.isprintable():
         return text
-    return "\n    ".join(_visible(line) for line in text.split("\n"))
+    return "\n    ".join(visible(line) for line in text.split("\n"))
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
+    """The same in one line."""
     if text.isprintable():
         return text
     return "".join(
