@@ -34,7 +34,7 @@ FOLDERS = {
 # Whose import from outside the standard library is for what.
 FOREIGN = {
     "cli": {"rich"},
-    "daemon": {"asyncvarlink"},
+    "daemon": {"asyncvarlink", "jeepney"},
     "kernel": {"nftables"},
     "wire": {"asyncvarlink"},
 }

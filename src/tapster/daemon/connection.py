@@ -9,11 +9,17 @@ end, descriptors are counted and closed, and a client that goes is noticed.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
+import select
 import socket
-from collections.abc import Callable
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from asyncvarlink import (
     FileDescriptorArray,
@@ -28,7 +34,10 @@ from asyncvarlink.types import JSONObject
 from ..errors import BrokerFailure
 from ..model import Peer
 from ..version import __version__
-from ..wire.interface import BrokerInterface, Service, to_wire
+from ..wire.errors import to_wire
+from ..wire.interface import BrokerInterface, Service
+from .caller import CALLER, Caller
+from .peer import pidfd
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +98,7 @@ class Connection(VarlinkInterfaceServerProtocol):
         )
         super().__init__(registry)
         self.peer = peer
+        self.accepted = time.clock_gettime(time.CLOCK_BOOTTIME)
         self.last_activity = asyncio.get_running_loop().time()
         self.calls = 0  # running now
         self._on_lost = on_lost
@@ -96,7 +106,9 @@ class Connection(VarlinkInterfaceServerProtocol):
         self._descriptors = 0
         self._sending = 0  # messages in the transport's queue
         self._streams: set[asyncio.Future[None]] = set()
-        self._hangup: socket.socket | None = None
+        self._waiting: set[asyncio.Future[Any]] = set()  # see until_gone
+        self._hangup: select.epoll | None = None
+        self._reference: weakref.ref[Caller] = weakref.ref(self)
         self._base: _Transport | None = None
         self._socket: socket.socket | None = None
 
@@ -165,15 +177,22 @@ class Connection(VarlinkInterfaceServerProtocol):
         future: asyncio.Future[None] | None = super().request_received(obj, fds)
         if future is not None:
             self.calls += 1
-            if obj.get("more") and self._base is not None:
-                self._watch_hangup()
             future.add_done_callback(self._call_ended)
+            if obj.get("more"):
+                try:
+                    self._watch_hangup()
+                except OSError as err:
+                    self._violation(f"has a stream that can't be watched: {err}")
         return future
 
     def call_received(
         self, call: VarlinkMethodCall, fds: FileDescriptorArray | None
     ) -> asyncio.Future[None] | None:
-        future: asyncio.Future[None] | None = super().call_received(call, fds)
+        token = CALLER.set(self._reference)  # a task that this starts keeps it
+        try:
+            future: asyncio.Future[None] | None = super().call_received(call, fds)
+        finally:
+            CALLER.reset(token)
         if future is not None and call.more:
             self._streams.add(future)
             future.add_done_callback(self._streams.discard)
@@ -194,27 +213,46 @@ class Connection(VarlinkInterfaceServerProtocol):
         self.calls -= 1
         self.last_activity = asyncio.get_running_loop().time()
 
+    # A client that goes during a call
+
+    def pidfd(self) -> int:
+        """As `daemon.peer.pidfd`; asked for late, as few calls need one."""
+        if self._socket is None:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        return pidfd(self._socket)
+
+    @contextmanager
+    def until_gone(self, future: asyncio.Future[Any]) -> Iterator[None]:
+        """As `daemon.caller.Caller`."""
+        if self._base is None or self._base.is_closing():
+            future.cancel()
+        self._watch_hangup()
+        self._waiting.add(future)
+        try:
+            yield
+        finally:
+            self._waiting.discard(future)
+            if not self._waiting and not self._streams:
+                self._end_hangup()
+
     def _watch_hangup(self) -> None:
         """While a call runs the transport does not read, and would not see its
-        client go. For a call without end a second descriptor of the socket does.
+        client go. A hangup is told without reading, whatever was sent before it;
+        that a client has only shut down its own sending is none.
+
+        :raises OSError: for lack of descriptors.
         """
         if self._hangup is None and self._socket is not None:
-            self._hangup = self._socket.dup()
-            asyncio.get_running_loop().add_reader(self._hangup, self._check_hangup)
+            hangup = select.epoll(1)
+            hangup.register(self._socket, 0)  # EPOLLHUP always is
+            asyncio.get_running_loop().add_reader(hangup.fileno(), self.abort)
+            self._hangup = hangup
 
-    def _check_hangup(self) -> None:
-        """Readable during a call: the client has gone, or sent ahead."""
-        if self._hangup is None:
-            return
-        try:
-            data = self._hangup.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        asyncio.get_running_loop().remove_reader(self._hangup)
-        if not data:
-            self.abort()
+    def _end_hangup(self) -> None:
+        if self._hangup is not None:
+            asyncio.get_running_loop().remove_reader(self._hangup.fileno())
+            self._hangup.close()
+            self._hangup = None
 
     def send_message(
         self, obj: JSONObject, fds: list[int] | None = None, autoclose: bool = True
@@ -271,10 +309,7 @@ class Connection(VarlinkInterfaceServerProtocol):
         super().connection_lost(exc)
         # A stream without end would wait for its next event to see that nobody
         # is there any more, and count against its user's limit until then.
-        for stream in list(self._streams):
-            stream.cancel()
-        if self._hangup is not None:
-            asyncio.get_running_loop().remove_reader(self._hangup)
-            self._hangup.close()
-            self._hangup = None
+        for future in (*self._streams, *self._waiting):
+            future.cancel()
+        self._end_hangup()
         self._on_lost(self)

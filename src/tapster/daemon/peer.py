@@ -9,8 +9,11 @@ import struct
 
 from ..model import Peer
 
-SO_PEERGROUPS = 59  # asm-generic/socket.h; not in Python's socket module
+# asm-generic/socket.h; not in Python's socket module
+SO_PEERGROUPS = 59
+SO_PEERPIDFD = 77  # since Linux 6.5
 _UCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
+_INT = struct.Struct("i")
 _GROUPS = 64  # at first; the kernel says when it is too few
 
 
@@ -23,6 +26,18 @@ def identify(connection: socket.socket) -> Peer:
         connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     )
     return Peer(uid, gid, frozenset(_groups(connection)) | {gid}, pid)
+
+
+def pidfd(connection: socket.socket) -> int:
+    """A pidfd of the process that `identify` tells of, whoever has its pid now.
+    The caller closes it.
+
+    :raises OSError: ENOPROTOOPT from a kernel that has none to give; what else
+        there is says that the process is gone, in words that vary by kernel.
+    """
+    raw = connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, _INT.size)
+    number: int = _INT.unpack(raw)[0]
+    return number
 
 
 def _groups(connection: socket.socket) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import select
 import signal
 
 PR_SET_PDEATHSIG = 1
@@ -59,6 +60,26 @@ def command_name(pid: int) -> str:
             return file.read().rstrip("\n")
     except OSError:
         return ""
+
+
+def user_ids(pid: int) -> tuple[int, int] | None:
+    """The real and the effective uid; None if the process is gone."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("Uid:"):
+                    real, effective = line.split()[1:3]
+                    return int(real), int(effective)
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return None
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether the process of a pidfd has ended, reaped or not."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _stat(pid: int) -> list[str] | None:
