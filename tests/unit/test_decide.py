@@ -521,14 +521,39 @@ def test_the_rulebook_finds_what_a_walk_through_all_rules_finds(
     peer: Peer, target: Target, rules: list[Rule]
 ) -> None:
     book = Rulebook(rules)
-    for found, deny in ((book.denials, True), (book.grants, False)):
-        assert list(found(peer, target)) == [
+    for find, deny in ((book.denials, True), (book.grants, False)):
+        walked = [
             rule
             for rule in book.rules
             if is_about(rule, target)
             and concerns(rule, peer)
             and (rule.effect == "deny") is deny
         ]
+        found = list(find(peer, target))
+        rest = iter(walked)
+        assert all(rule in rest for rule in found)  # in that order, and no other
+        # Only what is not for the guest may have been left out.
+        fitting = [rule for rule in walked if policy.covers(rule, target)]
+        assert [rule for rule in found if policy.covers(rule, target)] == fitting
+        anyone = target._replace(name=None, mac=None)
+        assert list(find(peer, anyone)) == walked
+
+
+PATTERNS = st.lists(st.text("ab*?[]!-", max_size=6), max_size=3).map(tuple)
+WORDS = st.text("abB-", min_size=1, max_size=6)
+
+
+@given(PATTERNS, PATTERNS, WORDS, WORDS)
+def test_the_rulebook_leaves_out_no_rule_about_the_guest(
+    guests: tuple[str, ...], macs: tuple[str, ...], name: str, mac: str
+) -> None:
+    rule = allow(guests=guests, macs=macs)
+    target = LAN._replace(name=name, mac=mac)
+    fits = (not guests or policy.is_among(name, guests)) and (
+        not macs or policy.is_among(mac, macs)
+    )
+    assert policy.covers(rule, target) is fits
+    assert policy.decide(ALICE, target, Rulebook([rule])).allowed is fits
 
 
 @given(PEERS, TARGETS, VERDICTS, MANY, st.integers(0, 4), st.integers(0, 2))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from itertools import islice
 from typing import NamedTuple
 
 from ..model import Peer, Port, Rule
@@ -21,6 +22,7 @@ from .rulebook import DENY, EVERY_NETWORK, Rulebook, Target, concerns, is_about
 
 MAX_NICS = 16  # a user, on the networks of a rule that does not say
 POLKIT = "polkit"
+_MOST_PLACES = 8  # of rules, in a reason
 _FREE_PORTS = (Port("tcp", 1024, 65535), Port("udp", 1024, 65535))
 
 
@@ -96,9 +98,10 @@ def decide(
         return denied
     if verdict is not None and not verdict.allowed and _is_final(verdict):
         return Decision(False, verdict.reason, place=_place(verdict))
-    rule, unfit = _grant(peer, target, book)
+    rule = _grant(peer, target, book)
     if rule is not None:
         return _within_quota(peer, target, facts, rule)
+    unfit = _unfit(peer, target, book)
     if verdict is None:
         return Decision(False, _because(_no_rule(target), unfit))
     if not verdict.allowed and facts.usernet and facts.usernet.number:
@@ -122,8 +125,9 @@ def may_forward(peer: Peer, target: Target, port: Port, book: Rulebook) -> Decis
     denied = _denied(peer, target, book)
     if denied is not None:
         return denied
-    rule, unfit = _grant(peer, target, book)
+    rule = _grant(peer, target, book)
     if rule is None:
+        unfit = _unfit(peer, target, book)
         return Decision(False, _because(_no_rule(target), unfit))
     ports = _FREE_PORTS if rule.forward is None else rule.forward
     ask = rule.effect == POLKIT
@@ -194,15 +198,19 @@ def _denied(peer: Peer, target: Target, book: Rulebook) -> Decision | None:
     return None
 
 
-def _grant(peer: Peer, target: Target, book: Rulebook) -> tuple[Rule | None, list[str]]:
-    """The rule that allows it; and the places of those before it that would have,
-    with another name or MAC."""
-    unfit: list[str] = []
+def _grant(peer: Peer, target: Target, book: Rulebook) -> Rule | None:
+    """The rule that allows it, or asks polkit."""
     for rule in book.grants(peer, target):
         if _misfit(rule, target) is None:
-            return rule, unfit
-        unfit.append(rule.place)
-    return None, unfit
+            return rule
+    return None
+
+
+def _unfit(peer: Peer, target: Target, book: Rulebook) -> list[str]:
+    """Where no rule allows it, the places of those that would, with another name
+    or MAC; of many, the first."""
+    whoever = target._replace(name=None, mac=None)
+    return [rule.place for rule in islice(book.grants(peer, whoever), _MOST_PLACES)]
 
 
 def covers(rule: Rule, target: Target) -> bool:
@@ -224,7 +232,8 @@ def _misfit(rule: Rule, target: Target) -> str | None:
 
 def is_among(word: str, patterns: Sequence[str]) -> bool:
     """Whether a guest's MAC or name is one that a rule's patterns are about."""
-    return any(fnmatchcase(word.lower(), pattern) for pattern in patterns)
+    word = word.lower()
+    return any(fnmatchcase(word, pattern) for pattern in patterns)
 
 
 def _within_quota(peer: Peer, target: Target, facts: Facts, rule: Rule) -> Decision:
@@ -290,4 +299,4 @@ def _no_rule(target: Target) -> str:
 def _because(reason: str, unfit: Sequence[str]) -> str:
     if not unfit:
         return reason
-    return f"{reason}; the name or MAC is not among those of {', '.join(unfit[:8])}"
+    return f"{reason}; the name or MAC is not among those of {', '.join(unfit)}"
