@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.records import DOCUMENT, fields, rows
 from tapster import errors
 from tapster.daemon import audit, events
 from tapster.daemon.audit import Act
@@ -31,7 +32,6 @@ from tapster.model import Peer, State
 from tapster.wire.interface import Event
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENT = (ROOT / "docs/events.md").read_text()
 SOURCES = sorted((ROOT / "src/tapster/daemon").glob("*.py"))
 
 ALICE, BOB = 23001, 23002
@@ -72,21 +72,12 @@ def nic(uid: int = ALICE) -> Nic:
     )
 
 
-def rows(heading: str) -> list[list[str]]:
-    """The cells of the table below a heading of docs/events.md."""
-    part = DOCUMENT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    lines = [line for line in part.splitlines() if line.startswith("|")]
-    return [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in lines[2:]]
-
-
 class TestDocument:
     def test_has_each_field_with_its_type(self) -> None:
-        told = {name: kind.replace(" or null", " | None") for name, kind, *_ in
-                rows("Fields")}  # fmt: skip
-        names = {"string": "str", "integer": "int"}
-        for python in names.items():
-            told = {name: kind.replace(*python) for name, kind in told.items()}
-        assert told == {
+        assert {
+            name: f"{kind.__name__} | None" if nullable else kind.__name__
+            for name, (kind, nullable) in fields().items()
+        } == {
             name: kind.__name__ if type(kind) is type else str(kind)
             for name, kind in get_type_hints(Event).items()
         }
@@ -125,9 +116,8 @@ class TestDocument:
         assert f"{audit.MAX_TEXT} characters" in words
 
     def test_examples_name_fields_that_there_are(self) -> None:
-        fields = set(get_type_hints(Event))
         for name in re.findall(r"\bTAPSTER_([A-Z0-9_]*[A-Z0-9])", DOCUMENT):
-            assert name.lower() in fields, name
+            assert name.lower() in fields(), name
         ids = {kind.message_id for kind in audit.KINDS.values()}
         assert set(re.findall(r"\b[0-9a-f]{32}\b", DOCUMENT)) == ids
 

@@ -7,7 +7,6 @@ import io
 import logging
 import os
 import socket
-import struct
 import sys
 from collections.abc import Iterator
 
@@ -15,27 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.records import of_entry
 from tapster.daemon import journal, log
 
 pytestmark = pytest.mark.usefixtures("no_leaked_fd")
 
 MINE = f"{os.stat('/').st_dev}:{os.stat('/').st_ino}"
-
-
-def parse(entry: bytes) -> dict[str, str]:
-    """An entry as the protocol's document says that it is read."""
-    fields = {}
-    while entry:
-        line, _, rest = entry.partition(b"\n")
-        name, equals, value = line.partition(b"=")
-        if not equals:
-            (length,) = struct.unpack("<Q", rest[:8])
-            value = rest[8 : 8 + length]
-            assert rest[8 + length : 9 + length] == b"\n"
-            rest = rest[9 + length :]
-        fields[name.decode()] = value.decode()
-        entry = rest
-    return fields
 
 
 @pytest.fixture
@@ -63,11 +47,11 @@ class TestProtocol:
     @given(st.dictionaries(st.from_regex(r"[A-Z][A-Z0-9_]{0,9}", fullmatch=True),
                            st.text(st.characters(codec="utf-8"))))  # fmt: skip
     def test_what_is_written_is_what_is_read(self, fields: dict[str, str]) -> None:
-        assert parse(journal.serialize(fields)) == fields
+        assert of_entry(journal.serialize(fields)) == fields
 
     @given(st.text(st.characters(categories=["Cs", "L"])))
     def test_half_a_character_is_no_failure(self, value: str) -> None:
-        parse(journal.serialize({"A": value}))
+        of_entry(journal.serialize({"A": value}))
 
     @pytest.mark.parametrize(
         ("stream", "is_it"),
@@ -90,7 +74,7 @@ class TestDelivery:
     def test_comes_as_one_datagram(self, place: str, received: socket.socket) -> None:
         sender = journal.Journal(place)
         assert sender.send({"MESSAGE": "one\ntwo"})
-        assert parse(received.recv(4096)) == {"MESSAGE": "one\ntwo"}
+        assert of_entry(received.recv(4096)) == {"MESSAGE": "one\ntwo"}
         sender.close()
 
     def test_never_waits_for_a_journal_that_does_not_read(
@@ -110,7 +94,7 @@ class TestDelivery:
         sender = journal.Journal(place)
         assert not sender.send({"MESSAGE": "x" * 16 * 1024 * 1024})
         assert sender.send({"MESSAGE": "y"})
-        assert parse(received.recv(4096)) == {"MESSAGE": "y"}
+        assert of_entry(received.recv(4096)) == {"MESSAGE": "y"}
         sender.close()
 
     def test_a_journal_that_went_may_come_back(self, place: str) -> None:
@@ -199,7 +183,7 @@ class TestHandler:
         logger.addHandler(log.JournalHandler(journal.Journal(place), 2))
         for level, priority in ((10, 7), (20, 6), (30, 4), (40, 3), (50, 2)):
             logger.log(level, "level %d\x1b", level)
-            assert parse(received.recv(4096)) == {
+            assert of_entry(received.recv(4096)) == {
                 "MESSAGE": rf"level {level}\x1b",
                 "PRIORITY": str(priority),
                 "SYSLOG_IDENTIFIER": "tapsterd",
@@ -213,7 +197,7 @@ class TestHandler:
             raise ValueError("why")
         except ValueError:
             logger.exception("it failed")
-        message = parse(received.recv(65536))["MESSAGE"]
+        message = of_entry(received.recv(65536))["MESSAGE"]
         assert message.startswith("it failed\nTraceback")
         assert message.endswith("ValueError: why")
 
@@ -222,7 +206,7 @@ class TestHandler:
     ) -> None:
         logger.addHandler(log.JournalHandler(journal.Journal(place), 2))
         logger.warning(Told())
-        assert parse(received.recv(4096)) == {
+        assert of_entry(received.recv(4096)) == {
             "MESSAGE": "a is 1",
             "TAPSTER_A": "1",
             "PRIORITY": "4",
@@ -265,7 +249,7 @@ class TestHandler:
                 sock.bind(place)
                 logger.warning("found")
                 logger.warning("found again")
-                told = [parse(sock.recv(4096))["MESSAGE"] for _ in range(3)]
+                told = [of_entry(sock.recv(4096))["MESSAGE"] for _ in range(3)]
             written = 0
             ours.setblocking(False)
             try:
