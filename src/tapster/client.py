@@ -27,9 +27,11 @@ from tapster.fields import NIC, check, check_list
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from types import TracebackType
     from typing import Any, Self
+
+PERSON = 300.0  # seconds that polkit gives a person to answer, and we the broker
 
 
 class NotRunning(BrokerUnavailable):
@@ -176,6 +178,7 @@ def attach(
     *,
     rootless: bool = False,
     timeout: float = TIMEOUT,
+    interactive: bool = False,
 ) -> Nic:
     """Attach a guest to a network: a tap, wired, locked and up.
 
@@ -187,18 +190,18 @@ def attach(
     :param socket: path of the broker's socket; `connect()` looks for it if None.
     :param rootless: pass over the system's broker.
     :param timeout: seconds to find the broker, and again for its answer.
+    :param interactive: whether polkit may ask a person, where a rule wants polkit;
+        the answer may take PERSON seconds more then.
     :return: the owner of the tap's descriptor, which the caller closes.
     :raise InvalidRequest: a parameter cannot be right.
     :raise RequestError: the broker said no, and why.
     :raise BrokerUnavailable: no broker answers, and none could be started.
     :raise ProtocolError: the broker's answer makes no sense.
     """
-    parameters = _check_request(network, bridge, name, mac)
+    parameters = check_request(network, bridge, name, mac)
     parameters["vnet_hdr"] = bool(vnet_hdr)
-    reply, fds = _with_broker(
-        lambda broker: broker.call("Attach", parameters, fds=True),
-        {"socket": socket, "rootless": rootless, "timeout": timeout, "start": True},
-    )
+    where = {"socket": socket, "rootless": rootless, "timeout": timeout, "start": True}
+    reply, fds = _call("Attach", parameters, where, interactive, fds=True)
     try:
         index = reply.get("fd")
         if len(fds) != 1 or type(index) is not int or index != 0:
@@ -211,14 +214,16 @@ def attach(
     return nic
 
 
-def detach(ifname: str, **where: Any) -> None:
-    """Remove a NIC of the caller's, whoever holds its descriptor.
+def detach(ifname: str, *, interactive: bool = False, **where: Any) -> None:
+    """Remove a NIC of the caller's, or one that it manages, whoever holds its
+    descriptor.
 
     :param ifname: the tap's.
+    :param interactive: as `attach()`.
     :param where: as `connect()`, but no broker is started unless asked for.
-    :raise NoSuchNic: there is none, or it is not the caller's.
+    :raise NoSuchNic: there is none, or it is another's.
     """
-    ask("Detach", {"ifname": ifname}, where)
+    ask("Detach", {"ifname": ifname}, where, interactive)
 
 
 def list_nics(**where: Any) -> list[dict[str, Any]]:
@@ -248,40 +253,56 @@ def watch(**where: Any) -> Iterator[dict[str, Any]]:
 
 
 def ask(
-    method: str, parameters: dict[str, Any], where: dict[str, Any]
+    method: str,
+    parameters: dict[str, Any],
+    where: dict[str, Any],
+    interactive: bool = False,
 ) -> dict[str, Any]:
     """The answer to a call that brings no descriptor.
 
     :param where: as `connect()`, but no broker is started unless asked for.
+    :param interactive: as `attach()`; not every method takes it.
     """
-    return _with_broker(lambda broker: broker.call(method, parameters), where)[0]
+    return _call(method, parameters, where, interactive)[0]
 
 
-def _with_broker(
-    call: Callable[[Connection], tuple[dict[str, Any], list[int]]],
+def _call(
+    method: str,
+    parameters: dict[str, Any],
     where: dict[str, Any],
+    interactive: bool,
+    *,
+    fds: bool = False,
 ) -> tuple[dict[str, Any], list[int]]:
     """Connect and call, twice if a rootless broker was about to exit.
 
     That is safe: a tap that could not be sent vanished with its descriptor.
     """
     where = {"start": False, **where}
+    patience = 0.0
+    if interactive:  # told only then: an older broker doesn't know the word
+        parameters = {**parameters, "interactive": True}
+        patience = PERSON
     with connect(**where) as broker:
+        broker.timeout += patience
         try:
-            return call(broker)
+            return broker.call(method, parameters, fds=fds)
         except Gone:
             if not broker.rootless:
                 raise
     with connect(**where) as broker:
-        return call(broker)
+        broker.timeout += patience
+        return broker.call(method, parameters, fds=fds)
 
 
-def _check_request(
+def check_request(
     network: str | None, bridge: str | None, name: str | None, mac: str | None
 ) -> dict[str, Any]:
     """The parameters that were given, as they are sent.
 
     The broker checks all of it again, and more; this is for a quick answer.
+
+    :raise InvalidRequest: one cannot be right.
     """
     given = {"network": network, "bridge": bridge, "name": name, "mac": mac}
     parameters: dict[str, Any] = {k: v for k, v in given.items() if v is not None}

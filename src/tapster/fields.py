@@ -31,6 +31,7 @@ NIC: Fields = {
     "name": (str, False),
     "state": (str, False),
     "reason": (str, True),
+    "expires": (str, True),
     "rx_bytes": (int, False),
     "tx_bytes": (int, False),
     "rx_packets": (int, False),
@@ -80,6 +81,25 @@ FINDING: Fields = {
     "severity": (str, False),
     "message": (str, False),
     "remedy": (str, True),
+}
+STEP: Fields = {
+    "place": (str, False),
+    "effect": (str, False),
+    "outcome": (str, False),
+}
+# And `steps`, which is a list of the former.
+EXPLANATION: Fields = {
+    "user": (str, False),
+    "uid": (int, False),
+    "allowed": (bool, False),
+    "reason": (str, False),
+    "rule": (str, True),
+    "polkit": (bool, False),
+    "max_nics": (int, True),
+    "nics": (int, False),
+    "network_max_nics": (int, True),
+    "network_nics": (int, True),
+    "notes": (list, False),
 }
 
 

@@ -1,15 +1,25 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Asking the broker about networks, forwarded ports and the host's health.
+"""Asking the broker about networks, ports, the policy and the host's health.
 
 A program that only wants a tap imports `tapster.client`, and pays for none of
-this. Everything here takes `where` as `client.list_nics()` does, and raises as it.
+this. Everything here takes `where` as `client.list_nics()` does, and raises as it;
+`interactive` is as in `client.attach()`.
 """
 
 from __future__ import annotations
 
-from tapster.client import ask
+from tapster.client import ask, check_request
 from tapster.errors import ProtocolError
-from tapster.fields import FINDING, FORWARD, NETWORK, check, check_list, is_strings
+from tapster.fields import (
+    EXPLANATION,
+    FINDING,
+    FORWARD,
+    NETWORK,
+    STEP,
+    check,
+    check_list,
+    is_strings,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,26 +29,34 @@ if TYPE_CHECKING:
 def list_networks(**where: Any) -> list[dict[str, Any]]:
     """The networks that the caller may use, with the fields of NetworkInfo.
 
-    Root sees all, a network as often as users have an instance of it.
+    Root sees all, a network as often as users have an instance of it; and who
+    manages a network those.
     """
     networks = ask("ListNetworks", {}, where).get("networks")
     return check_list(networks, NETWORK, "network")
 
 
-def reload(**where: Any) -> list[str]:
+def reload(*, interactive: bool = False, **where: Any) -> list[str]:
     """Have the broker read its configuration anew; returns what changed.
 
-    :raise NotAuthorized: the caller is not root, and the broker not its own.
+    :raise NotAuthorized: the caller is not root and does not manage every
+        network, and the broker is not its own.
     :raise ConfigInvalid: it is wrong, and nothing changed.
     """
-    changes = ask("Reload", {}, where).get("changes")
+    changes = ask("Reload", {}, where, interactive).get("changes")
     if not isinstance(changes, list) or not is_strings(changes):
         raise ProtocolError("the broker's answer has no list of changes")
     return changes
 
 
 def add_forward(
-    port: str, guest: str, guest_port: int, network: str | None = None, **where: Any
+    port: str,
+    guest: str,
+    guest_port: int,
+    network: str | None = None,
+    *,
+    interactive: bool = False,
+    **where: Any,
 ) -> dict[str, Any]:
     """Have a port of the host lead to a guest; returns a ForwardInfo's fields.
 
@@ -48,22 +66,52 @@ def add_forward(
     :raise ForwardRefused: the port is taken, privileged or not granted.
     """
     parameters = {"port": port, "guest": guest, "guest_port": guest_port}
-    reply = ask("AddForward", _with_network(parameters, network), where)
+    reply = ask("AddForward", _with_network(parameters, network), where, interactive)
     return check(reply.get("forward"), FORWARD, "forward")
 
 
-def remove_forward(port: str, network: str | None = None, **where: Any) -> None:
-    """Undo `add_forward()`.
+def remove_forward(
+    port: str, network: str | None = None, *, interactive: bool = False, **where: Any
+) -> None:
+    """Undo `add_forward()`, the caller's own or one that it manages.
 
-    :raise NoSuchForward: the caller has not forwarded that port.
+    :raise NoSuchForward: there is none, or it is another's.
     """
-    ask("RemoveForward", _with_network({"port": port}, network), where)
+    parameters = _with_network({"port": port}, network)
+    ask("RemoveForward", parameters, where, interactive)
 
 
 def list_forwards(**where: Any) -> list[dict[str, Any]]:
-    """The ports that lead to the caller's guests; root sees all."""
+    """The ports that lead to the caller's guests, and those that it manages; root
+    sees all."""
     forwards = ask("ListForwards", {}, where).get("forwards")
     return check_list(forwards, FORWARD, "forward")
+
+
+def explain(
+    user: str | None = None,
+    network: str | None = None,
+    bridge: str | None = None,
+    name: str | None = None,
+    mac: str | None = None,
+    forward: str | None = None,
+    **where: Any,
+) -> dict[str, Any]:
+    """Whether a user may attach this, or forward a port to it, and by which rules;
+    with the fields of Explanation. Nothing is done, and nobody is asked.
+
+    :param user: name or number; the caller if None. Of others only root is told.
+    :param forward: a port of the host, "tcp/8080", if that is the question.
+    :raise InvalidRequest: a parameter cannot be right, or there is no such user.
+    :raise NotAuthorized: it is about another user, and the caller is not root.
+    """
+    parameters = check_request(network, bridge, name, mac)
+    given = {"user": user, "forward": forward}
+    parameters |= {key: value for key, value in given.items() if value is not None}
+    reply = ask("Explain", parameters, where)
+    told = check(reply.get("explanation"), EXPLANATION, "explanation")
+    told["steps"] = check_list(told.get("steps"), STEP, "step")
+    return told
 
 
 def diagnose(**where: Any) -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ NIC: dict[str, Any] = {
     "name": "web1",
     "state": "active",
     "reason": None,
+    "expires": None,
     "rx_bytes": 1,
     "tx_bytes": 2,
     "rx_packets": 3,
@@ -80,6 +81,25 @@ FINDING: dict[str, Any] = {
     "severity": "error",
     "message": "net.ipv4.ip_forward is off",
     "remedy": "sysctl -w net.ipv4.ip_forward=1",
+}
+STEP: dict[str, Any] = {
+    "place": "/etc/tapster/tapster.toml:7",
+    "effect": "allow",
+    "outcome": "decides",
+}
+EXPLANATION: dict[str, Any] = {
+    "user": "alice",
+    "uid": 1000,
+    "allowed": True,
+    "reason": "allowed by /etc/tapster/tapster.toml:7",
+    "rule": "/etc/tapster/tapster.toml:7",
+    "polkit": False,
+    "max_nics": 4,
+    "nics": 1,
+    "network_max_nics": None,
+    "network_nics": None,
+    "steps": [STEP],
+    "notes": [],
 }
 
 

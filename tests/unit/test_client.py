@@ -58,6 +58,13 @@ def test_attach(path: str) -> None:
     ]
 
 
+def test_a_person_may_be_asked(path: str) -> None:
+    with FakeBroker(path) as broker:
+        client.attach(socket=path, interactive=True).close()
+    parameters = {"vnet_hdr": True, "interactive": True}
+    assert broker.requests[0]["parameters"] == parameters
+
+
 def test_take(path: str) -> None:
     with FakeBroker(path):
         with client.attach(socket=path, vnet_hdr=False) as nic:

@@ -17,6 +17,7 @@ from asyncvarlink.conversion import (
 
 from fakes import broker
 from tapster import connection, errors, fields
+from tapster.wire import errors as wire_errors
 from tapster.wire import interface
 
 
@@ -28,7 +29,7 @@ def kinds() -> list[type[errors.RequestError]]:
 
 
 def test_the_committed_text_is_the_generated_one() -> None:
-    path = Path(interface.__file__).with_name(f"{interface.INTERFACE}.varlink")
+    path = Path(interface.__file__).with_name(f"{wire_errors.INTERFACE}.varlink")
     assert path.read_text() == interface.description(), "run `make varlink`"
 
 
@@ -40,15 +41,18 @@ def test_every_error_is_on_the_wire() -> None:
 @pytest.mark.parametrize("kind", kinds())
 @pytest.mark.parametrize("hint", [None, "try that"])
 def test_to_wire(kind: type[errors.RequestError], hint: str | None) -> None:
-    reply = interface.to_wire(kind("no", hint))
+    reply = wire_errors.to_wire(kind("no", hint))
     assert type(reply).__name__ == kind.__name__
-    assert reply.name == f"{interface.INTERFACE}.{kind.__name__}"
+    assert reply.name == f"{wire_errors.INTERFACE}.{kind.__name__}"
     assert reply.paramstojson() == {"message": "no", "hint": hint}
 
 
 def test_an_error_of_no_name_is_a_failure() -> None:
-    reply = interface.to_wire(errors.RequestError("what"))
-    assert isinstance(reply, interface.BrokerFailure)
+    reply = wire_errors.to_wire(errors.RequestError("what"))
+    assert isinstance(reply, wire_errors.BrokerFailure)
+
+
+STEPS: dict[str, Any] = {"steps": (list[interface.Step], False)}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +62,8 @@ def test_an_error_of_no_name_is_a_failure() -> None:
         (interface.NetworkInfo, fields.NETWORK, broker.NETWORK),
         (interface.ForwardInfo, fields.FORWARD, broker.FORWARD),
         (interface.Finding, fields.FINDING, broker.FINDING),
+        (interface.Step, fields.STEP, broker.STEP),
+        (interface.Explanation, {**fields.EXPLANATION, **STEPS}, broker.EXPLANATION),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -66,7 +72,7 @@ def test_the_client_reads_what_the_broker_writes(
 ) -> None:
     names = {bool: "bool", int: "int", str: "str", list: "list[str]"}
     wanted = {
-        name: names[kind] + (" | None" if nullable else "")
+        name: names.get(kind, str(kind)) + (" | None" if nullable else "")
         for name, (kind, nullable) in read.items()
     }
     kinds = get_type_hints(told)
@@ -75,11 +81,14 @@ def test_the_client_reads_what_the_broker_writes(
         for name, kind in kinds.items()
     } == wanted
     on_wire = VarlinkType.from_type_annotation(told)
-    assert on_wire.tojson(told(**faked)) == faked
+    made = told(**faked)
+    if faked is broker.EXPLANATION:
+        made.steps = [interface.Step(**step) for step in faked["steps"]]
+    assert on_wire.tojson(made) == faked
 
 
 def test_the_client_asks_for_the_brokers_interface() -> None:
-    assert connection.INTERFACE == interface.INTERFACE
+    assert connection.INTERFACE == wire_errors.INTERFACE
 
 
 def test_quick_conversion_of_an_attach_is_the_librarys() -> None:
@@ -97,6 +106,7 @@ def test_quick_conversion_of_an_attach_is_the_librarys() -> None:
         name="web",
         state="active",
         reason=None,
+        expires="2026-01-02T03:04:05+00:00",
         rx_bytes=1,
         rx_packets=2,
         tx_bytes=3,
