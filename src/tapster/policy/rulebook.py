@@ -16,7 +16,7 @@ from ..model import Peer, Rule
 DEFAULT_NETWORK = "default"
 EVERY_NETWORK = "*"
 DENY = "deny"
-_WILD = re.compile(r"[][*?]")  # in a pattern
+_WILD = re.compile(r"\[.*\]|[][*?]")  # in a pattern
 
 # Holds as long as no rule of a file names the network.
 BUILT_IN = Rule(
@@ -67,20 +67,26 @@ class _Index:
         return found
 
 
-class _Ends(NamedTuple):
-    """What each word that some patterns are about starts and ends with. Few others
-    do, and to see that takes a tenth of the time of matching."""
+class _Trait(NamedTuple):
+    """What all words have that some patterns are about: one of these beginnings,
+    one of these ends, and this in it. Few others do, and to see that takes a tenth
+    of the time of matching."""
 
     first: tuple[str, ...]
     last: tuple[str, ...]
+    inside: str
 
 
-def _ends(patterns: Sequence[str]) -> _Ends | None:
+def _trait(patterns: Sequence[str]) -> _Trait | None:
     """None if there are no patterns."""
     if not patterns:
         return None
     parts = [_WILD.split(pattern) for pattern in patterns]
-    return _Ends(tuple(part[0] for part in parts), tuple(part[-1] for part in parts))
+    return _Trait(
+        tuple(part[0] for part in parts),
+        tuple(part[-1] for part in parts),
+        max(parts[0], key=len) if len(parts) == 1 else "",
+    )
 
 
 class Rulebook:
@@ -93,8 +99,8 @@ class Rulebook:
         self.rules = tuple(rules) if named else (*rules, BUILT_IN)
         self.problem = problem
         self.managing = tuple(rule for rule in rules if rule.manage)
-        self._guests = [_ends(rule.guests) for rule in self.rules]
-        self._macs = [_ends(rule.macs) for rule in self.rules]
+        self._guests = [_trait(rule.guests) for rule in self.rules]
+        self._macs = [_trait(rule.macs) for rule in self.rules]
         # Of each two: those that deny, and the others.
         self._networks: dict[str, tuple[_Index, _Index]] = {}
         self._bridges: dict[str, tuple[_Index, _Index]] = {}
@@ -132,19 +138,23 @@ class Rulebook:
         numbers: Iterable[int] = found[0]  # in order, and each once
         if len(found) > 1:
             numbers = sorted(set().union(*found))
-        for word, ends in (target.name, self._guests), (target.mac, self._macs):
+        for word, traits in (target.name, self._guests), (target.mac, self._macs):
             if word:
-                numbers = _likely(numbers, word.lower(), ends)
+                numbers = _likely(numbers, word.lower(), traits)
         return map(self.rules.__getitem__, numbers)
 
 
 def _likely(
-    numbers: Iterable[int], word: str, ends: Sequence[_Ends | None]
+    numbers: Iterable[int], word: str, traits: Sequence[_Trait | None]
 ) -> Iterator[int]:
     """Those of some rules whose patterns a word may be among."""
     for number in numbers:
-        each = ends[number]
-        if each is None or (word.startswith(each.first) and word.endswith(each.last)):
+        trait = traits[number]
+        if trait is None or (
+            word.startswith(trait.first)
+            and trait.inside in word
+            and word.endswith(trait.last)
+        ):
             yield number
 
 
