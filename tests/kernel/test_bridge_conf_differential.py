@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import resource
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -18,12 +20,13 @@ from support.peer_helper import (
     PeerHelper,
     in_private_namespaces,
     make_tree,
+    mount,
     open_as,
     set_alternative_name,
     why_not,
 )
 from tapster.policy.access import Reader, read_as
-from tapster.policy.bridge_conf import decide
+from tapster.policy.bridge_conf import Verdict, decide
 
 ALICE = Reader(1001, 2001, frozenset())
 READERS = [
@@ -150,21 +153,46 @@ def _possible() -> Iterator[None]:
         assert mounts.read() == before
 
 
-Case = tuple[bool, str, Any, str, Any]
+class Case(NamedTuple):
+    """One request, and what came of it."""
+
+    kind: str  # of the helper's answer
+    verdict: Verdict
+    strict: Verdict  # with strict_includes
+    about: Any
+
+    @property
+    def granted(self) -> bool:
+        """Whether the helper let it pass."""
+        return self.kind in ("fd", "gone")
+
+    @property
+    def is_right(self) -> bool:
+        """Strictly no more than otherwise, and less only over an include."""
+        if self.verdict.allowed != self.granted:
+            return False
+        if self.strict.allowed == self.verdict.allowed:
+            return True
+        reason = self.strict.reason
+        over = self.strict.undecided and re.match(r"/\S+:\d+: include", reason)
+        return bool(over) and not self.strict.allowed
 
 
 def compare(helper: PeerHelper, bridge: str, reader: Reader, about: Any) -> Case:
-    answer, verdict = helper.ask(bridge, reader), decide(CONF, bridge, reader)
+    answer = helper.ask(bridge, reader)
     assert answer.kind in ("fd", "acl", "parse", "gone"), answer
-    granted = answer.kind in ("fd", "gone")
-    return (verdict.allowed == granted, answer.kind, about, bridge, verdict)
+    verdicts = (decide(CONF, bridge, reader, strict) for strict in (False, True))
+    return Case(answer.kind, *verdicts, (bridge, about))
 
 
-def report(cases: list[Case], least: dict[str, int]) -> None:
+def report(cases: list[Case], requests: int, least: dict[str, int]) -> None:
     """No differences, and each kind of answer often enough to mean something."""
-    wrong = [case[1:] for case in cases if not case[0]]
+    wrong = [case for case in cases if not case.is_right]
     assert not wrong, f"{len(wrong)} of {len(cases)} differ: {wrong[:5]}"
-    seen = Counter(case[1] for case in cases)
+    assert len(cases) == requests
+    seen = Counter(case.kind for case in cases)
+    seen["strictly refused"] = sum(c.granted > c.strict.allowed for c in cases)
+    seen["strictly granted"] = sum(c.strict.allowed for c in cases)
     assert all(seen[kind] >= number for kind, number in least.items()), seen
 
 
@@ -199,8 +227,18 @@ def corpus_job() -> list[Case]:
     return cases
 
 
-def test_corpus() -> None:
-    report(in_private_namespaces(corpus_job), {"fd": 40, "acl": 20, "parse": 10})
+# How many files, and requests about them, a run compares is in the tests' names.
+CORPUS_FILES = sum(len(INCLUDED) if b"include" in main else 1 for main in CORPUS)
+CORPUS_REQUESTS = CORPUS_FILES + 2 + len(BRIDGES) + len(BRIDGES + NO_BRIDGES)
+
+
+@pytest.mark.parametrize(
+    "requests", [CORPUS_REQUESTS], ids=f"{CORPUS_FILES}-files-{{}}-requests".format
+)
+def test_corpus(requests: int) -> None:
+    least = {"fd": 40, "acl": 20, "parse": 10}
+    least |= {"strictly refused": 20, "strictly granted": 30}
+    report(in_private_namespaces(corpus_job), requests, least)
 
 
 PLACES = ["/etc/qemu/a", "/etc/qemu/d/b", "/etc/qemu/d/e/c", "/etc/qemu/f"]
@@ -250,21 +288,30 @@ def some_tree(rng: random.Random) -> list[Node]:
     return nodes
 
 
-def generated_job(seed: int = 20, trees: int = 250) -> list[Case]:
+TREES = 300  # of files, directories, modes, owners, ACLs and links
+REQUESTS = 4  # about each, by some user for some bridge
+
+
+def generated_job(seed: int = 20) -> list[Case]:
     helper = PeerHelper(BRIDGES)
     rng = random.Random(seed)
     cases = []
-    for number in range(trees):
+    for number in range(TREES):
         nodes = some_tree(rng)
         make_tree(nodes)
-        for _ in range(2):
+        for _ in range(REQUESTS):
             reader, bridge = rng.choice(READERS), rng.choice(ASKED)
             cases.append(compare(helper, bridge, reader, (number, reader, nodes)))
     return cases
 
 
-def test_generated_files_modes_and_callers() -> None:
-    report(in_private_namespaces(generated_job), {"fd": 100, "acl": 100, "parse": 40})
+@pytest.mark.parametrize(
+    "requests", [TREES * REQUESTS], ids=f"{TREES}-trees-{{}}-requests".format
+)
+def test_generated_files_modes_and_callers(requests: int) -> None:
+    least = {"fd": 300, "acl": 300, "parse": 120}
+    least |= {"strictly refused": 100, "strictly granted": 50}
+    report(in_private_namespaces(generated_job), requests, least)
 
 
 def rights_job(seed: int = 7) -> list[tuple[Any, Any, Any]]:
@@ -321,6 +368,40 @@ def test_broker_without_the_callers_right_refuses() -> None:
     assert may_read == (False, f"{place} read it: Permission denied")
     assert may_search == (False, f"{place} reach it: Permission denied")
     assert neither == (True, f"allowed by {CONF}:1: allow br0")
+
+
+def test_file_system_that_a_user_serves_is_not_waited_for() -> None:
+    """FUSE that never answers, as any user may mount it where fuse.conf says so,
+    and another mount of /proc: neither is asked for anything."""
+
+    def job() -> list[str]:
+        make_tree(
+            [
+                Node(CONF, b"allow br0\ninclude /etc/qemu/link\n"),
+                Node("/etc/qemu/fuse", None, 0o755),
+                Node("/etc/qemu/proc", None, 0o755),
+            ]
+        )
+        silent = os.open("/dev/fuse", os.O_RDWR)
+        options = f"fd={silent},rootmode=40000,user_id=1001,group_id=2001,allow_other"
+        mount("fuse", "/etc/qemu/fuse", "fuse", options)
+        mount("proc", "/etc/qemu/proc", "proc", "")
+        outcome = []
+        for target in ("fuse", "fuse/x", "fuse/../f", "proc", "proc/self/environ"):
+            if os.path.lexists("/etc/qemu/link"):
+                os.unlink("/etc/qemu/link")
+            os.symlink(target, "/etc/qemu/link")
+            signal.alarm(20)  # what would wait, waits for ever
+            verdict = decide(CONF, "br0", ALICE)
+            signal.alarm(0)
+            assert (verdict.allowed, verdict.undecided) == (False, True)
+            outcome.append(verdict.reason.removeprefix(f"{CONF}:2: "))
+        os.close(silent)
+        return outcome
+
+    served = "include /etc/qemu/link: on a file system that a user serves"
+    made = "include /etc/qemu/link: on proc, where files are made when they are read"
+    assert in_private_namespaces(job) == [served, served, served, made, made]
 
 
 def test_documented_differences() -> None:

@@ -53,6 +53,11 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str) ->
     )
 
 
+def mount(source: str, target: str, kind: str, options: str) -> None:
+    """mount(2); only inside `in_private_namespaces`."""
+    _mount(source, target, kind, 0, options)
+
+
 def _tmpfs(target: str) -> None:
     _mount("tmpfs", target, "tmpfs", 0, "mode=0755")
 

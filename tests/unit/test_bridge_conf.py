@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import signal
 import struct
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapster.policy import access, bridge_conf
+from tapster.policy import access, bridge_conf, mounts
 from tapster.policy.access import Contents, Reader, Undecidable, acl_permits
 from tapster.policy.bridge_conf import Source, Verdict, decide, judge, parse
 
@@ -23,8 +25,8 @@ def rules(data: bytes) -> list[tuple[bytes, bytes]]:
     return [(line.word, line.argument) for line in parse(data).lines if line.word]
 
 
-def over(files: dict[str, bytes], bridge: str = "br0") -> Verdict:
-    """`judge` over files in memory; the main one is /m."""
+def over(files: dict[str, bytes], bridge: str = "br0", strict: bool = False) -> Verdict:
+    """`judge` over files in memory; the main one is /m, and /d a directory."""
 
     def load(path: bytes, limit: int) -> Contents:
         try:
@@ -33,9 +35,9 @@ def over(files: dict[str, bytes], bridge: str = "br0") -> Verdict:
             raise FileNotFoundError(errno.ENOENT, "No such file") from None
         if len(data) > limit:
             raise Undecidable("too large")
-        return Contents(data, (0, hash(path)))
+        return Contents(data, (0, hash(path)), path == b"/d")
 
-    return judge("/m", bridge, load)
+    return judge("/m", bridge, load, strict)
 
 
 @pytest.mark.parametrize(
@@ -191,13 +193,97 @@ def test_includes_are_bounded() -> None:
     wide = b"allow all\n" + b"include /gone\n" * bridge_conf.MAX_FILES
     verdict = over({"/m": wide})
     assert (verdict.allowed, "1024 files" in verdict.reason) == (False, True)
-    big = b"#\n" * (bridge_conf.MAX_BYTES // 4 + 1)
+    big = (b"#" * 1023 + b"\n") * (bridge_conf.MAX_BYTES // 2048 + 1)
     verdict = over({"/m": b"allow all\ninclude /x\ninclude /x", "/x": big})
     assert (verdict.allowed, "too large" in verdict.reason) == (False, True)
+    long = b"\n" * (bridge_conf.MAX_LINES // 2)
+    verdict = over({"/m": b"allow all\ninclude /x", "/x": long})
+    assert verdict.allowed
+    verdict = over({"/m": b"allow all\ninclude /x\ninclude /x", "/x": long})
+    assert (verdict.allowed, "16384 lines" in verdict.reason) == (False, True)
 
 
-def on_disk(tmp_path: Path, reader: Reader = ME) -> Verdict:
-    return decide(str(tmp_path / "m"), "br0", reader)
+# --- strict_includes
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"/m": b"allow br0\ninclude /gone"}, "/m:2: include /gone: No such file"),
+        ({"/m": b"include rel\nallow br0"}, "/m:1: include rel: the path is not abs"),
+        ({"/m": b"include /d\nallow br0", "/d": b""}, "/m:1: include /d: a directory"),
+        (
+            {"/m": b"allow br0\ninclude /x", "/x": b"allow br0\nx"},
+            "/m:2: include /x: /x:2: x: a word alone",
+        ),
+        (
+            {"/m": b"allow br0\ninclude /x", "/x": b"include /y", "/y": b"bogus 1"},
+            "/x:1: include /y: /y:1: bogus 1: unknown word",
+        ),
+        (
+            {"/m": b"allow br0\ninclude /x", "/x": b"include /gone"},
+            "/x:1: include /gone: No such file",
+        ),
+    ],
+)
+def test_strict_includes_refuse_what_is_passed_over(
+    files: dict[str, bytes], reason: str
+) -> None:
+    assert over(files).allowed
+    verdict = over(files, strict=True)
+    assert (verdict.allowed, verdict.undecided, verdict.source) == (False, True, None)
+    assert verdict.reason.startswith(reason)
+    assert not [note for note in verdict.notes if "ignored" in note]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"/m": b"include /x\n", "/x": b"allow br0\n"},
+        {"/m": b"include /x\n", "/x": b"\tallow br0 \r\ndeny br1 # why"},
+        {"/m": b"allow br0\ninclude /x\ninclude /x\n", "/x": b""},
+    ],
+)
+def test_strict_includes_take_what_can_be_read(files: dict[str, bytes]) -> None:
+    assert over(files, strict=True).allowed
+
+
+def test_strict_includes_are_about_includes() -> None:
+    """A main file that is not there is no more undecided than without."""
+    for files in ({}, {"/m": b""}, {"/m": b"allow br0\nx"}, {"/m": b"deny br0"}):
+        assert over(files, strict=True) == over(files)
+
+
+@given(st.lists(WORDS).map(b"".join), st.lists(WORDS).map(b"".join))
+def test_strict_includes_only_refuse(main: bytes, included: bytes) -> None:
+    files = {"/m": main, "/x": included}
+    lax, strict = over(files), over(files, strict=True)
+    assert strict.allowed <= lax.allowed
+    if strict.allowed != lax.allowed:
+        assert strict.undecided
+    elif lax.allowed:
+        assert strict == lax
+
+
+# --- files
+
+
+def on_disk(tmp_path: Path, reader: Reader = ME, strict: bool = False) -> Verdict:
+    return decide(str(tmp_path / "m"), "br0", reader, strict)
+
+
+def test_strict_includes_on_disk(tmp_path: Path) -> None:
+    other = tmp_path / "x"
+    (tmp_path / "m").write_text(f"allow br0\ninclude {other}\n")
+    place = f"{tmp_path}/m:2: include {other}: "
+    assert on_disk(tmp_path).allowed
+    assert on_disk(tmp_path, strict=True).reason == f"{place}No such file or directory"
+    other.mkdir()
+    assert on_disk(tmp_path).allowed
+    assert on_disk(tmp_path, strict=True).reason == f"{place}a directory"
+    other.rmdir()
+    other.write_text("deny br1\n")
+    assert on_disk(tmp_path, strict=True).allowed
 
 
 def test_an_edit_counts_at_once(tmp_path: Path) -> None:
@@ -219,6 +305,9 @@ def test_nothing_but_files_is_opened(tmp_path: Path) -> None:
         ("/dev/null", True),
         ("/dev/tty", False),
         ("/proc/self/fd/0", False),
+        ("/proc/version", False),
+        ("/proc", False),
+        ("/sys/kernel", False),
         ("gone", True),
         (str(other), True),
         ("m", False),
@@ -230,10 +319,130 @@ def test_nothing_but_files_is_opened(tmp_path: Path) -> None:
 
 def test_a_large_file_is_refused(tmp_path: Path) -> None:
     main = tmp_path / "m"
-    main.write_bytes(b"allow br0\n" + b"#\n" * (bridge_conf.MAX_BYTES // 2))
+    main.write_bytes(b"allow br0\n" + b"#" * bridge_conf.MAX_BYTES)
     assert "too large" in on_disk(tmp_path).reason
+    main.write_bytes(b"allow br0\n" + b"\n" * bridge_conf.MAX_LINES)
+    assert "16384 lines" in on_disk(tmp_path).reason
     main.write_bytes(b"allow br0\n#".ljust(4000, b"x"))
     assert on_disk(tmp_path).allowed
+
+
+def test_the_way_is_bounded(tmp_path: Path) -> None:
+    """Who can write an included file, or a link on the way to one, could have the
+    broker look up names for minutes."""
+    (tmp_path / "d").mkdir()
+    main = tmp_path / "m"
+    way = f"{tmp_path}" + "/d/.." * 500
+    main.write_text("allow br0\n" + f"include {way}/gone\n" * 7)
+    assert on_disk(tmp_path).allowed
+    main.write_text("allow br0\n" + f"include {way}/gone\n" * 9)
+    verdict = on_disk(tmp_path)
+    assert (verdict.allowed, verdict.undecided) == (False, True)
+    assert verdict.reason.endswith("more than 8192 steps on the way")
+    (tmp_path / "l0").symlink_to("d/../" * 500)
+    for number in range(1, 20):
+        (tmp_path / f"l{number}").symlink_to(f"l{number - 1}/" + "d/../" * 500)
+    main.write_text(f"allow br0\ninclude {tmp_path}/l19/gone\n")
+    verdict = on_disk(tmp_path)
+    assert verdict.reason == (
+        f"{main}:2: include {tmp_path}/l19/gone: more than 8192 steps on the way"
+    )
+
+
+def test_a_lease_is_not_waited_for(tmp_path: Path) -> None:
+    """A file's owner may make others wait who open it (fcntl(2), F_SETLEASE)."""
+    other = tmp_path / "x"
+    other.touch()
+    (tmp_path / "m").write_text(f"allow br0\ninclude {other}\n")
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        with other.open("r+") as held:
+            try:
+                fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            except OSError as error:
+                pytest.skip(f"no leases here: {error.strerror}")
+            verdict = on_disk(tmp_path)
+            fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    finally:
+        signal.signal(signal.SIGIO, before)
+    assert (verdict.allowed, verdict.undecided) == (False, True)
+    assert "the broker cannot read it: Resource temporarily" in verdict.reason
+    assert on_disk(tmp_path).allowed
+
+
+@pytest.mark.parametrize("what", ["file", "link", "directory"])
+def test_a_swap_after_the_check_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """What was judged is what is read, whatever has its name by then."""
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    for directory, text in ((good, "#"), (bad, "allow br0")):
+        directory.mkdir()
+        (directory / "f").write_text(text)
+    way = tmp_path / "way"
+    way.symlink_to("good")
+    (tmp_path / "m").write_text(f"include {way}/f\n")
+    checked = os.stat(good / "f" if what == "file" else good)
+    if what == "link":
+        checked = os.lstat(way)
+    swapped: list[int] = []
+
+    def swap(number: int) -> None:
+        if number == checked.st_ino and not swapped:
+            swapped.append(number)
+            if what == "file":
+                os.replace(bad / "f", good / "f")
+            elif what == "link":
+                way.unlink()
+                way.symlink_to("bad")
+            else:
+                good.rename(tmp_path / "away")
+                bad.rename(good)
+
+    def may(fd: int, st: os.stat_result, want: int, reader: Reader) -> bool:
+        allowed = real(fd, st, want, reader)
+        swap(st.st_ino)
+        return allowed
+
+    def readlink(fd: int) -> bytes:
+        target = real_readlink(fd)
+        swap(os.fstat(fd).st_ino)
+        return target
+
+    real, real_readlink = access.may, access._readlink
+    monkeypatch.setattr(access, "may", may)
+    monkeypatch.setattr(access, "_readlink", readlink)
+    verdict = on_disk(tmp_path)
+    assert swapped
+    assert verdict.reason == f"no rule of {tmp_path}/m allows it"
+    monkeypatch.undo()
+    assert on_disk(tmp_path).allowed
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "says"),
+    [
+        ("ext4", "rw", None),
+        ("tmpfs", "rw,user_id=1000", None),
+        ("proc", "rw", "on proc, where"),
+        ("sysfs", "rw", "on sysfs, where"),
+        ("fuse", "rw,user_id=1000,group_id=1000", "that a user serves"),
+        ("fuse.sshfs", "rw,user_id=1000,group_id=0,allow_other", "that a user serves"),
+        ("fuse.x", "rw,user_id=0,user_id=1000", "that a user serves"),
+        ("fuse.x", "rw", "that a user serves"),
+        ("fuseblk", "rw,user_id=0,group_id=0,allow_other", None),
+        ("fuse.overlay", "rw,user_id=0,group_id=0", None),
+    ],
+)
+def test_which_file_systems_may_be_asked(
+    kind: str, options: str, says: str | None
+) -> None:
+    found = mounts._objection(kind, options)
+    assert found == says or (found is not None and says is not None and says in found)
+
+
+def test_a_mount_that_is_not_listed_is_not_asked() -> None:
+    assert mounts.why_not(2**40) == "on a mount that is not listed"
 
 
 def test_descriptors_are_closed(tmp_path: Path) -> None:

@@ -12,11 +12,15 @@ let the caller search it, the file must let the caller read it; then exactly
 that file is opened. Modes, owners and POSIX ACLs are weighed as the kernel
 weighs them, symbolic links in sticky directories too.
 
+A path may be the caller's own, where a file of theirs is included, so what it
+costs has a limit, and a file system that could keep the broker waiting is known
+as such (`mounts`) before it is asked for anything.
+
 Two kinds of failure are kept apart. `OSError` is what the caller would have
 met as well. `Undecidable` is the broker's own trouble, or a file it must not
 touch: nobody knows what the caller would have read, so whoever asked has to
 refuse. What is seen is the broker's own mount namespace and root directory,
-and security modules are not asked.
+and neither security modules nor the servers of network file systems are asked.
 """
 
 from __future__ import annotations
@@ -27,12 +31,15 @@ import stat
 import struct
 from typing import NamedTuple, NoReturn
 
+from . import mounts
+
 READ = 4
 SEARCH = 1
 
 # Errors of a lookup that do not depend on who looks.
 _SAME_FOR_ALL = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 _MAX_LINKS = 40  # the kernel's MAXSYMLINKS
+_ALL_STEPS = (_MAX_LINKS + 1) * 4096  # what one path comes to, at PATH_MAX each
 _STICKY_FOR_ALL = stat.S_ISVTX | stat.S_IWOTH
 _PROTECTED_SYMLINKS = "/proc/sys/fs/protected_symlinks"
 _DEV_NULL = os.makedev(1, 3)
@@ -58,21 +65,55 @@ class Undecidable(Exception):
 class Contents(NamedTuple):
     data: bytes
     identity: tuple[int, int]  # device and inode
+    is_directory: bool = False
 
 
-def read_as(path: bytes, reader: Reader, limit: int) -> Contents:
+class Effort:
+    """What the paths of one request may cost together, and what they met.
+
+    :param steps: how many names may be looked up.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._limit = self._left = steps
+        self._mounts: set[int] = set()  # those that may be looked at
+
+    def step(self) -> None:
+        """:raise Undecidable: that was one name too many."""
+        if self._left == 0:
+            raise Undecidable(f"more than {self._limit} steps on the way")
+        self._left -= 1
+
+    def enter(self, fd: int, is_root: bool) -> None:
+        """:raise Undecidable: what is there must not be looked at."""
+        try:
+            mount = mounts.mount_of(fd)
+            if mount in self._mounts:
+                return
+            objection = None if is_root else mounts.why_not(mount)
+        except OSError as error:
+            _cannot("reach it", error)
+        if objection is not None:
+            raise Undecidable(objection)
+        self._mounts.add(mount)
+
+
+def read_as(
+    path: bytes, reader: Reader, limit: int, effort: Effort | None = None
+) -> Contents:
     """What `reader` would read from `path`; a directory reads as empty.
 
+    :param effort: what it may cost; None for as much as one path can.
     :raise OSError: the reader could not open it either.
-    :raise Undecidable: a FIFO, a device, more than `limit` bytes, or the
-        broker lacks a right that the reader has.
+    :raise Undecidable: a FIFO, a device, more than `limit` bytes, a file system
+        that may hang, or the broker lacks a right that the reader has.
     """
-    fd = _walk(path, reader)
+    fd, st = _walk(path, reader, effort or Effort(_ALL_STEPS))
     try:
-        st = os.fstat(fd)
         if not may(fd, st, READ, reader):
             _fail(errno.EACCES)
-        return Contents(_contents(fd, st, limit), (st.st_dev, st.st_ino))
+        data = _contents(fd, st, limit)
+        return Contents(data, (st.st_dev, st.st_ino), stat.S_ISDIR(st.st_mode))
     finally:
         os.close(fd)
 
@@ -100,34 +141,33 @@ def _contents(fd: int, st: os.stat_result, limit: int) -> bytes:
         finally:
             os.close(file)
     except OSError as error:
-        raise Undecidable(f"the broker cannot read it: {error.strerror}") from error
+        _cannot("read it", error)
     if len(data) > limit:
         raise Undecidable("too large")
     return data
 
 
-def _walk(path: bytes, reader: Reader) -> int:
-    """An O_PATH descriptor of what `path` leads `reader` to; the caller closes."""
+def _walk(path: bytes, reader: Reader, effort: Effort) -> tuple[int, os.stat_result]:
+    """An O_PATH descriptor of what `path` leads `reader` to, which the caller
+    closes, and its status."""
     if not path.startswith(b"/") or b"\0" in path:
         _fail(errno.ENOENT)
     links = 0
     todo = path.split(b"/")[::-1]
-    here = _lookup(b"/", None, True)
+    here, st = _lookup(b"/", None, True, effort)
     try:
         while todo:
             name = todo.pop()
-            st = os.fstat(here)
             if not stat.S_ISDIR(st.st_mode):
                 _fail(errno.ENOTDIR)
             if name in (b"", b"."):
                 continue
             if not may(here, st, SEARCH, reader):
                 _fail(errno.EACCES)
-            there = _lookup(name, here, bool(todo))
-            found = os.fstat(there)
+            there, found = _lookup(name, here, bool(todo), effort)
             if not stat.S_ISLNK(found.st_mode):
                 os.close(here)
-                here = there
+                here, st = there, found
                 continue
             try:
                 links += 1
@@ -135,27 +175,43 @@ def _walk(path: bytes, reader: Reader) -> int:
                     _fail(errno.ELOOP)
                 if not todo:
                     _check_sticky(st, found, reader)
-                target = _readlink(there, found)
+                target = _readlink(there)
             finally:
                 os.close(there)
             todo += target.split(b"/")[::-1]
             if target.startswith(b"/"):
                 os.close(here)
                 here = -1
-                here = _lookup(b"/", None, True)
+                here, st = _lookup(b"/", None, True, effort)
     except BaseException:
         if here >= 0:
             os.close(here)
         raise
-    return here
+    return here, st
 
 
-def _lookup(name: bytes, directory: int | None, more: bool) -> int:
+def _lookup(
+    name: bytes, directory: int | None, more: bool, effort: Effort
+) -> tuple[int, os.stat_result]:
     """Open one component, itself and not what it links to, as O_PATH.
 
-    O_DIRECTORY makes an automount point mount; it is asked for where more of
-    the path follows, and not insisted on, for the name may be a link.
+    :return: the descriptor, which the caller closes, and its status.
     """
+    effort.step()
+    fd = _open(name, directory, more)
+    try:
+        effort.enter(fd, directory is None)
+        return fd, os.fstat(fd)
+    except BaseException as error:
+        os.close(fd)
+        if isinstance(error, OSError):
+            _cannot("reach it", error)
+        raise
+
+
+def _open(name: bytes, directory: int | None, more: bool) -> int:
+    """O_DIRECTORY makes an automount point mount; it is asked for where more of
+    the path follows, and not insisted on, for the name may be a link."""
     try:
         if more:
             try:
@@ -166,17 +222,14 @@ def _lookup(name: bytes, directory: int | None, more: bool) -> int:
     except OSError as error:
         if error.errno in _SAME_FOR_ALL:
             raise
-        raise Undecidable(f"the broker cannot reach it: {error.strerror}") from error
+        _cannot("reach it", error)
 
 
-def _readlink(fd: int, st: os.stat_result) -> bytes:
-    if st.st_dev == os.stat("/proc").st_dev:
-        # /proc/self and what lies behind it would be the broker's own.
-        raise Undecidable("leads through a link in /proc")
+def _readlink(fd: int) -> bytes:
     try:
         return os.readlink(b"", dir_fd=fd)
     except OSError as error:
-        raise Undecidable(f"the broker cannot follow it: {error.strerror}") from error
+        _cannot("follow it", error)
 
 
 def _check_sticky(
@@ -255,6 +308,10 @@ def acl_permits(acl: bytes, owner_gid: int, want: int, reader: Reader) -> bool:
         elif tag not in (_USER_OBJ, _USER, _MASK):
             raise Undecidable("its ACL makes no sense")
     raise Undecidable("its ACL makes no sense")
+
+
+def _cannot(what: str, error: OSError) -> NoReturn:
+    raise Undecidable(f"the broker cannot {what}: {error.strerror}") from error
 
 
 def _fail(number: int) -> NoReturn:

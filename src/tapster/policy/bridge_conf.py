@@ -25,12 +25,20 @@ where the broker cannot know what the caller would have read, the request is
 refused, which is all the difference there is:
 
 * a file that includes itself (the helper reads on until it is out of
-  descriptors, or for ever if there are two such lines); more than 32 files deep,
-  1024 files or 1 MiB in all (from the helper a caller hides what is deeper than
-  he lets it have descriptors, here he cannot);
-* a FIFO or a device, save /dev/null; a link in /proc, such as /proc/self/cwd;
+  descriptors, or for ever if there are two such lines); more than 32 files deep
+  (from the helper a caller hides what is deeper than he lets it have
+  descriptors, here he cannot);
+* more than 1024 files, 16384 lines or 1 MiB in all, or 8192 names on the way to
+  them, which a caller whose own file is included could have the broker look up;
+* a FIFO or a device, save /dev/null; anything in /proc, such as /proc/self/cwd,
+  or /sys; anything on a file system that a user serves (FUSE);
 * a file that the caller may read and the broker may not;
 * a bridge whose name is empty (there the helper fails after the rules).
+
+An include that is passed over is a `deny` that may have been. With
+`strict_includes` the request is refused, by the line that includes: a file that is
+missing, relative, not the caller's to read, no file but a directory or a socket,
+or has an error in it.
 
 A relative include is relative to wherever the caller stands, who may put there
 what he likes: it is taken for missing, which is what the helper finds when
@@ -46,12 +54,14 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tapster.policy.access import Contents, Reader, Undecidable, read_as
+from tapster.policy.access import Contents, Effort, Reader, Undecidable, read_as
 
 __all__ = ["Reader", "Source", "Verdict", "decide", "judge", "parse"]
 
 MAX_BYTES = 1 << 20  # of one request, all files together
+MAX_LINES = 16384
 MAX_FILES = 1024
+MAX_STEPS = 8192
 MAX_DEPTH = 32
 MAX_NOTES = 32
 
@@ -135,21 +145,30 @@ def _parse_line(number: int, text: bytes) -> Line:
     return Line(number, word, argument, text)
 
 
-def decide(path: str, bridge: str, reader: Reader) -> Verdict:
+def decide(
+    path: str, bridge: str, reader: Reader, strict_includes: bool = False
+) -> Verdict:
     """Whether the file at `path` lets `reader` have a port of `bridge`.
 
     Reads the files anew at each call. Never raises for what they hold or are.
+
+    :param strict_includes: refuse where the helper passes over an include.
     """
-    return judge(path, bridge, lambda name, limit: read_as(name, reader, limit))
+    effort = Effort(MAX_STEPS)
+
+    def load(name: bytes, limit: int) -> Contents:
+        return read_as(name, reader, limit, effort)
+
+    return judge(path, bridge, load, strict_includes)
 
 
-def judge(path: str, bridge: str, load: Load) -> Verdict:
+def judge(path: str, bridge: str, load: Load, strict_includes: bool = False) -> Verdict:
     """`decide` with its reading given from outside.
 
     :param load: the contents of a file for the caller, at most so many bytes;
         raises `OSError` for what the helper meets too, else `Undecidable`.
     """
-    request = _Request(bridge, load)
+    request = _Request(bridge, load, strict_includes)
     allowed, source, undecided = False, None, False
     try:
         if not 0 < len(request.bridge) < _IFNAMSIZ or b"\0" in request.bridge:
@@ -180,8 +199,9 @@ def judge(path: str, bridge: str, load: Load) -> Verdict:
 class _Request:
     """What one request has read so far."""
 
-    def __init__(self, bridge: str, load: Load) -> None:
+    def __init__(self, bridge: str, load: Load, strict: bool) -> None:
         self.load = load
+        self.strict = strict
         try:
             self.bridge = bridge.encode("utf-8", "surrogateescape")
         except UnicodeError:
@@ -193,6 +213,7 @@ class _Request:
         self.notes: list[str] = []
         self.unsaid = 0
         self.bytes_left = MAX_BYTES
+        self.lines_left = MAX_LINES
         self.files_left = MAX_FILES
         self.open: list[tuple[int, int]] = []  # a chain of includes
 
@@ -206,8 +227,13 @@ class _Request:
         if self.files_left == 0:
             raise Undecidable(f"more than {MAX_FILES} files")
         self.files_left -= 1
-        data, identity = self.load(path, self.bytes_left)
+        data, identity, is_directory = self.load(path, self.bytes_left)
         self.bytes_left -= len(data)
+        self.lines_left -= data.count(b"\n") + 1
+        if self.lines_left < 0:
+            raise Undecidable(f"more than {MAX_LINES} lines")
+        if is_directory and self.open and self.strict:
+            raise Undecidable("a directory")
         if identity in self.open:
             raise Undecidable("a file that includes itself")
         if len(self.open) == MAX_DEPTH:
@@ -231,15 +257,21 @@ class _Request:
         """Take in an included file, whose errors the helper ignores."""
         outer, self.place = self.place, _place(_source(path, line))
         if not line.argument.startswith(b"/"):
-            self.note(f"{self.place}: ignored: the path is not absolute")
+            self.pass_over("the path is not absolute")
         else:
             try:
                 error = self.read(line.argument)
             except OSError as problem:
-                error = problem.strerror
+                error = str(problem.strerror)
             if error:
-                self.note(f"{self.place}: ignored: {error}")
+                self.pass_over(error)
         self.place = outer
+
+    def pass_over(self, problem: str) -> None:
+        """:raise Undecidable: nothing may be, and so the request is refused."""
+        if self.strict:
+            raise Undecidable(problem)
+        self.note(f"{self.place}: ignored: {problem}")
 
     def note(self, text: str) -> None:
         if len(self.notes) < MAX_NOTES:
