@@ -59,12 +59,18 @@ class _Index:
         if peer.uid in self.users:
             found.append(self.users[peer.uid])
         if self.groups:
-            found += [
-                self.groups[gid]
-                for gid in {peer.gid, *peer.groups}
-                if gid in self.groups
-            ]
+            found += [self.groups[gid] for gid in self._groups_of(peer)]
         return found
+
+    def _groups_of(self, peer: Peer) -> set[int]:
+        """Of some groups and of many, the few are gone through."""
+        if len(peer.groups) < len(self.groups):
+            gids = self.groups.keys() & peer.groups
+        else:
+            gids = {*peer.groups.intersection(self.groups)}
+        if peer.gid in self.groups:
+            gids.add(peer.gid)
+        return gids
 
 
 class _Trait(NamedTuple):
