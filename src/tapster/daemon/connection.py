@@ -225,8 +225,9 @@ class Connection(VarlinkInterfaceServerProtocol):
     def until_gone(self, future: asyncio.Future[Any]) -> Iterator[None]:
         """As `daemon.caller.Caller`."""
         if self._base is None or self._base.is_closing():
-            future.cancel()
-        self._watch_hangup()
+            future.cancel()  # calls that were sent ahead run all the same
+        else:
+            self._watch_hangup()
         self._waiting.add(future)
         try:
             yield
