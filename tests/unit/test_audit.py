@@ -87,6 +87,14 @@ class TestDocument:
             name: tuple(kind) for name, kind in audit.KINDS.items()
         }
 
+    def test_and_the_manual_page_have_the_same(self) -> None:
+        text = (ROOT / "docs/man/tapsterd.8").read_text()
+        log = text.split("\n.Ss Log\n")[1].split("\n.Ss ")[0]
+        items = re.findall(r"^\.It Li (.+)$", log, re.M)
+        assert sorted(" , ".join(items).split(" , ")) == sorted(fields())
+        named = re.findall(r"^\.Cm ([a-z-]+)", log.split(".It Li verb")[0], re.M)
+        assert named == list(audit.KINDS)
+
     def test_every_event_that_is_told_is_known(self) -> None:
         told = {"watching", "suppressed", "network", "denied", "failed"}
         for path in SOURCES:
