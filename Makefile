@@ -30,6 +30,7 @@ demo: setup ## two guests of an ordinary user on a network, in a minute
 
 bench: setup ## how fast it is, next to qemu-bridge-helper
 	@$(PYTHON) benchmarks/run.py $(ARGS)
+	@$(PYTHON) benchmarks/decision.py $(filter --quick,$(ARGS))
 
 datapath: setup ## what a port's checks cost a frame, and a guest
 	@$(PYTHON) benchmarks/datapath.py $(ARGS)
