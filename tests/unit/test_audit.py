@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -23,13 +24,13 @@ from hypothesis import strategies as st
 
 from support.records import DOCUMENT, fields, rows
 from tapster import errors
-from tapster.daemon import audit, events
+from tapster.daemon import audit, caller, events
 from tapster.daemon.audit import Act
 from tapster.daemon.events import Events
 from tapster.daemon.ledger import Nic
 from tapster.daemon.throttle import OTHERS, Throttle
 from tapster.model import Peer, State
-from tapster.wire.interface import Event
+from tapster.wire.interface import REFUSAL_SECONDS, Event
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "src/tapster/daemon").glob("*.py"))
@@ -160,6 +161,28 @@ class TestWho:
                 assert audit.look_up(child.pid, os.getuid(), arrived) == (None, None)
                 now = Act(us(), "attach").arrived
                 assert audit.look_up(child.pid, os.getuid(), now).command
+            finally:
+                child.kill()
+
+    def test_is_none_that_started_after_the_connection(self) -> None:
+        """Its socket may be in other hands by the time of the request."""
+
+        class Connection:
+            """A real one's words."""
+
+        accepted = time.clock_gettime(time.CLOCK_BOOTTIME)
+        time.sleep(0.02)
+        with subprocess.Popen(["sleep", "60"]) as child:
+            try:
+                who = Peer(os.getuid(), os.getgid(), frozenset(), child.pid)
+                other = Peer(who.uid, who.gid, frozenset(), 1)
+                for connected, known in ((who, False), (other, True)):
+                    connection: Any = Connection()
+                    connection.peer, connection.accepted = connected, accepted
+                    token = caller.CALLER.set(weakref.ref(connection))
+                    made = audit.make("attached", Act(who, "attach"))
+                    caller.CALLER.reset(token)
+                    assert (made.command is not None) is known
             finally:
                 child.kill()
 
@@ -394,14 +417,6 @@ class TestTelling:
             "INFO", "WARNING", "WARNING", "WARNING",
         ]  # fmt: skip
 
-    def test_what_was_asked_before_is_still_told(self, told: Told) -> None:
-        async def play(broker: Events) -> None:
-            broker.denied(peer(), "alice", "lan", "why")
-            await asyncio.sleep(0)
-            assert [e.reason for e in told()] == ["lan: why"]
-
-        played(play)
-
 
 class TestWatchers:
     def test_root_sees_all_a_user_its_own(self) -> None:
@@ -451,7 +466,7 @@ class TestWatchers:
 
         async def play(broker: Events) -> None:
             root, alice = [await watcher(broker, u) for u in (0, ALICE)]
-            monkeypatch.setattr(events, "REFUSAL", 0.2)
+            monkeypatch.setattr("tapster.daemon.events.REFUSAL_SECONDS", 0.2)
             late = act(ALICE)
             late.arrived -= 200_000_000  # ns
             for request, at_once in ((act(ALICE), False), (late, True)):
@@ -497,7 +512,7 @@ class TestWatchers:
             await asyncio.sleep(0)
             assert isinstance(made, AsyncIterator)
             await made.aclose()  # type: ignore[attr-defined]
-            await asyncio.sleep(events.REFUSAL * 2)
+            await asyncio.sleep(REFUSAL_SECONDS * 2)
 
         played(play)
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from ..model import Peer
 from ..wire.interface import Event
+from . import caller
 from .ledger import Nic
 from .log import Structured, visible
 from .people import user_name
@@ -107,7 +108,7 @@ def make(
     """
     if act is not None:
         peer = act.peer
-        program = look_up(peer.pid, peer.uid, act.arrived)
+        program = look_up(peer.pid, peer.uid, _since(act))
         fields = {
             "verb": act.verb,
             "uid": peer.uid,
@@ -168,14 +169,22 @@ def _fit(text: str) -> str:
     return text
 
 
-def look_up(pid: int, uid: int, arrived: int) -> Program:
+def _since(act: Act) -> int:
+    """By when the process of a request had started: when it had connected."""
+    connection = caller.of_this_call()
+    if connection is None or connection.peer != act.peer:
+        return act.arrived
+    return min(act.arrived, int(connection.accepted * 1e9))
+
+
+def look_up(pid: int, uid: int, since: int) -> Program:
     """What a process runs now, if it is the one that asked.
 
     Another one may have its pid by now: it is known by having started later, to
     a hundredth of a second, or by being another user's. The executable's path
     takes the right to trace the process (proc(5)): mostly, to be root.
 
-    :param arrived: when it asked, in nanoseconds of CLOCK_BOOTTIME.
+    :param since: when it was there, in nanoseconds of CLOCK_BOOTTIME.
     """
     try:
         # Stays that process's, whoever has the pid next.
@@ -187,7 +196,7 @@ def look_up(pid: int, uid: int, arrived: int) -> Program:
         start = stat.index(b"(") + 1
         end = stat.rindex(b")")
         started = int(stat[end + 2 :].split(None, 20)[19])
-        late = started > arrived * _TICKS // 1_000_000_000
+        late = started > since * _TICKS // 1_000_000_000
         # The directory is the effective user's, also where what is in it is root's.
         if late or os.fstat(process).st_uid != uid:
             return Program()

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import BrokerBusy
 from ..model import Peer
-from ..wire.interface import Event
+from ..wire.interface import REFUSAL_SECONDS, Event
 from . import audit
 from .audit import NOBODY, Act
 from .ledger import Nic
@@ -28,9 +28,6 @@ QUEUE = 256  # events a watcher may be behind
 WATCHERS = 64  # in all
 WATCHERS_PER_USER = 8
 SUM_UP = 10.0  # seconds until what was not told one by one is told as a number
-# A caller hears of its own refusals not before it has the reply, however soon the
-# decision was made: how long that took would tell what there is.
-REFUSAL = 0.05
 
 
 def may_see(peer: Peer, event: Event) -> bool:
@@ -106,10 +103,6 @@ class Events:
         fields = {"network": network, "bridge": bridge, "owner": uid, **user}
         self._soon("network", None, reason, fields)
 
-    def denied(self, peer: Peer, user: str, what: str, reason: str) -> None:  # noqa: ARG002
-        """The same as denied_act, of a request that is not known any more."""
-        self.denied_act(Act(peer, "attach"), f"{what}: {reason}")
-
     # Telling it
 
     def _soon(
@@ -154,7 +147,8 @@ class Events:
             self._write(event)
         wait = 0.0
         if act is not None and what == "denied":
-            wait = max(0.0, REFUSAL - act.duration() / 1e6)
+            # As the reply has to: how long a decision took tells what there is.
+            wait = max(0.0, REFUSAL_SECONDS - act.duration() / 1e6)
         self._tell(event, wait, others=admitted)
 
     @staticmethod

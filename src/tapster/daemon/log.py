@@ -39,11 +39,11 @@ class Structured:
 
 def set_up(verbose: bool) -> None:
     """Have all that is logged in this process go where it belongs."""
-    handler: logging.Handler
-    if is_journal(sys.stderr.fileno(), os.environ.get("JOURNAL_STREAM")):
-        handler = JournalHandler(Journal(), sys.stderr.fileno())
-    else:
-        handler = logging.StreamHandler(sys.stderr)
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if sys.stderr is not None:  # as it is where nobody wants to hear of us
+        stderr = sys.stderr.fileno()
+        if is_journal(stderr, os.environ.get("JOURNAL_STREAM")):
+            handler = JournalHandler(Journal(), stderr)
     handler.setFormatter(LineFormatter(f"{IDENTIFIER}: %(levelname)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
