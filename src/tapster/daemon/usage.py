@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from ..model import Rule
-from ..policy.decide import covers
+from ..policy.decide import covers, is_among
 from ..policy.rulebook import EVERY_NETWORK, Target
 from .ledger import Ledger, Nic, on_linux_bridge
 
@@ -16,6 +16,15 @@ def target_of(nic: Nic) -> Target:
     return Target(None, nic.bridge, nic.name, nic.mac)
 
 
+def _asked_for(nic: Nic) -> Target:
+    """As `target_of`. A MAC that the broker chose, as none was asked for, may be
+    none of those that the rule goes by which gave the NIC: it counts all the same."""
+    target = target_of(nic)
+    if nic.macs and nic.mac is not None and not is_among(nic.mac, nic.macs):
+        return target._replace(mac=None)
+    return target
+
+
 def used(ledger: Ledger, uid: int, rule: Rule, bridges: bool) -> int:
     """How many NICs a user has of those that a rule is about.
 
@@ -24,7 +33,7 @@ def used(ledger: Ledger, uid: int, rule: Rule, bridges: bool) -> int:
     if rule.guests or rule.macs:
         mine = ledger.of_user(uid)
         return sum(
-            covers(rule, target_of(nic)) for nic in mine if bridges or nic.network
+            covers(rule, _asked_for(nic)) for nic in mine if bridges or nic.network
         )
     if EVERY_NETWORK in rule.networks:
         total = ledger.count_on_networks(uid)
