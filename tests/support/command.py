@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # The system's broker, if this machine has one, is no part of a test.
@@ -45,3 +48,14 @@ def tapster(
             **how,
         },
     )
+
+
+@contextmanager
+def terminal() -> Iterator[int]:
+    """A terminal that nobody types at, as a descriptor to be a program's stdin."""
+    ours, theirs = pty.openpty()
+    try:
+        yield theirs
+    finally:
+        os.close(ours)
+        os.close(theirs)

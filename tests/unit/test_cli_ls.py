@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import subprocess
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -69,6 +70,28 @@ def test_the_reason_is_shown_where_a_nic_is_not_active(path: str) -> None:
     assert odd.endswith("its MAC is?another's")
     assert "tapbr1" in odd
     assert "5.0MiB/12345" in odd
+
+
+def test_when_it_is_taken_away_is_shown_where_a_nic_has_such_an_end(path: str) -> None:
+    soon = {**NIC, "expires": "2026-01-02T23:04:05+00:00"}
+    odd = {**ODD, "expires": "to\x1bmorrow"}
+    with FakeBroker(path, say(listing(NIC, soon, odd))):
+        done = tapster("ls", broker=path, env={"TZ": "Asia/Kolkata"})
+        as_json = tapster("ls", "--json", broker=path)
+    head, never, then, strange = done.stdout.splitlines()
+    assert head.split() == [*ls.HEAD, "EXPIRES", "REASON"]
+    assert never.endswith("2B/4")
+    at = head.index("EXPIRES")
+    assert then[at:] == "2026-01-03 04:34:05"
+    assert strange[at:].split("  ")[0] == "to?morrow"
+    assert strange.endswith("its MAC is?another's")
+    expiries = [nic["expires"] for nic in json.loads(as_json.stdout)]
+    assert expiries == [None, soon["expires"], odd["expires"]]
+
+
+@given(st.text() | st.datetimes(timezones=st.timezones()).map(datetime.isoformat))
+def test_any_date_is_one_harmless_word_or_two(date: str) -> None:
+    assert ls.local_time(date).isprintable()
 
 
 def test_a_name_cannot_command_the_terminal(path: str) -> None:

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from support.command import tapster
+from fakes.broker import ATTACHED, FORWARD, FakeBroker, Script, encode, say
+from support.command import tapster, terminal
 from tapster.cli import main as cli
 from tapster.version import __version__
 
@@ -67,3 +68,40 @@ def test_a_command_is_all_that_is_imported_for_it() -> None:
     others = {f"tapster.cli.{name}" for name in cli.COMMANDS if name != "ls"}
     absent = {"rich", "tapster.start", "tapster.manage", "tapster.cli.subcommands"}
     assert not (others | absent) & set(done.stderr.split())
+
+
+# Commands about which a person may be asked, and what each is answered.
+ASKING: list[tuple[list[str], list[Script]]] = [
+    (["run", "true"], [say(ATTACHED, 1)]),
+    (["detach", "tapster1"], [say(encode({"nics": []})), say(encode({}))]),
+    (["network", "reload"], [say(encode({"changes": []}))]),
+    (["forward", "add", "tcp/8080", "web"], [say(encode({"forward": FORWARD}))]),
+    (["forward", "rm", "tcp/8080"], [say(encode({}))]),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "scripts"), ASKING, ids=[" ".join(words[:2]) for words, _ in ASKING]
+)
+def test_polkit_may_ask_who_sits_at_a_terminal_and_lets_it(
+    path: str, words: list[str], scripts: list[Script]
+) -> None:
+    quiet = [*words, "--no-ask"]
+    if words[0] == "run":
+        quiet = ["run", "--no-ask", *words[1:]]  # what is behind the VMM is its own
+    sent = []
+    with terminal() as stdin:
+        for line, at in (words, stdin), (quiet, stdin), (words, subprocess.DEVNULL):
+            with FakeBroker(path, *scripts) as broker:
+                done = tapster(*line, broker=path, stdin=at)
+            assert done.returncode == 0, done.stderr
+            *before, last = (request["parameters"] for request in broker.requests)
+            assert not any("interactive" in parameters for parameters in before)
+            sent.append(last.get("interactive"))
+    assert sent == [True, None, None]
+
+
+@pytest.mark.parametrize("words", [["ls"], ["explain"], ["forward", "ls"]])
+def test_who_only_looks_is_asked_nothing(words: list[str]) -> None:
+    done = tapster(*words, "--no-ask", broker="/nowhere")
+    assert done.returncode == 2

@@ -52,7 +52,8 @@ def commands() -> list[str]:
     }
     for path in MAN:
         text = path.read_text()
-        found |= {m for m in MAN_COMMAND.findall(text) if m.startswith("tapster")}
+        lines = MAN_COMMAND.findall(text)
+        found |= {m for m in lines if m.removeprefix("sudo ").startswith("tapster")}
     return sorted(found)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,3 +35,18 @@ def add_rootless(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="use your own broker, even where the system has one",
     )
+
+
+def add_no_ask(parser: argparse.ArgumentParser) -> None:
+    """The option of the commands for which a person may be asked."""
+    parser.add_argument(
+        "--no-ask",
+        action="store_true",
+        help="polkit may ask for a password where a rule wants it, if stdin is a "
+        "terminal; with this it never does",
+    )
+
+
+def may_ask(options: argparse.Namespace) -> bool:
+    """Whether there is somebody whom polkit may ask."""
+    return not options.no_ask and os.isatty(0)

@@ -38,13 +38,14 @@ ADD_EXAMPLES = (
     "tapster forward add tcp/8080 web",
     "tapster forward add udp/5353 dns:53 --network lab",
 )
-RM = "Have a port of this host lead nowhere again."
+RM = "Have a port of this host lead nowhere again: yours, or one that you manage."
 RM_EXAMPLES = (
     "tapster forward rm tcp/8080",
     "tapster forward rm udp/5353 --network lab",
 )
 LS = """\
-List the ports of this host that lead to your guests; as root, to those of all.
+List the ports of this host that lead to your guests, and those that you manage;
+as root, to those of all.
 
 A port is `waiting` while its guest is not attached. Its origin is the broker's
 `configuration`, or the `command` that added it."""
@@ -69,6 +70,7 @@ def make_add_parser() -> ArgumentParser:
         help="the guest's name, and its port if that is another than the host's",
     )
     _add_network(parser)
+    look.add_no_ask(parser)
     look.add_rootless(parser)
     return parser
 
@@ -77,6 +79,7 @@ def make_rm_parser() -> ArgumentParser:
     parser = look.make_parser("tapster forward rm", RM, RM_EXAMPLES)
     _add_port(parser)
     _add_network(parser)
+    look.add_no_ask(parser)
     look.add_rootless(parser)
     return parser
 
@@ -153,11 +156,15 @@ def main(arguments: Sequence[str]) -> int:
                 options.guest,
                 options.guest_port,
                 options.network,
+                interactive=look.may_ask(options),
                 **where,
             )
             print(line(forward))
         case "rm":
-            manage.remove_forward(options.port, options.network, **where)
+            interactive = look.may_ask(options)
+            manage.remove_forward(
+                options.port, options.network, interactive=interactive, **where
+            )
         case _:
             list_forwards(options)
     return 0

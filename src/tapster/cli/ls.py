@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 DESCRIPTION = """\
-List the NICs that you attached; as root, those of all users.
+List the NICs that you attached, and those that you manage; as root, those of all
+users.
 
 RX and TX are bytes/packets that the guest received and sent. A NIC is `active`,
-`waiting` for the first packet of its guest, or `refused`, and why."""
+`waiting` for the first packet of its guest, or `refused`, and why. EXPIRES is when
+one that was granted for a time is taken away."""
 EXAMPLES = ("tapster ls", "tapster ls --json", "tapster ls --rootless")
 HEAD = (
     "NAME",
@@ -73,7 +75,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def make_table(nics: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Rows of safe text, the head first; a last column has reasons, if any."""
+    """Rows of safe text, the head first; the last columns are there if any NIC has
+    such a thing: when it expires, and the reason for its state."""
     reasons = [
         visible(nic["reason"]) if nic["reason"] and nic["state"] != "active" else ""
         for nic in nics
@@ -88,7 +91,19 @@ def make_table(nics: Sequence[dict[str, Any]]) -> list[list[str]]:
             for way in ("rx", "tx")
         ]
         rows.append([visible(word) for word in words])
-    if any(reasons):
-        for row, reason in zip(rows, ["REASON", *reasons], strict=True):
-            row.append(reason)
+    expiries = [local_time(nic["expires"]) if nic["expires"] else "" for nic in nics]
+    for title, column in ("EXPIRES", expiries), ("REASON", reasons):
+        if any(column):
+            for row, word in zip(rows, [title, *column], strict=True):
+                row.append(word)
     return rows
+
+
+def local_time(date: str) -> str:
+    """A date of the broker's as the clock on the wall will show it."""
+    from datetime import datetime
+
+    try:
+        return datetime.fromisoformat(date).astimezone().strftime("%F %T")
+    except (ValueError, OverflowError):
+        return visible(date)

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 COMMANDS = {
     "run": "start a virtual machine with its NICs on your network",
     "ls": "list your NICs",
+    "detach": "take a NIC away from its guest",
     "network": "show the networks that you may use",
     "forward": "have ports of this host lead to your guests",
+    "explain": "tell what is allowed, and which rule says so",
     "events": "follow what happens to your NICs",
     "doctor": "find out what is wrong with the networks of this host",
 }
@@ -88,6 +90,10 @@ def _run(argv: list[str]) -> int:
                 from tapster.cli import ls
 
                 return ls.main(argv[1:])
+            case ["detach"]:
+                from tapster.cli import detach
+
+                return detach.main(argv[1:])
             case ["network"]:
                 from tapster.cli import network
 
@@ -96,6 +102,10 @@ def _run(argv: list[str]) -> int:
                 from tapster.cli import forward
 
                 return forward.main(argv[1:])
+            case ["explain"]:
+                from tapster.cli import explain
+
+                return explain.main(argv[1:])
             case ["events"]:
                 from tapster.cli import events
 

@@ -28,7 +28,8 @@ SUMMARIES = {
     "reload": "have the broker read its configuration again",
 }
 LS = """\
-List the networks that you may use; as root all, and each user's instance.
+List the networks that you may use, and other users' that you manage; as root
+all, and each user's instance.
 
 A network is `up` while it has guests, on a Linux bridge while there is that
 bridge, and otherwise `down`. `pending` has a new definition, which takes effect
@@ -38,8 +39,8 @@ LS_EXAMPLES = ("tapster network ls", "tapster network ls --json")
 SHOW = "Show every property of a network; as root of each user's instance of it."
 SHOW_EXAMPLES = ("tapster network show default", "tapster network show lan --json")
 RELOAD = """\
-Have the broker read its configuration again, which only root may do, or you of
-your own broker.
+Have the broker read its configuration again, which only root may do, or who
+manages every network, or you of your own broker.
 
 Prints what changed, and what that waits for. No guest is touched. If the
 configuration is wrong, it says where, and nothing changes."""
@@ -88,6 +89,7 @@ def make_show_parser() -> ArgumentParser:
 
 def make_reload_parser() -> ArgumentParser:
     parser = look.make_parser("tapster network reload", RELOAD, RELOAD_EXAMPLES)
+    look.add_no_ask(parser)
     look.add_rootless(parser)
     return parser
 
@@ -105,7 +107,9 @@ def main(arguments: Sequence[str]) -> int:
     """:raise TapsterError: there is no broker, or it says no."""
     options = parse(arguments)
     if options.command == "reload":
-        changes = manage.reload(rootless=options.rootless)
+        changes = manage.reload(
+            interactive=look.may_ask(options), rootless=options.rootless
+        )
         for change in changes:
             print(visible(change))
         if not changes:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Any, Never
 
 USAGE = """tapster run [--network NAME | --bridge NAME] [--name NAME] [--mac MAC]
-                   [--rootless] [--] VMM [ARGUMENT ...]"""
+                   [--no-ask] [--rootless] [--] VMM [ARGUMENT ...]"""
 DESCRIPTION = """\
 Start a virtual machine monitor with its NICs on a network of yours. No set-up
 and no privilege is needed; addresses, names and the way out are there.
@@ -72,6 +72,7 @@ def make_parser() -> ArgumentParser:
         group = where if option in ("--network", "--bridge") else parser
         kind = "MAC" if option == "--mac" else "NAME"
         group.add_argument(option, metavar=kind, help=text)
+    look.add_no_ask(parser)
     look.add_rootless(parser)
     return parser
 
@@ -109,10 +110,11 @@ def main(arguments: Sequence[str]) -> int:
     command = qemu.parse(vmm) if qemu.is_qemu(vmm[0]) else None
     requests = command.requests if command else (qemu.NicRequest(None, None, ""),)
     plan = make_plan(options, requests, command.guest_name if command else None)
+    how = {"rootless": options.rootless, "interactive": look.may_ask(options)}
     nics: list[Nic] = []
     try:
         for wanted in plan:
-            nic = attach(**wanted, rootless=options.rootless)
+            nic = attach(**wanted, **how)
             nics.append(nic)  # now: it is closed if the next one fails
         grants = [grant(nic) for nic in nics]
         if command:
