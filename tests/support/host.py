@@ -100,9 +100,9 @@ def nics(lab: Lab, uid: int = 0) -> list[dict[str, Any]]:
 class Watcher:
     """What `Watch` tells a user, from the moment this exists."""
 
-    def __init__(self, lab: Lab, uid: int) -> None:
+    def __init__(self, lab: Lab, uid: int, groups: Sequence[int] = ()) -> None:
         # Connection.stream waits for ever on purpose; a test does not.
-        sock = plain_socket(lab, uid)
+        sock = plain_socket(lab, uid, groups)
         limit = struct.pack("@ll", 10, 0)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         self._connection = Connection(sock, 15)

@@ -77,6 +77,7 @@ class Broker:
         polkit: Polkit,
     ) -> None:
         self.judge = Judge(config, ledger, events, polkit)
+        events.may_see = self.judge.may_see
         self.expiry = expiry.Expiry(ledger, self._expire)
         self.env = env
         self.ledger = ledger

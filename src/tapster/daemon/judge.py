@@ -29,8 +29,9 @@ from ..policy.decide import (
     may_reload,
 )
 from ..policy.rulebook import DEFAULT_NETWORK, Target, concerns
+from ..wire.interface import Event
 from .audit import Act
-from .events import Events
+from .events import Events, may_see
 from .ledger import EVERYBODY, Ledger, on_linux_bridge
 from .people import user_name
 from .polkit import Polkit
@@ -244,6 +245,17 @@ class Judge:
             return decision.allowed and (not decision.ask or decision.rule in granted)
 
         return sees
+
+    def may_see(self, peer: Peer, event: Event) -> bool:
+        """Whether a watcher is told an event: what is its own, and all where it
+        manages. Polkit is not asked: it would have to be at each."""
+        if may_see(peer, event):
+            return True
+        target = Target(event.network, event.bridge, event.name)
+        if event.network is not None:
+            target = target._replace(bridge=None)
+        decision = may_manage(peer, target, self.config.book)
+        return decision.allowed and not decision.ask
 
     async def manages(self, act: Act, target: Target, interactive: bool) -> bool:
         """Whether a caller may change what another user has there."""
