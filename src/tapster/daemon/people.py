@@ -14,6 +14,7 @@ from ..kernel import process
 from ..model import Peer
 
 _LAST_ID = 2**32 - 2
+_DIGITS = 10  # of an id; int() has a limit of its own, which is an error
 NOBODYS = 2**32 - 1  # (gid_t)-1: no group has it
 
 _user_names: dict[int, tuple[float, str]] = {}
@@ -43,7 +44,9 @@ def account(user: str) -> Peer | None:
     try:
         found = pwd.getpwnam(user)
     except (KeyError, ValueError):
-        if not (user.isascii() and user.isdecimal() and int(user) <= _LAST_ID):
+        if not (user.isascii() and user.isdecimal() and len(user) <= _DIGITS):
+            return None
+        if int(user) > _LAST_ID:
             return None
         try:
             found = pwd.getpwuid(int(user))
