@@ -270,9 +270,7 @@ def test_the_command_is_short_where_the_broker_is_the_systems(
 
 def test_nobody_else_is_to_be_asked_about_ones_own_broker(path: str) -> None:
     lines = withheld(path, tier="rootless")
-    assert lines[-1] == (
-        "it is your own broker; its rules are those in ~/.config/tapster"
-    )
+    assert lines[-1] == "it is your own broker; tapsterd(8) says where its rules are"
     assert "sudo" not in "\n".join(lines)
 
 

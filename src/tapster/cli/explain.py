@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Tell whether you may attach a guest, or forward a port to it, and which rule of
-which file says so; as root, about anybody. Nothing is done, and polkit asks nobody.
+which file says so; as root, about anybody. Nothing is done, and nobody is asked:
+what polkit would want a password for is denied.
 
 Below are the rules about the same network or bridge, in their order, and what came
 of each. The exit status is 0 if it is allowed, and 1 if it is denied."""
@@ -190,7 +191,7 @@ def whom_to_ask(
 ) -> str:
     """A hint, with the very command that tells an administrator why."""
     if client.get_info(rootless=rootless).get("tier") == "rootless":
-        return "it is your own broker; its rules are those in ~/.config/tapster"
+        return "it is your own broker; tapsterd(8) says where its rules are"
     from shlex import quote
 
     words = ["sudo"]
