@@ -24,6 +24,7 @@ COMMANDS = {
     "network": "show the networks that you may use",
     "forward": "have ports of this host lead to your guests",
     "explain": "tell what is allowed, and which rule says so",
+    "policy": "check the configuration before the broker reads it",
     "events": "follow what happens to your NICs",
     "doctor": "find out what is wrong with the networks of this host",
 }
@@ -106,6 +107,10 @@ def _run(argv: list[str]) -> int:
                 from tapster.cli import explain
 
                 return explain.main(argv[1:])
+            case ["policy"]:
+                from tapster.cli import policy
+
+                return policy.main(argv[1:])
             case ["events"]:
                 from tapster.cli import events
 
