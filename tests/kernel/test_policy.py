@@ -178,7 +178,7 @@ class TestManagers:
     def test_see_and_change_what_is_others(self, lab: Lab, held: ExitStack) -> None:
         nic = held.enter_context(attach(lab, USER, name="web"))
         forward(lab, USER, "tcp/8080", "web", 80)
-        with broker(lab, THIRD, (STAFF,)) as manager:
+        with broker(lab, THIRD, (STAFF,)) as manager, Watcher(lab, USER) as watcher:
             (seen,) = manager.call("List", {})[0]["nics"]
             assert (seen["ifname"], seen["uid"]) == (nic.ifname, USER)
             (row,) = manager.call("ListForwards", {})[0]["forwards"]
@@ -186,7 +186,10 @@ class TestManagers:
             shown = manager.call("ListNetworks", {})[0]["networks"]
             assert USER in [network["uid"] for network in shown]
             manager.call("RemoveForward", {"port": "tcp/8080"})
+            event = watcher.wait("forward-removed")
+            assert (event["port"], event["uid"]) == ("tcp/8080", THIRD)
             manager.call("Detach", {"ifname": nic.ifname})
+            assert watcher.wait("detached")["uid"] == THIRD
         assert links(lab.host, "tapster") == []
         assert forwards(lab, USER) == {}
 
@@ -242,6 +245,33 @@ class TestOwnership:
         one, two = caught.value.oneline(), other.value.oneline()
         assert one.replace("8080", "8081") == two
         assert set(forwards(lab, USER)) == {"tcp/8080"}
+        remove(lab, USER, "tcp/8080")
+
+    def test_of_the_denials_that_one_hears_of(self, lab: Lab, held: ExitStack) -> None:
+        """They are the same for what is another's and for what is not there."""
+        nic = held.enter_context(attach(lab, USER, name="web"))
+        forward(lab, USER, "tcp/8080", "web", 80)
+        heard = []
+        with Watcher(lab, OTHER) as watcher:
+            for ifname, port in ((nic.ifname, 8080), ("tapstern0000000", 8081)):
+                with pytest.raises(errors.NoSuchNic):
+                    ask(lab, OTHER, "Detach", {"ifname": ifname})
+                heard.append(watcher.wait("denied"))
+                with pytest.raises(errors.NoSuchForward):
+                    remove(lab, OTHER, f"tcp/{port}")
+                heard.append(watcher.wait("denied"))
+        same = [
+            {
+                key: str(value).replace("8081", "8080").replace(nic.ifname, "X")
+                for key, value in event.items()
+                if key not in ("time", "ifname")
+            }
+            for event in heard
+        ]
+        assert same[:2] == same[2:]
+        assert [event["ifname"] for event in heard] == [
+            nic.ifname, None, "tapstern0000000", None
+        ]  # fmt: skip
         remove(lab, USER, "tcp/8080")
 
     def test_of_events(self, lab: Lab, held: ExitStack) -> None:

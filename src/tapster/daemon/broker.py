@@ -411,13 +411,15 @@ class Broker:
 
         :raises NoSuchNic: there is none, or it is another's.
         """
+        act.ifname = ifname
         nic = self.ledger.by_ifname(ifname)
         allowed = nic is not None and nic.uid == act.peer.uid
         if nic is not None and not allowed:
             allowed = await self.judge.manages(act, target_of(nic), interactive)
         if nic is None or not allowed or self.ledger.by_ifname(ifname) is not nic:
-            if nic is not None:
-                self.events.denied_act(act, f"{ifname} is uid {nic.uid}'s")
+            # Also where there is none: its caller hears of a denial, too.
+            reason = "there is none" if nic is None else f"it is uid {nic.uid}'s"
+            self.events.denied_act(act, reason)
             raise NoSuchNic("there is no such NIC", "'tapster ls' shows yours")
         self._remove(nic)
         self.nic_gone(nic, act)

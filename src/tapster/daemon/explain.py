@@ -15,6 +15,7 @@ from ..model import AttachRequest, Peer
 from ..policy.decide import Decision, Facts, Step
 from ..policy.rulebook import Target
 from ..wire import interface as wire
+from .audit import Act
 from .broker import Broker
 from .forwards import parse_port
 from .people import account, user_name
@@ -41,7 +42,7 @@ async def explain(
     port = None if forward is None else parse_port(forward)
     if port is not None and request.bridge is not None:
         raise InvalidRequest("forward: not on a Linux bridge", "name a network")
-    subject = peer if user is None else await _subject(peer, user)
+    subject = peer if user is None else await _subject(broker, peer, user)
     target, _ = resolve(request, broker.bridges.find, broker.config)
     judge = broker.judge
     guest = judge.guest(subject, request, target)
@@ -57,11 +58,13 @@ async def explain(
     return told
 
 
-async def _subject(peer: Peer, user: str) -> Peer:
+async def _subject(broker: Broker, peer: Peer, user: str) -> Peer:
     found = await asyncio.to_thread(account, user)
     if found is not None and found.uid == peer.uid:
         return peer  # with the groups that it has, not those that it would have
     if not peer.is_root:
+        act = Act(peer, "explain")
+        broker.events.denied_act(act, f"about another user, {user[:64]!r}")
         raise NotAuthorized("only root may ask about other users", "use sudo")
     if found is None:
         raise InvalidRequest("user: there is no such user", "a name or a number")

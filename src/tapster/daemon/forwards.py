@@ -252,6 +252,7 @@ class Forwards:
         peer, name = act.peer, _parse_network(network)
         forward = _parse(port, guest, guest_port)
         act.network, act.name, act.port = name, forward.guest, str(forward.port)
+        act.guest_port = forward.guest_port
         self._check_network(act, name, forward.guest)
         decision = await self._broker.judge.allow_forward(
             act, name, forward.guest, forward.port, interactive
@@ -329,9 +330,10 @@ class Forwards:
 
     async def remove(
         self, act: Act, network: str | None, port: str, interactive: bool
-    ) -> None:
+    ) -> Row:
         """Give a forward up, the caller's own or one that it manages.
 
+        :returns: what was given up.
         :raises InvalidRequest: it names no port, or no network.
         :raises NoSuchForward: there is none, or it is not the caller's.
         """
@@ -347,13 +349,13 @@ class Forwards:
             target = Target(network=row.network, name=row.forward.guest)
             allowed = await self._broker.judge.manages(act, target, interactive)
         if row is None or not allowed or self._rows.get(place) is not row:
-            if row is not None:
-                self._broker.events.denied_act(act, f"it is uid {row.uid}'s")
+            reason = "there is none" if row is None else f"it is uid {row.uid}'s"
+            self._broker.events.denied_act(act, reason)
             raise NoSuchForward(
                 f"there is no forward of {port} on network {name}",
                 "'tapster forward ls' shows yours; those of the configuration stay",
             )
-        act.name = row.forward.guest
+        act.name, act.guest_port = row.forward.guest, row.forward.guest_port
         self._drop(row)
         try:
             self._save()
@@ -362,6 +364,7 @@ class Forwards:
         definitions = self._broker.config.networks.values()
         if any(f.port == row.forward.port for d in definitions for f in d.forward):
             self.take_static()  # what had to wait for the port
+        return row
 
     def rows(self, peer: Peer, sees: Callable[[Target], bool]) -> list[Row]:
         """Those that the caller may see: its own, the configuration's that lead to

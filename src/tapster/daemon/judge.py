@@ -249,6 +249,10 @@ class Judge:
     def may_see(self, peer: Peer, event: Event) -> bool:
         """Whether a watcher is told an event: what is its own, and all where it
         manages. Polkit is not asked: it would have to be at each."""
+        if event.event == "network" and event.owner is None and not peer.is_root:
+            # Of all users' network: of all who may know that there is one.
+            target = Target(network=event.network)
+            return decide(peer, target, self.config.book).allowed
         if may_see(peer, event):
             return True
         target = Target(event.network, event.bridge, event.name)

@@ -210,30 +210,29 @@ class BrokerService:
                     "only root may have the configuration read anew", "use sudo"
                 )
         try:
-            told = self._reload()
+            return self._reload(act)
         except ConfigError as err:
-            self._broker.events.failed(act, str(err))
             raise ConfigInvalid(
                 str(err), "nothing has changed; correct it and reload again"
             ) from err
-        self._broker.events.changed("reloaded", act)
-        return told
 
-    def _reload(self) -> list[str]:
+    def _reload(self, act: Act | None) -> list[str]:
         try:
             config = self._read()
         except ConfigError as err:
             _log.error("%s; the configuration stays as it was", err)
+            self._broker.events.changed("reload-refused", act, str(err))
             raise
         told = self._broker.reload(config)
         self._forwards.take_static()
         _log.info("the configuration was read anew")
+        self._broker.events.changed("reloaded", act)
         return told
 
     def reload_by_signal(self) -> None:
         """SIGHUP: as `reload`, with nobody to answer."""
         try:
-            self._reload()
+            self._reload(None)
         except ConfigError:
             pass  # the log has it
 
@@ -252,7 +251,7 @@ class BrokerService:
         row = await self._forwards.add(
             act, network, port, guest, guest_port, interactive
         )
-        self._broker.events.changed("forward-added", act, str(row.forward))
+        self._broker.events.changed("forward-added", act, owner=row.uid)
         await self._forwards.settled()
         return _forward(row)
 
@@ -260,8 +259,8 @@ class BrokerService:
         self, peer: Peer, network: str | None, port: str, interactive: bool
     ) -> None:
         act = Act(peer, "remove-forward")
-        await self._forwards.remove(act, network, port, interactive)
-        self._broker.events.changed("forward-removed", act)
+        row = await self._forwards.remove(act, network, port, interactive)
+        self._broker.events.changed("forward-removed", act, owner=row.uid)
         await self._forwards.settled()
 
     async def list_forwards(self, peer: Peer) -> list[wire.ForwardInfo]:

@@ -36,6 +36,7 @@ from .errors import ERRORS, INTERFACE, to_wire
 # A refusal is answered this long after the request came, whatever was looked at
 # for it: how long it took would tell what exists.
 REFUSAL_SECONDS = 0.05
+_REFUSALS = (errors.NotAuthorized, errors.NoSuchNic, errors.NoSuchForward)
 
 
 @dataclass
@@ -314,8 +315,11 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
         """Take a NIC away from its guest: the tap is removed, whoever holds
         its descriptor. The caller's own, or another's that it manages.
         """
-        with _errors_to_wire():
+        arrived = asyncio.get_running_loop().time()
+        try:
             await self._service.detach(self._peer, ifname, interactive is True)
+        except errors.RequestError as err:
+            raise await _refusal(err, arrived) from err
 
     @varlinkmethod(return_parameter="nics")
     async def List(self) -> list[Nic]:
@@ -392,10 +396,13 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
         interactive: bool | None = None,
     ) -> None:
         """Undo AddForward, the caller's own or another's that it manages."""
-        with _errors_to_wire():
+        arrived = asyncio.get_running_loop().time()
+        try:
             await self._service.remove_forward(
                 self._peer, network, port, interactive is True
             )
+        except errors.RequestError as err:
+            raise await _refusal(err, arrived) from err
 
     @varlinkmethod(return_parameter="forwards")
     async def ListForwards(self) -> list[ForwardInfo]:
@@ -469,7 +476,7 @@ async def _refusal(
     error: errors.RequestError, arrived: float
 ) -> TypedVarlinkErrorReply:
     """The reply for an error; a refusal's comes at its time."""
-    if isinstance(error, errors.NotAuthorized):
+    if isinstance(error, _REFUSALS):
         await _wait_until(arrived + REFUSAL_SECONDS)
     return to_wire(error)
 
