@@ -130,7 +130,7 @@ def says(**answers: Any) -> Callable[[Any], None]:
     return lambda question: question.answer(**answers)
 
 
-# What is asked, and what comes of the answer ---------------------------------
+# What is asked, and what comes of the answer
 
 
 def test_the_question(run: Run, client: Connected) -> None:
@@ -239,7 +239,7 @@ def test_answers_find_their_questions(run: Run, client: Connected) -> None:
     run(body)
 
 
-# Who waits, and until when ----------------------------------------------------
+# Who waits, and until when
 
 
 def test_what_is_not_answered_in_time_is_no(
@@ -389,7 +389,7 @@ def test_a_withdrawn_question_counts_until_polkit_is_done_with_it(run: Run) -> N
     run(body)
 
 
-# A bus that is not what it should be --------------------------------------------
+# A bus that is not what it should be
 
 
 def test_without_a_bus_the_answer_is_no(run: Run, client: Connected) -> None:
@@ -592,7 +592,7 @@ def test_who_never_asks_has_neither_library_nor_connection() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-# Whom it is asked about ------------------------------------------------------------
+# Whom it is asked about
 
 
 def subject_of(connected: Connected) -> Subject:
@@ -713,7 +713,7 @@ def test_yes_is_no_to_a_process_that_has_ended(
     run(body)
 
 
-# What comes from a bus ----------------------------------------------------------------
+# What comes from a bus
 
 
 def reply(number: int) -> Message:
