@@ -69,7 +69,6 @@ _CONFIG = f"""<!DOCTYPE busconfig PUBLIC
 """
 _SETUP = """
 mkdir -p /run/dbus /run/polkit/actions /run/polkit/rules /run/polkit/none
-mkdir -p /etc/polkit-1/rules.d /usr/share/polkit-1/rules.d
 mount --bind /run/polkit/actions /usr/share/polkit-1/actions
 mount --bind /run/polkit/none /usr/share/polkit-1/rules.d
 mount --bind /run/polkit/rules /etc/polkit-1/rules.d
