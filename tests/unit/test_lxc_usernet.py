@@ -240,6 +240,8 @@ def test_notes_are_bounded() -> None:
     notes = weighed(b"eve tap br0 1\n" * 50).notes
     assert len(notes) == lxc_usernet.MAX_NOTES + 1
     assert notes[-1] == "and 18 more"
+    places = weighed(b"alice tap br0 1\n" * 50).places
+    assert len(places) == lxc_usernet.MAX_PLACES
 
 
 def test_whose_number_it_is_is_told() -> None:

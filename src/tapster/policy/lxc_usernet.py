@@ -51,6 +51,7 @@ from .values import NSS, Names
 MAX_BYTES = 1 << 20
 MAX_LINES = 16384
 MAX_NOTES = 32
+MAX_PLACES = 32
 
 NAMES_SECONDS = 60.0  # after that they are looked up again
 PATIENCE = 0.5  # seconds that a request waits for them
@@ -78,7 +79,7 @@ class Grant(NamedTuple):
     """What the file gives a caller on a bridge."""
 
     number: int  # of NICs, by all lines together
-    places: tuple[str, ...]  # file:line of each line about the caller
+    places: tuple[str, ...]  # file:line of the lines about the caller, 32 at most
     notes: tuple[str, ...]  # what is odd, for the log: printable lines, and not many
     problem: str | None  # why the file cannot be used; one that is missing can
     shares: tuple[Share, ...] = ()  # in the order of the file
@@ -176,7 +177,8 @@ def weigh(
         elif number is None:
             remark = "there is no {}" if line.name in numbers else "{} is not known yet"
         elif number in groups if is_group else number == peer.uid:
-            places.append(_show(f"{path}:{line.number}"))
+            if len(places) < MAX_PLACES:
+                places.append(_show(f"{path}:{line.number}"))
             total += line.nics
             share = best.get((is_group, number))
             if share is None:
