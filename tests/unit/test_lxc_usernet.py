@@ -10,7 +10,7 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tapster.model import Peer
-from tapster.policy import lxc_usernet
+from tapster.policy import lxc_usernet, name_lookup
 from tapster.policy.lxc_usernet import Grant, Share, look_up, parse, weigh
+from tapster.policy.name_lookup import NameLookup
 from tapster.policy.values import Names
 
 # alice is in g by what a process inherits, and in her own group by her gid.
@@ -500,7 +501,7 @@ def test_an_account_counts_that_was_made_later(
         assert found.notes == (f"{file}:1: there is no user alice",)
     assert service.asked == ["alice"]
     service.uids["alice"] = 1001
-    monkeypatch.setattr(lxc_usernet, "NAMES_SECONDS", 0.0)
+    monkeypatch.setattr(name_lookup, "SECONDS", 0.0)
     assert ask(file, names=service.names).number == 4
 
 
@@ -525,8 +526,8 @@ def test_names_that_nobody_answers_for_hold_nobody_up(
     file: Path, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is granted meanwhile, nor is it asked a second time."""
-    monkeypatch.setattr(lxc_usernet, "PATIENCE", 0.01)
-    monkeypatch.setattr(lxc_usernet, "NAMES_SECONDS", 0.0)
+    monkeypatch.setattr(name_lookup, "PATIENCE", 0.01)
+    monkeypatch.setattr(name_lookup, "SECONDS", 0.0)
     service.may_answer.clear()
     for _ in range(50):
         found = ask(file, names=service.names)
@@ -538,11 +539,39 @@ def test_names_that_nobody_answers_for_hold_nobody_up(
     until(lambda: ask(file, names=service.names).number == 4)
 
 
+def test_many_bridges_are_not_waited_for_one_by_one(
+    file: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As all of them are asked about when a caller wants to know which it may use."""
+    file.write_text("".join(f"alice tap br{number} 4\n" for number in range(5)))
+    service.may_answer.clear()
+    slow: list[bool] = []
+
+    class Counted(NameLookup):
+        def __init__(
+            self,
+            names: Names,
+            wanted: frozenset[bytes],
+            numbers: Mapping[bytes, int | None],
+            is_slow: bool,
+        ) -> None:
+            slow.append(is_slow)
+            super().__init__(names, wanted, numbers, is_slow)
+
+    monkeypatch.setattr(lxc_usernet, "NameLookup", Counted)
+    monkeypatch.setattr(name_lookup, "PATIENCE", 0.01)
+    for number in range(5):
+        assert ask(file, f"br{number}", service.names).number == 0
+    assert slow == [False, True, True, True, True]
+    service.may_answer.set()
+    until(lambda: ask(file, "br4", service.names).number == 4)
+
+
 def test_what_was_known_stays_while_nobody_answers(
     file: Path, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lxc_usernet, "PATIENCE", 0.01)
-    monkeypatch.setattr(lxc_usernet, "NAMES_SECONDS", 0.0)
+    monkeypatch.setattr(name_lookup, "PATIENCE", 0.01)
+    monkeypatch.setattr(name_lookup, "SECONDS", 0.0)
     until(lambda: ask(file, names=service.names).number == 4)
     service.may_answer.clear()
     before = len(service.asked)
@@ -577,7 +606,7 @@ def test_no_thread_to_be_had_is_nobody_known(
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", fail)
         assert ask(file).number == 0
-    monkeypatch.setattr(lxc_usernet, "NAMES_SECONDS", 0.0)
+    monkeypatch.setattr(name_lookup, "SECONDS", 0.0)
     assert ask(file).number == 4
 
 

@@ -28,17 +28,14 @@ What differs, so that it grants less, save for the first two:
   reads another number.
 
 The file is read anew when it is another one by fstat(2), so that an edit counts
-with the next request. Names are looked up for one bridge at a time, in a thread:
-NSS may ask far away, and wait for a minute to be told that nobody answers. It is
-waited for once after an edit, and then once a minute, half a second at most. A
-name not known by then grants nothing, or what it did before.
+with the next request. Its names are looked up for one bridge at a time, as
+`name_lookup` does: one that is not known yet grants nothing.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -46,6 +43,7 @@ from typing import NamedTuple
 from ..errors import ConfigError
 from ..model import Peer
 from .files import opened_directory, opened_file
+from .name_lookup import NameLookup
 from .values import NSS, Names
 
 MAX_BYTES = 1 << 20
@@ -53,8 +51,6 @@ MAX_LINES = 16384
 MAX_NOTES = 32
 MAX_PLACES = 32
 
-NAMES_SECONDS = 60.0  # after that they are looked up again
-PATIENCE = 0.5  # seconds that a request waits for them
 # The clock of time stamps is coarse. What has just been written may be written
 # again and look the same, so it is not relied on before it is this old.
 _SETTLED_NS = 100_000_000
@@ -206,53 +202,6 @@ def _note(path: str, line: Line, remark: str) -> str:
 _NOTHING = Grant(0, (), (), None)
 
 
-class _LookUp:
-    """The way from a bridge's names to their numbers; waits for its end, if that
-    comes soon."""
-
-    def __init__(
-        self,
-        names: Names,
-        wanted: frozenset[bytes],
-        numbers: Mapping[bytes, int | None],
-    ) -> None:
-        """:param numbers: what was known before."""
-        self.names = names
-        self._wanted = wanted
-        self.numbers = dict(numbers)
-        self._began = time.monotonic()
-        self._has_ended = threading.Event()
-        try:
-            # A daemon thread: one that waits for NSS must not keep us from ending.
-            threading.Thread(target=self._work, name="names", daemon=True).start()
-        except RuntimeError:  # no thread can be had now; later maybe
-            self._has_ended.set()
-        self._has_ended.wait(PATIENCE)
-
-    def serves(self, names: Names, wanted: frozenset[bytes]) -> bool:
-        """Whether its answer is, or will be, good enough for these."""
-        if names is not self.names or not wanted <= self._wanted:
-            return False
-        if not self._has_ended.is_set():
-            return True  # what is slow is not asked a second time meanwhile
-        return time.monotonic() - self._began < NAMES_SECONDS
-
-    def _work(self) -> None:
-        try:
-            for name in sorted(self._wanted):
-                self.numbers[name] = self._number(os.fsdecode(name))
-        finally:
-            self._has_ended.set()
-
-    def _number(self, name: str) -> int | None:
-        try:
-            if name.startswith("@"):
-                return self.names.gid(name[1:])
-            return self.names.uid(name)
-        except (KeyError, ValueError, OSError):
-            return None
-
-
 class _File:
     """One version of a file, and whose its names are."""
 
@@ -267,19 +216,20 @@ class _File:
             bridge: frozenset(line.name for line in lines)
             for bridge, lines in self.lines.items()
         }
-        self._look_ups: dict[bytes, _LookUp] = {}
+        self._lookups: dict[bytes, NameLookup] = {}
         if before is not None:
-            kept = before._look_ups.items()
-            self._look_ups = {key: item for key, item in kept if key in self.lines}
+            kept = before._lookups.items()
+            self._lookups = {key: item for key, item in kept if key in self.lines}
 
     def numbers_on(self, bridge: bytes, names: Names) -> Mapping[bytes, int | None]:
         """The numbers of the names that a bridge's lines are about."""
         wanted = self._wanted[bridge]
-        last = self._look_ups.get(bridge)
+        last = self._lookups.get(bridge)
         if last is not None and last.serves(names, wanted):
             return last.numbers
         known = last.numbers if last is not None and last.names is names else {}
-        new = self._look_ups[bridge] = _LookUp(names, wanted, known)
+        is_slow = any(item.is_under_way for item in self._lookups.values())
+        new = self._lookups[bridge] = NameLookup(names, wanted, known, is_slow)
         return new.numbers
 
 
