@@ -238,16 +238,21 @@ class TestJournal:
         os.unlink(path)
 
     def test_has_the_fields(self, lab: Lab, journal: socket.socket) -> None:
-        with broker(lab, script=AS_A_UNIT) as daemon:
-            with program(lab) as (pid, ifname):
-                pass
-            with pytest.raises(errors.NotAuthorized):
-                attach(lab, OTHER, network="closed")
-            found: dict[str, dict[str, str]] = {}
-            while "denied" not in found:
+        found: dict[str, dict[str, str]] = {}
+
+        def read_until(event: str) -> None:
+            while event not in found:
                 entry = of_entry(journal.recv(65536))
                 assert entry["SYSLOG_IDENTIFIER"] == "tapsterd" and entry["MESSAGE"]
                 found[entry.get("TAPSTER_EVENT", entry["MESSAGE"])] = entry
+
+        with broker(lab, script=AS_A_UNIT) as daemon:
+            with program(lab) as (pid, ifname):
+                # What it runs is looked up after the reply: it must be there.
+                read_until("attached")
+            with pytest.raises(errors.NotAuthorized):
+                attach(lab, OTHER, network="closed")
+            read_until("denied")
         assert daemon.log == ""
         assert found["serving /run/tapster/io.tapster.Broker"]["PRIORITY"] == "6"
         attached, denied = found["attached"], found["denied"]

@@ -11,8 +11,9 @@ import pytest
 from tapster.errors import ConfigError
 from tapster.model import Peer, Port, Rule
 from tapster.policy.config import parse
-from tapster.policy.decide import Target, decide
+from tapster.policy.decide import decide
 from tapster.policy.rule_file import converters
+from tapster.policy.rulebook import Rulebook, Target
 from tapster.policy.values import NSS, Names
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/man/tapster.toml.5"
@@ -166,7 +167,8 @@ def test_a_network_may_be_defined_later() -> None:
 def test_a_place_is_in_the_reason_of_a_decision() -> None:
     found = rules('\n\n[[rules]]\nusers = ["alice"]\nnetworks = ["default"]\n')
     alice = Peer(1000, 1000, frozenset(), 1)
-    assert decide(alice, Target("default"), 0, None, found).reason == "allowed by 0:3"
+    decision = decide(alice, Target("default"), Rulebook(found))
+    assert decision.reason == "allowed by 0:3"
 
 
 def test_every_key_is_in_its_page() -> None:

@@ -167,30 +167,34 @@ class Broker:
     async def _decide(
         self, act: Act, request: AttachRequest, target: Target
     ) -> Decision:
-        """:raises NotAuthorized, QuotaExceeded: the answer is no.
-
-        At the quota it waits for taps that are going just now: one that its
-        caller closed at once may still be in our closing hands.
-        """
+        """:raises NotAuthorized, QuotaExceeded: the answer is no."""
 
         def judge() -> Decision:
             return self.judge.judge(act.peer, request, target)
 
-        decision = judge()
-        for _ in range(_GOING_TRIES):
-            if not decision.over_quota:
-                break
-            mine = self.ledger.of_user(act.peer.uid)
-            gone = [self._is_gone(nic) for nic in mine]
-            if not TapDescriptor.pending and not any(gone):
-                break
-            await asyncio.sleep(_GOING_WAIT)
-            decision = judge()
+        decision = await self.settled(act.peer.uid, judge)
         if decision.ask:
             decision = await self.judge.confirm(act, request, target, judge)
         act.rule = decision.place
         if not decision.allowed:
             self.judge.refuse(act, decision)
+        return decision
+
+    async def settled(self, uid: int, judge: Callable[[], Decision]) -> Decision:
+        """A decision that is not about taps that are going just now: one that its
+        caller closed at once may still be in our closing hands, and counts.
+
+        :param uid: whose taps count.
+        """
+        decision = judge()
+        for _ in range(_GOING_TRIES):
+            if not decision.over_quota:
+                break
+            gone = [self._is_gone(nic) for nic in self.ledger.of_user(uid)]
+            if not TapDescriptor.pending and not any(gone):
+                break
+            await asyncio.sleep(_GOING_WAIT)
+            decision = judge()
         return decision
 
     def _is_gone(self, nic: Nic) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ..errors import InvalidRequest, NotAuthorized
 from ..model import AttachRequest, Peer
-from ..policy.decide import Decision, Facts, Step
+from ..policy.decide import NOT_ABOUT_USER, Decision, Facts, Step
 from ..policy.rulebook import Target
 from ..wire import interface as wire
 from .audit import Act
@@ -45,13 +45,21 @@ async def explain(
     subject = peer if user is None else await _subject(broker, peer, user)
     target, _ = resolve(request, broker.bridges.find, broker.config)
     judge = broker.judge
+
+    def decide() -> Decision:
+        return judge.would(subject, judge.guest(subject, request, target), port)
+
+    decision = await broker.settled(subject.uid, decide)
     guest = judge.guest(subject, request, target)
-    decision, steps = judge.explain(subject, guest, port)
+    steps = judge.steps(subject, guest, decision)
     facts = judge.facts(subject, guest)
     if decision.allowed and decision.ask:
         decision = await judge.ask_about(peer, subject, guest, decision, port)
     told = _told(subject, guest, decision, facts, steps)
-    if not peer.is_root and not decision.allowed and not decision.over_quota:
+    if peer.is_root or broker.env.rootless:  # whose own the broker is
+        return told
+    told.steps = [step for step in told.steps if step.outcome != NOT_ABOUT_USER]
+    if not decision.allowed and not decision.over_quota:
         told.reason, told.rule, told.steps, told.notes = _UNIFORM, None, [], []
         told.polkit, told.max_nics, told.nics = False, None, 0
         told.network_max_nics = told.network_nics = None
@@ -59,13 +67,14 @@ async def explain(
 
 
 async def _subject(broker: Broker, peer: Peer, user: str) -> Peer:
-    found = await asyncio.to_thread(account, user)
-    if found is not None and found.uid == peer.uid:
-        return peer  # with the groups that it has, not those that it would have
+    # With the groups that it has, not those that it would have.
+    if user in (str(peer.uid), user_name(peer.uid)):
+        return peer
     if not peer.is_root:
         act = Act(peer, "explain")
         broker.events.denied_act(act, f"about another user, {user[:64]!r}")
         raise NotAuthorized("only root may ask about other users", "use sudo")
+    found = await asyncio.to_thread(account, user)
     if found is None:
         raise InvalidRequest("user: there is no such user", "a name or a number")
     return found

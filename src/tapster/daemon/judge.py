@@ -65,15 +65,17 @@ class Judge:
         target = self.guest(peer, request, target)
         return decide(peer, target, self.config.book, self.facts(peer, target))
 
-    def explain(
-        self, peer: Peer, guest: Target, port: Port | None
-    ) -> tuple[Decision, list[Step]]:
-        """The same decision, or that on a port, and what came of each rule."""
+    def would(self, peer: Peer, guest: Target, port: Port | None) -> Decision:
+        """What a request would be answered, or one to forward a port."""
         book = self.config.book
         decision = decide(peer, guest, book, self.facts(peer, guest))
         if port is not None and (decision.allowed or decision.over_quota):
             decision = may_forward(peer, guest, port, book)
-        return decision, explain(peer, guest, book, decision)
+        return decision
+
+    def steps(self, peer: Peer, guest: Target, decision: Decision) -> list[Step]:
+        """What came of each rule on the way to a decision."""
+        return explain(peer, guest, self.config.book, decision)
 
     async def ask_about(
         self, peer: Peer, subject: Peer, guest: Target, decision: Decision, port: object

@@ -22,6 +22,7 @@ from .rulebook import DENY, EVERY_NETWORK, Rulebook, Target, concerns, is_about
 
 MAX_NICS = 16  # a user, on the networks of a rule that does not say
 POLKIT = "polkit"
+NOT_ABOUT_USER = "not about this user"  # the outcome of such a rule
 _MOST_PLACES = 8  # of rules, in a reason
 _FREE_PORTS = (Port("tcp", 1024, 65535), Port("udp", 1024, 65535))
 
@@ -173,7 +174,7 @@ def explain(
 
 def _outcome(rule: Rule, peer: Peer, target: Target, decision: Decision) -> str:
     if not concerns(rule, peer):
-        return "not about this user"
+        return NOT_ABOUT_USER
     misfit = _misfit(rule, target)
     if misfit is not None:
         return f"not for {misfit}"
