@@ -18,7 +18,7 @@ from . import rule_file
 from .access import Effort, Reader, read_as
 from .bridge_conf import MAX_STEPS
 from .config import BRIDGE_CONF, DEFAULT_DIRECTORY, Reading, read
-from .files import DROP_INS, opened_directory, opened_file, read_files
+from .files import DROP_INS, MAIN, opened_directory, opened_file, read_files
 from .findings import Finding, Severity, at, of_error
 from .lint import Elsewhere, lint
 from .lint_bridge_conf import Files, denied_bridges, lint_bridge_conf
@@ -50,9 +50,12 @@ def check_directory(directory: str, host: Host) -> Report:
     except ConfigError as err:
         return Report([of_error(err, "refused-file")])
     findings: list[Finding] = []
+    system = os.path.abspath(directory) == DEFAULT_DIRECTORY
+    if not files and not system:  # that one need not be there
+        text = f"there is neither {MAIN} nor any {DROP_INS}/*.toml"
+        findings.append(Finding(Severity.WARNING, "no-files", text, directory))
     if not is_root:
         # The system's is root's. Another may be that of a user's own broker.
-        system = os.path.abspath(directory) == DEFAULT_DIRECTORY
         severity = Severity.ERROR if system else Severity.NOTE
         drop_ins = os.path.join(directory, DROP_INS)
         for path in (directory, drop_ins, *(path for path, _ in files)):
