@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from support.command import tapster
 from tapster.cli import policy
 from tapster.errors import ConfigError
-from tapster.policy.check import check_files
+from tapster.policy import check as check_module
+from tapster.policy.check import check_directory, check_files
 from tapster.policy.config import parse
 from tapster.policy.findings import Finding, Severity
 from tapster.policy.lint_words import Host
@@ -340,6 +341,21 @@ def test_others_are_told_what_they_may_not_read(etc: Path) -> None:
             "[no-such-bridge]"
         )
     ]
+
+
+@pytest.mark.parametrize("system", [True, False])
+def test_the_system_s_configuration_has_to_be_root_s(
+    etc: Path, monkeypatch: pytest.MonkeyPatch, system: bool
+) -> None:
+    """Anybody who checks it is told so; another one may be a user's own broker's."""
+    monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
+    if system:
+        monkeypatch.setattr(check_module, "DEFAULT_DIRECTORY", str(etc))
+    (etc / "conf.d").chmod(0o775)
+    found = [f for f in check_directory(f"{etc}/", HOST).findings if f.file]
+    (drop_ins,) = [f for f in found if f.file and f.file.endswith("conf.d")]
+    assert drop_ins.severity is (Severity.ERROR if system else Severity.NOTE)
+    assert drop_ins.message.endswith("a broker that runs as root refuses it")
 
 
 def unprivileged() -> dict[str, Any]:
