@@ -229,6 +229,20 @@ class TestUsernet:
         second.close()
         held.enter_context(attach(lab, USER, [VMS], bridge="usernet"))
 
+    def test_a_groups_number_is_for_all_its_members(
+        self, lab: Lab, held: ExitStack
+    ) -> None:
+        self.write(lab, "@vms tap usernet 2\nann tap usernet 1\n")
+        held.enter_context(attach(lab, 65534, [VMS], bridge="usernet"))
+        last = attach(lab, USER, [VMS], bridge="usernet")
+        # The group has no more; ann has one of her own.
+        held.enter_context(attach(lab, USER, [VMS], bridge="usernet"))
+        for uid in (USER, 65534):
+            with pytest.raises(errors.QuotaExceeded):
+                attach(lab, uid, [VMS], bridge="usernet").close()
+        last.close()
+        held.enter_context(attach(lab, 65534, [VMS], bridge="usernet"))
+
     @pytest.mark.parametrize(
         ("spoil", "says"),
         [

@@ -14,7 +14,7 @@ from tapster.model import Peer, Port, Rule
 from tapster.policy import decide as policy
 from tapster.policy.access import Contents
 from tapster.policy.bridge_conf import Source, Verdict, judge
-from tapster.policy.decide import MAX_NICS, Decision, Facts, Usernet
+from tapster.policy.decide import MAX_NICS, Decision, Facts, Share, Usernet
 from tapster.policy.rulebook import Rulebook, Target, concerns, is_about
 
 ALICE = Peer(1000, 1000, frozenset({1000, 36}), 1)
@@ -254,15 +254,20 @@ def test_a_bridge_has_no_quota_unless_its_rule_says() -> None:
 def by_usernet(
     number: int, used: int, verdict: Verdict = SILENT, *rules: Rule
 ) -> Decision:
-    facts = Facts(
-        verdict=verdict, usernet=Usernet(number, "/u:3, /u:7"), on_bridge=used
+    # One of its own, and the rest a group's, which others may have used.
+    shares = (
+        Share("alice", min(number, 1), min(used, 1)),
+        Share("@kvm", max(number - 1, 0), max(used - 1, 0)),
     )
+    facts = Facts(verdict=verdict, usernet=Usernet(shares, "/u:3, /u:7"))
     return policy.decide(ALICE, BR0, Rulebook(rules), facts)
 
 
 def test_lxc_usernet_stands_behind_the_others() -> None:
+    assert by_usernet(2, 0).share == "alice"
     granted = by_usernet(2, 1)
     assert granted.allowed
+    assert granted.share == "@kvm"
     assert (granted.max_nics, granted.place) == (2, "/u:3, /u:7")
     assert by_usernet(2, 2).over_quota
     assert not by_usernet(0, 0).allowed
@@ -572,7 +577,7 @@ def test_an_explanation_is_of_the_same_decision(
     # Each its own place, to tell them apart.
     rules = [replace(rule, place=f"f:{n}") for n, rule in enumerate(rules)]
     book = Rulebook(rules)
-    facts = Facts(lambda *_: nics, verdict, Usernet(number, "u:1"), nics)
+    facts = Facts(lambda *_: nics, verdict, Usernet((Share("a", number, nics),), "u:1"))
     decision = policy.decide(peer, target, book, facts)
     steps = policy.explain(peer, target, book, decision)
     assert [step.place for step in steps] == [

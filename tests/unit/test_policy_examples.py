@@ -30,7 +30,7 @@ from tapster.policy import decide as policy
 from tapster.policy.access import Contents
 from tapster.policy.check import check_files
 from tapster.policy.config import BRIDGE_CONF, Authorization, Config, parse
-from tapster.policy.decide import MAX_NICS, Decision, Facts, Usernet
+from tapster.policy.decide import MAX_NICS, Decision, Facts, Share, Usernet
 from tapster.policy.findings import Severity
 from tapster.policy.lint_words import Host
 from tapster.policy.rulebook import BUILT_IN, DEFAULT_NETWORK, Rulebook, Target
@@ -102,7 +102,7 @@ class Example:
         count = 0 if of_all or not has else int(number)
         in_all = int(number) if of_all else count
         definition = self.config.networks.get(target.network or "")
-        facts = Facts(lambda *_: count, in_all=in_all, on_bridge=count)
+        facts = Facts(lambda *_: count, in_all=in_all)
         if definition is not None:
             return facts._replace(most=definition.max_nics)
         assert target.bridge is not None
@@ -114,7 +114,7 @@ class Example:
             strict_includes=settings.strict_includes,
         )
         return facts._replace(
-            verdict=verdict, usernet=self.usernet(peer, target.bridge)
+            verdict=verdict, usernet=self.usernet(peer, target.bridge, count)
         )
 
     def load(self, peer: Peer, path: bytes) -> Contents:
@@ -125,7 +125,7 @@ class Example:
             raise PermissionError(13, "Permission denied")
         return Contents(text.encode(), (1, hash(path)))
 
-    def usernet(self, peer: Peer, bridge: str) -> Usernet | None:
+    def usernet(self, peer: Peer, bridge: str, count: int) -> Usernet | None:
         path = self.config.authorization.lxc_usernet
         if not path:
             return None
@@ -140,7 +140,11 @@ class Example:
         }
         grant = lxc_usernet.weigh(path, lines, numbers, peer)
         assert not grant.notes
-        return Usernet(grant.number, ", ".join(grant.places))
+        shares = []
+        for name, number in grant.shares:  # the first with something left pays
+            shares.append(Share(name, number, min(number, count)))
+            count -= shares[-1].used
+        return Usernet(tuple(shares), ", ".join(grant.places))
 
 
 def examples() -> Iterator[Example]:
@@ -367,7 +371,7 @@ def test_who_has_a_word_on_a_linux_bridge(
     effect, *cells = table[row]
     effect = effect.strip("`")
     rules = [Rule("f:1", bridges=("br0",), effect=effect)] if effect != "none" else []
-    granted = None if usernet is None else Usernet(usernet, "u:1")
+    granted = None if usernet is None else Usernet((Share("a", usernet, 0),), "u:1")
     facts = Facts(verdict=VERDICTS[column], usernet=granted)
     peer = Peer(1000, 1000, frozenset({1000}), 1)
     decision = policy.decide(peer, Target(bridge="br0"), Rulebook(rules), facts)

@@ -393,6 +393,7 @@ class Broker:
             rate_ingress=rate.ingress,
             macs=list(decision.macs),
             expires=None if decision.ttl is None else expiry.now() + decision.ttl,
+            share=decision.share,
         )
 
     # provision and publish

@@ -87,7 +87,7 @@ def _told(
     facts: Facts,
     steps: Sequence[Step],
 ) -> wire.Explanation:
-    nics = facts.on_bridge
+    nics = facts.usernet.used if facts.usernet is not None else 0
     if decision.rule is not None:
         of_bridges = decision.rule.max_nics is not None or target.bridge is not None
         nics = facts.used(decision.rule, of_bridges)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
@@ -20,6 +21,7 @@ from ..policy.decide import (
     POLKIT,
     Decision,
     Facts,
+    Share,
     Step,
     Usernet,
     decide,
@@ -119,11 +121,10 @@ class Judge:
             in_all = ledger.count_all(target.network or "") if most is not None else 0
             return Facts(count, in_all=in_all, most=most)
         verdict = self._verdict(peer, target.bridge)
-        on_bridge = ledger.count(peer.uid, on_linux_bridge(target.bridge))
         usernet = None
         if not verdict.allowed:
             usernet = self._usernet(peer, target.bridge)
-        return Facts(count, verdict, usernet, on_bridge)
+        return Facts(count, verdict, usernet)
 
     def _verdict(self, peer: Peer, bridge: str) -> bridge_conf.Verdict:
         settings = self.config.authorization
@@ -146,7 +147,11 @@ class Judge:
         if grant.problem is not None:
             self._tell("lxc-usernet", (grant.problem,))
             return None
-        return Usernet(grant.number, ", ".join(grant.places))
+        taken = Counter(n.share for n in self._ledger.on_bridge(bridge) if n.share)
+        shares = tuple(
+            Share(share.name, share.number, taken[share.name]) for share in grant.shares
+        )
+        return Usernet(shares, ", ".join(grant.places))
 
     def _tell(self, what: str, notes: tuple[str, ...]) -> None:
         """Log what is odd about a file, once: it is read at each request."""
@@ -211,8 +216,9 @@ class Judge:
     def uses_bridge(self, peer: Peer, bridge: str) -> bool:
         """Whether a caller may use a Linux bridge, its quota aside."""
         target = Target(bridge=bridge)
-        facts = self.facts(peer, target)._replace(used=lambda *_: 0, on_bridge=0)
-        return decide(peer, target, self.config.book, facts).allowed
+        facts = self.facts(peer, target)._replace(used=lambda *_: 0)
+        decision = decide(peer, target, self.config.book, facts)
+        return decision.allowed or decision.over_quota
 
     # Forwards
 

@@ -61,6 +61,7 @@ class Nic:
     rate_ingress: int = 0
     macs: list[str] = field(default_factory=list)  # patterns of what it may be
     expires: float | None = None  # seconds of CLOCK_BOOTTIME; None: never
+    share: str | None = None  # the name in lxc-usernet whose number it counts for
 
     @property
     def where(self) -> str:

@@ -21,7 +21,7 @@ from .values import NSS, Names, boolean
 
 DEFAULT_DIRECTORY = "/etc/tapster"
 BRIDGE_CONF = "/etc/qemu/bridge.conf"
-_SECTIONS = ("authorization", "broker", "limits")  # of single settings
+SECTIONS = ("authorization", "broker", "limits")  # of single settings
 _LISTS = ("networks", "rules")
 
 
@@ -140,8 +140,8 @@ def _merge(config: Config, document: Document) -> Config:
     for section, table in document.data.items():
         if section in _LISTS:
             continue
-        if section not in _SECTIONS:
-            raise document.error((), UnknownKey(section, (*_SECTIONS, *_LISTS)))
+        if section not in SECTIONS:
+            raise document.error((), UnknownKey(section, (*SECTIONS, *_LISTS)))
         current = getattr(config, section)
         if not isinstance(table, dict):
             raise document.error((section,), f"{section} must be a table")

@@ -27,11 +27,28 @@ _MOST_PLACES = 8  # of rules, in a reason
 _FREE_PORTS = (Port("tcp", 1024, 65535), Port("udp", 1024, 65535))
 
 
-class Usernet(NamedTuple):
-    """What lxc-usernet grants the caller on the bridge, by all its lines together."""
+class Share(NamedTuple):
+    """What lxc-usernet grants the caller by one name, its own or a group's: so many
+    NICs on the bridge, of which `used` are taken, a group's by all its members."""
 
+    name: str
     number: int
+    used: int
+
+
+class Usernet(NamedTuple):
+    """What lxc-usernet grants the caller on the bridge."""
+
+    shares: tuple[Share, ...]
     place: str
+
+    @property
+    def number(self) -> int:
+        return sum(share.number for share in self.shares)
+
+    @property
+    def used(self) -> int:
+        return sum(share.used for share in self.shares)
 
 
 def _none(_rule: Rule, _bridges: bool) -> int:
@@ -42,15 +59,13 @@ class Facts(NamedTuple):
     """What a decision goes by besides the rules.
 
     `used` tells how many NICs the caller has of those that a rule is about, on
-    Linux bridges too or on networks only. `on_bridge` are the caller's NICs on the
-    Linux bridge, `in_all` those of all users on the network, `most` how many these
-    may be. `verdict` is of bridge.conf, when the target is a Linux bridge.
+    Linux bridges too or on networks only. `in_all` are those of all users on the
+    network, `most` how many these may be. `verdict` is of bridge.conf, when the target is a Linux bridge.
     """
 
     used: Callable[[Rule, bool], int] = _none
     verdict: Verdict | None = None
     usernet: Usernet | None = None
-    on_bridge: int = 0
     in_all: int = 0
     most: int | None = None
 
@@ -62,7 +77,7 @@ class Decision(NamedTuple):
     or what did stand in its place. `ask`: it holds if polkit says yes, too.
     `max_nics` is how many the caller may have, None for any number; `full`: it is
     the network that has all it may have. `macs` are the patterns of what its guest
-    may be, none for any MAC.
+    may be, none for any MAC. `share` is whose number in lxc-usernet it counts for.
     """
 
     allowed: bool
@@ -76,6 +91,7 @@ class Decision(NamedTuple):
     max_nics: int | None = None
     macs: tuple[str, ...] = ()
     ttl: int | None = None
+    share: str | None = None
 
 
 class Step(NamedTuple):
@@ -106,7 +122,7 @@ def decide(
     if verdict is None:
         return Decision(False, _because(_no_rule(target), unfit))
     if not verdict.allowed and facts.usernet and facts.usernet.number:
-        return _by_usernet(peer, facts.on_bridge, facts.usernet)
+        return _by_usernet(peer, facts.usernet)
     reason = _because(verdict.reason, unfit)
     return Decision(verdict.allowed, reason, place=_place(verdict))
 
@@ -272,16 +288,18 @@ def _too_many(granted: Decision, reason: str) -> Decision:
     )
 
 
-def _by_usernet(peer: Peer, used: int, usernet: Usernet) -> Decision:
+def _by_usernet(peer: Peer, usernet: Usernet) -> Decision:
+    """The first name with something left pays, as there."""
     granted = Decision(
         True,
         f"allowed by {usernet.place}",
         place=usernet.place,
         max_nics=usernet.number,
     )
-    if used < usernet.number:
-        return granted
-    reason = f"uid {peer.uid} has {used} of {usernet.number} NICs, by {usernet.place}"
+    for share in usernet.shares:
+        if share.used < share.number:
+            return granted._replace(share=share.name)
+    reason = f"uid {peer.uid}: all {usernet.number} NICs are taken, by {usernet.place}"
     return _too_many(granted, reason)
 
 
