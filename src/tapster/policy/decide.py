@@ -60,7 +60,8 @@ class Facts(NamedTuple):
 
     `used` tells how many NICs the caller has of those that a rule is about, on
     Linux bridges too or on networks only. `in_all` are those of all users on the
-    network, `most` how many these may be. `verdict` is of bridge.conf, when the target is a Linux bridge.
+    network, `most` how many these may be. `verdict` is of bridge.conf, when the
+    target is a Linux bridge.
     """
 
     used: Callable[[Rule, bool], int] = _none
