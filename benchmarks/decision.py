@@ -87,7 +87,7 @@ def _guests(number: int, _count: int, allowed: bool) -> Request:
     return Request(_user(number), _on(number, _name(number, allowed)), allowed)
 
 
-def _worst(number: int, count: int, allowed: bool) -> Request:
+def _bad(number: int, count: int, allowed: bool) -> Request:
     """About the last rule, whatever number; that one allows."""
     name = _name(count - 1, allowed)
     return Request(_user(number), _on(0, name), allowed)
@@ -115,11 +115,11 @@ def _guest_rule(number: int, _count: int) -> str:
     return f'networks = ["{network}"]\nguests = ["app{number:05}-*"]\n'
 
 
-def _worst_rule(number: int, count: int) -> str:
+def _bad_rule(number: int, count: int) -> str:
     """One denies, one allows, and so on; the last one allows."""
     effect = "deny" if (count - number) % 2 == 0 else "allow"
-    guests = f"*app{number:05}*"
-    return f'networks = ["net0"]\nguests = ["{guests}"]\neffect = "{effect}"\n'
+    guests = f'["*app{number:05}*", "*db{number:05}*"]'
+    return f'networks = ["net0"]\nguests = {guests}\neffect = "{effect}"\n'
 
 
 MIXES = [
@@ -140,9 +140,9 @@ MIXES = [
         _guests,
     ),
     Mix(
-        "the worst: everyone, one network, guests like *app00017*, half of them deny",
-        _worst_rule,
-        _worst,
+        "bad: everyone, one network, guests like *app00017* or *db00017*, half deny",
+        _bad_rule,
+        _bad,
     ),
 ]
 

@@ -75,12 +75,12 @@ class _Index:
 
 class _Trait(NamedTuple):
     """What all words have that some patterns are about: one of these beginnings,
-    one of these ends, and this in it. Few others do, and to see that takes a tenth
-    of the time of matching."""
+    one of these ends, and one of these in it. Few others do, and to see that takes
+    a fraction of the time of matching."""
 
     first: tuple[str, ...]
     last: tuple[str, ...]
-    inside: str
+    inside: tuple[str, ...]
 
 
 def _trait(patterns: Sequence[str]) -> _Trait | None:
@@ -91,7 +91,7 @@ def _trait(patterns: Sequence[str]) -> _Trait | None:
     return _Trait(
         tuple(part[0] for part in parts),
         tuple(part[-1] for part in parts),
-        max(parts[0], key=len) if len(parts) == 1 else "",
+        tuple(max(part, key=len) for part in parts),
     )
 
 
@@ -156,12 +156,13 @@ def _likely(
     """Those of some rules whose patterns a word may be among."""
     for number in numbers:
         trait = traits[number]
-        if trait is None or (
-            word.startswith(trait.first)
-            and trait.inside in word
-            and word.endswith(trait.last)
-        ):
+        if trait is None:
             yield number
+        elif word.startswith(trait.first) and word.endswith(trait.last):
+            for piece in trait.inside:
+                if piece in word:
+                    yield number
+                    break
 
 
 def is_about(rule: Rule, target: Target) -> bool:
