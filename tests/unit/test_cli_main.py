@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -84,21 +86,44 @@ ASKING: list[tuple[list[str], list[Script]]] = [
     ("words", "scripts"), ASKING, ids=[" ".join(words[:2]) for words, _ in ASKING]
 )
 def test_polkit_may_ask_who_sits_at_a_terminal_and_lets_it(
-    path: str, words: list[str], scripts: list[Script]
+    path: str, tmp_path: Path, words: list[str], scripts: list[Script]
 ) -> None:
     quiet = [*words, "--no-ask"]
     if words[0] == "run":
         quiet = ["run", "--no-ask", *words[1:]]  # what is behind the VMM is its own
-    sent = []
+    # An agent for terminals, which says what it was started for.
+    agent = tmp_path / "pkttyagent"
+    agent.write_text(
+        f'#!/bin/sh\necho $$ $* > {tmp_path}/agent\neval "exec $3>&-"\nexec sleep 60\n'
+    )
+    agent.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    *before, last = scripts
+    no = say(
+        encode({"message": "no", "hint": None}, error="io.tapster.Broker.NotAuthorized")
+    )
     with terminal() as stdin:
-        for line, at in (words, stdin), (quiet, stdin), (words, subprocess.DEVNULL):
-            with FakeBroker(path, *scripts) as broker:
-                done = tapster(*line, broker=path, stdin=at)
-            assert done.returncode == 0, done.stderr
-            *before, last = (request["parameters"] for request in broker.requests)
-            assert not any("interactive" in parameters for parameters in before)
-            sent.append(last.get("interactive"))
-    assert sent == [True, None, None]
+        for line, at in (quiet, stdin), (words, subprocess.DEVNULL):
+            with FakeBroker(path, *before, no) as broker:
+                done = tapster(*line, broker=path, stdin=at, env=env)
+            assert (done.returncode, done.stderr) == (1, "tapster: no\n")
+        assert not (tmp_path / "agent").exists()
+        # Nobody is asked where nobody needs to be.
+        with FakeBroker(path, *scripts) as broker:
+            assert tapster(*words, broker=path, stdin=stdin, env=env).returncode == 0
+        assert not any("interactive" in r["parameters"] for r in broker.requests)
+        with FakeBroker(path, *before, no, last) as broker:
+            done = tapster(*words, broker=path, stdin=stdin, env=env)
+    assert done.returncode == 0, done.stderr
+    *_, without, asked = (request["parameters"] for request in broker.requests)
+    assert "interactive" not in without
+    assert asked == {**without, "interactive": True}
+    pid, *arguments = (tmp_path / "agent").read_text().split()
+    assert arguments[:2] == ["--fallback", "--notify-fd"]
+    assert arguments[3] == "--process"
+    assert re.fullmatch(r"\d+,\d+", arguments[4])
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)  # it has ended
 
 
 @pytest.mark.parametrize("words", [["ls"], ["explain"], ["forward", "ls"]])

@@ -6,9 +6,14 @@ from __future__ import annotations
 import argparse
 import os
 
+from tapster.errors import ForwardRefused, NoSuchForward, NoSuchNic, NotAuthorized
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 
 def make_parser(
@@ -47,6 +52,17 @@ def add_no_ask(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def may_ask(options: argparse.Namespace) -> bool:
-    """Whether there is somebody whom polkit may ask."""
-    return not options.no_ask and os.isatty(0)
+def ask(options: argparse.Namespace, call: Callable[[bool], T]) -> T:
+    """Have a call answered, by a person too, if it is refused and there is one.
+
+    :param call: takes whether polkit may ask somebody.
+    :raise TapsterError: as the call.
+    """
+    try:
+        return call(False)
+    except (NotAuthorized, NoSuchNic, NoSuchForward, ForwardRefused):
+        if options.no_ask or not os.isatty(0):
+            raise
+    from tapster.cli.agent import ask_again
+
+    return ask_again(lambda: call(True))

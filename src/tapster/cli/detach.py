@@ -47,7 +47,12 @@ def main(arguments: Sequence[str]) -> int:
     nic = find(options.nic, nics, os.geteuid())
     # What is not seen may still be there: polkit may have to be asked first.
     ifname = nic["ifname"] if nic else options.nic
-    client.detach(ifname, interactive=look.may_ask(options), rootless=options.rootless)
+    look.ask(
+        options,
+        lambda person: client.detach(
+            ifname, interactive=person, rootless=options.rootless
+        ),
+    )
     print(line(ifname, nic))
     return 0
 

@@ -151,19 +151,19 @@ def main(arguments: Sequence[str]) -> int:
     where = {"rootless": options.rootless}
     match options.command:
         case "add":
-            forward = manage.add_forward(
-                options.port,
-                options.guest,
-                options.guest_port,
-                options.network,
-                interactive=look.may_ask(options),
-                **where,
+            ports = (options.port, options.guest, options.guest_port, options.network)
+            forward = look.ask(
+                options,
+                lambda person: manage.add_forward(*ports, interactive=person, **where),
             )
             print(line(forward))
         case "rm":
-            interactive = look.may_ask(options)
-            manage.remove_forward(
-                options.port, options.network, interactive=interactive, **where
+            place = (options.port, options.network)
+            look.ask(
+                options,
+                lambda person: manage.remove_forward(
+                    *place, interactive=person, **where
+                ),
             )
         case _:
             list_forwards(options)

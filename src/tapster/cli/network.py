@@ -107,8 +107,9 @@ def main(arguments: Sequence[str]) -> int:
     """:raise TapsterError: there is no broker, or it says no."""
     options = parse(arguments)
     if options.command == "reload":
-        changes = manage.reload(
-            interactive=look.may_ask(options), rootless=options.rootless
+        changes = look.ask(
+            options,
+            lambda person: manage.reload(interactive=person, rootless=options.rootless),
         )
         for change in changes:
             print(visible(change))

@@ -110,11 +110,10 @@ def main(arguments: Sequence[str]) -> int:
     command = qemu.parse(vmm) if qemu.is_qemu(vmm[0]) else None
     requests = command.requests if command else (qemu.NicRequest(None, None, ""),)
     plan = make_plan(options, requests, command.guest_name if command else None)
-    how = {"rootless": options.rootless, "interactive": look.may_ask(options)}
     nics: list[Nic] = []
     try:
         for wanted in plan:
-            nic = attach(**wanted, **how)
+            nic = obtain(wanted, options)
             nics.append(nic)  # now: it is closed if the next one fails
         grants = [grant(nic) for nic in nics]
         if command:
@@ -125,6 +124,16 @@ def main(arguments: Sequence[str]) -> int:
     finally:
         for nic in nics:
             nic.close()
+
+
+def obtain(wanted: dict[str, Any], options: Namespace) -> Nic:
+    """One NIC, by the parameters of attach(); polkit may ask for it."""
+
+    def call(interactive: bool) -> Nic:
+        where = {"rootless": options.rootless, "interactive": interactive}
+        return attach(**wanted, **where)
+
+    return look.ask(options, call)
 
 
 def find_program(name: str) -> str:
