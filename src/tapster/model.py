@@ -42,6 +42,15 @@ class State(StrEnum):
     ACTIVE = "active"  # open for its MAC
     WAITING = "waiting"  # shut until the guest shows its first MAC
     REFUSED = "refused"  # shut: the MAC it showed is another guest's
+    QUARANTINED = "quarantined"  # on no bridge: its holder tampered with the tap
+
+
+class OnTamper(StrEnum):
+    """What a NIC whose holder tampered with its tap comes to."""
+
+    QUARANTINE = "quarantine"  # on no bridge from then on
+    RESTORE = "restore"  # it is undone and told, and the guest stays
+    DETACH = "detach"  # the tap is taken away
 
 
 @dataclass(frozen=True, slots=True)

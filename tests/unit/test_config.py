@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapster.errors import ConfigError
-from tapster.model import NetworkDefinition
+from tapster.model import NetworkDefinition, OnTamper
 from tapster.policy.config import SECTIONS, Config, load, parse
 from tapster.policy.network_file import CONVERT
 from tapster.policy.places import Document, Keys
@@ -77,10 +77,13 @@ def test_every_type() -> None:
         idle_seconds = 0
         network_grace_seconds = 2.5
         default_bridge_names = []
+        [guard]
+        on_tamper = "detach"
         [limits]
         connections = 1
         """,
     )
+    assert config.guard.on_tamper is OnTamper.DETACH
     assert config.authorization.bridge_conf == "/x"
     assert config.broker.idle_seconds == 0.0
     assert config.broker.network_grace_seconds == 2.5
@@ -114,6 +117,9 @@ def test_every_type() -> None:
         (f"[broker]\nidle_seconds = 1{'0' * 400}\n", 2, 1, "idle_seconds: "),
         ("[broker]\ndefault_bridge_names = 'br0'\n", 2, 1, "a list of strings"),
         ("[broker]\ndefault_bridge_names = [1]\n", 2, 1, "a list of strings"),
+        ("[guard]\non_tamper = 'restor'\n", 2, 1, "did you mean 'restore'?"),
+        ("[guard]\non_tamper = ''\n", 2, 1, "is none of"),
+        ("[guard]\non_tamper = true\n", 2, 1, "is not a string"),
         ("[limits]\nconnections = 0\n", 2, 1, "a whole number from 1 up"),
         ("[limits]\nconnections = 1.5\n", 2, 1, "a whole number from 1 up"),
         ("[authorization]\nbridge_conf = 'x'\n", 2, 1, "an absolute path"),

@@ -25,8 +25,9 @@ List the NICs that you attached, and those that you manage; as root, those of al
 users.
 
 RX and TX are bytes/packets that the guest received and sent. A NIC is `active`,
-`waiting` for the first packet of its guest, or `refused`, and why. EXPIRES is when
-one that was granted for a time is taken away."""
+`waiting` for the first packet of its guest, `refused`, or `quarantined` because its
+tap was tampered with, and why. EXPIRES is when one that was granted for a time is
+taken away."""
 EXAMPLES = ("tapster ls", "tapster ls --json", "tapster ls --rootless")
 HEAD = (
     "NAME",
@@ -41,7 +42,12 @@ HEAD = (
     "RX",
     "TX",
 )
-COLOURS = {"active": "green", "waiting": "yellow", "refused": "red"}
+COLOURS = {
+    "active": "green",
+    "waiting": "yellow",
+    "refused": "red",
+    "quarantined": "red",
+}
 
 
 def make_parser() -> ArgumentParser:

@@ -44,6 +44,8 @@ KINDS = {
     "detached": Kind(OK, "45dba071f17f46b8bb95fbad16255376"),
     "expired": Kind(OK, "7ccc5881159c46399601531f32cacc96"),
     "refused": Kind(DENIED, "27a808829861434785d3eff24791aafb"),
+    "tampered": Kind(DENIED, "8da6cd56eb7b4a8a80e3e3e2f42bbb9f"),
+    "quarantined": Kind(DENIED, "413275d5aa6246af9e36830fdbd8fda9"),
     "denied": Kind(DENIED, "73bc5ab5891a43e792bc97970dd80fc3"),
     "failed": Kind(FAILED, "096aa1784d1c402f9191b532153e7ce2"),
     "suppressed": Kind(DENIED, "d4ecdd40f24e4a45b1092d183a032626"),

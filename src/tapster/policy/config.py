@@ -10,18 +10,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
 from typing import Any, NamedTuple
 
-from ..model import NetworkDefinition, Rule
+from ..model import NetworkDefinition, OnTamper, Rule
 from . import network_check, network_file, rule_file
 from .files import read_files
 from .places import Document, UnknownKey
 from .rulebook import DEFAULT_NETWORK, Rulebook
-from .values import NSS, Names, boolean
+from .values import NSS, Names, boolean, choice
 
 DEFAULT_DIRECTORY = "/etc/tapster"
 BRIDGE_CONF = "/etc/qemu/bridge.conf"
-SECTIONS = ("authorization", "broker", "limits")  # of single settings
+SECTIONS = ("authorization", "broker", "guard", "limits")  # of single settings
 _LISTS = ("networks", "rules")
 
 
@@ -48,6 +49,13 @@ class BrokerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardSettings:
+    """[guard]"""
+
+    on_tamper: OnTamper = OnTamper.QUARANTINE
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """[limits]"""
 
@@ -62,6 +70,7 @@ class Config:
 
     authorization: Authorization = Authorization()
     broker: BrokerSettings = BrokerSettings()
+    guard: GuardSettings = GuardSettings()
     limits: Limits = Limits()
     # [networks.NAME], by name; there is always one named "default".
     networks: Mapping[str, NetworkDefinition] = field(
@@ -168,6 +177,8 @@ def _convert(default: Any, value: Any) -> Any:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
         raise ValueError("must be a list of strings")
+    if isinstance(default, StrEnum):
+        return choice(type(default))(value)
     if isinstance(default, str):
         if value == "" == default:
             return value
