@@ -88,15 +88,17 @@ def opened_directory(
 
 @contextmanager
 def opened_file(
-    path: str, parent: int, owner_only: bool
+    path: str, parent: int, owner_only: bool, *, follow: bool = True
 ) -> Iterator[tuple[int, os.stat_result]]:
     """A regular file's descriptor and status while they are needed.
 
     :param parent: of its directory.
+    :param follow: whether it may be reached by a symbolic link of that name.
     :raises ConfigError: it is refused.
     :raises OSError: it cannot be opened.
     """
-    fd = os.open(os.path.basename(path), _FILE, dir_fd=parent)
+    flags = _FILE if follow else _FILE | os.O_NOFOLLOW
+    fd = os.open(os.path.basename(path), flags, dir_fd=parent)
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
