@@ -46,6 +46,7 @@ RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_IFADDR = 5, 7, 9
 
 AF_BRIDGE = 7
 IFF_UP = 0x1
+IFF_NOARP, IFF_PROMISC, IFF_ALLMULTI = 0x80, 0x100, 0x200
 IFF_LOWER_UP = 0x10000
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU = 1, 3, 4
@@ -55,6 +56,7 @@ RTEXT_FILTER_SKIP_STATS = 1 << 3
 IFLA_PROP_LIST, IFLA_ALT_IFNAME = 52, 53
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 4, 5
+IFLA_TUN_OWNER, IFLA_TUN_GROUP, IFLA_TUN_PERSIST = 1, 2, 6
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 
 IFLA_BRPORT_GUARD, IFLA_BRPORT_PROTECT = 5, 6
@@ -98,11 +100,14 @@ class Link(NamedTuple):
     kind: str
     alias: str
     altnames: tuple[str, ...]
-    port: dict[int, int]  # IFLA_BRPORT_* → value, for the one-byte settings
+    port: dict[int, int]  # IFLA_BRPORT_* → value, for those of one or two bytes
     rx_packets: int
     tx_packets: int
     rx_bytes: int
     tx_bytes: int
+    persist: bool = False  # of a tap: outlasts its last descriptor
+    owner: int | None = None  # of a tap: the uid that may attach to it
+    group: int | None = None
 
 
 class Neighbour(NamedTuple):
@@ -143,25 +148,34 @@ def set_link(
     *,
     mac: str | None = None,
     mtu: int | None = None,
+    name: str | None = None,
     alias: str | None = None,
     master: int | None = None,
     no_ipv6_address: bool = False,
+    clear: int = 0,
     up: bool | None = None,
 ) -> Request:
-    """Change a device. `no_ipv6_address` keeps the kernel from giving it a
-    link-local address when it comes up (addr_gen_mode none)."""
+    """Change a device, in the order in which the kernel does it.
+
+    :param master: the bridge's index; 0: none.
+    :param no_ipv6_address: keep the kernel from giving it a link-local address
+        when it comes up (addr_gen_mode none).
+    :param clear: IFF_* flags that it is to be without.
+    """
     body = b""
     if mac is not None:
         body += attr(IFLA_ADDRESS, mac_bytes(mac))
     if mtu is not None:
         body += attr_u32(IFLA_MTU, mtu)
+    if name is not None:
+        body += attr_str(IFLA_IFNAME, name)
     if alias is not None:
         body += attr(IFLA_IFALIAS, alias.encode()[:255])
     if master is not None:
         body += attr_u32(IFLA_MASTER, master)
     if no_ipv6_address:
         body += _NO_IPV6_ADDRESS
-    change = 0 if up is None else IFF_UP
+    change = clear | (0 if up is None else IFF_UP)
     return Request(
         f"set {what}",
         RTM_NEWLINK,
@@ -266,6 +280,23 @@ def add_fdb(index: int, mac: str, *, replace: bool = False) -> Request:
         NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL),
         _NDMSG.pack(AF_BRIDGE, index, NUD_NOARP, NTF_MASTER | NTF_STICKY, 0)
         + attr(NDA_LLADDR, mac_bytes(mac)),
+    )
+
+
+def put_fdb_back(entry: Neighbour) -> Request:
+    """A forwarding entry of a port as it was before it was deleted."""
+    return Request(
+        f"put back forwarding entry {entry.mac}",
+        RTM_NEWNEIGH,
+        NLM_F_CREATE | NLM_F_REPLACE,
+        _NDMSG.pack(
+            AF_BRIDGE,
+            entry.ifindex,
+            entry.state,
+            NTF_MASTER | entry.flags & NTF_STICKY,
+            0,
+        )
+        + attr(NDA_LLADDR, mac_bytes(entry.mac)),
     )
 
 
@@ -405,6 +436,7 @@ def parse_link(reply: Reply) -> Link:
     mtu = master = 0
     altnames: list[str] = []
     port: dict[int, int] = {}
+    data = memoryview(b"")
     stats = (0, 0, 0, 0)
     for number, value in attrs(reply.payload, _IFINFO.size):
         if number == IFLA_IFNAME:
@@ -425,12 +457,28 @@ def parse_link(reply: Reply) -> Link:
             for info, inner in attrs(value):
                 if info == IFLA_INFO_KIND:
                     kind = _text(inner)
+                elif info == IFLA_INFO_DATA:
+                    data = inner
                 elif info == IFLA_INFO_SLAVE_DATA:
-                    port = {k: v[0] for k, v in attrs(inner) if len(v) == 1}
+                    port = _settings(inner)
+    tun = {k: _number(v) for k, v in attrs(data)} if kind == "tun" else {}
     return Link(
         index, name, flags, mtu, address, master, kind, alias, tuple(altnames), port,
-        stats[0], stats[1], stats[2], stats[3],
+        stats[0], stats[1], stats[2], stats[3], bool(tun.get(IFLA_TUN_PERSIST)),
+        tun.get(IFLA_TUN_OWNER), tun.get(IFLA_TUN_GROUP),
     )  # fmt: skip
+
+
+def _settings(attributes: memoryview) -> dict[int, int]:
+    return {k: _number(v) for k, v in attrs(attributes) if len(v) in (1, 2)}
+
+
+def parse_port(reply: Reply) -> dict[int, int]:
+    """The settings of a port, as `Link.port`, from RTM_NEWLINK in AF_BRIDGE."""
+    for number, value in attrs(reply.payload, _IFINFO.size):
+        if number == IFLA_PROTINFO:
+            return _settings(value)
+    return {}
 
 
 def link_index(reply: Reply) -> int:

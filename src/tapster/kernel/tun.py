@@ -17,6 +17,7 @@ TUN_DEVICE = "/dev/net/tun"
 TUNGETFEATURES = 0x800454CF
 TUNGETIFF = 0x800454D2
 TUNSETIFF = 0x400454CA
+TUNSETPERSIST = 0x400454CB
 
 IFF_TAP = 0x0002
 IFF_NO_PI = 0x1000
@@ -97,6 +98,38 @@ def create(name: str, *, vnet_hdr: bool) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def take_over(name: str) -> int | None:
+    """Attach to the tap `name` if nobody holds it: one that is persistent, whose
+    last descriptor was closed. Only this tells it from one whose holder says that
+    there is no carrier. A tap's flags are lost with it.
+
+    :returns: a descriptor, which the caller closes; None if the tap is held. If
+        there is no tap of that name, the descriptor is a new one's: compare the
+        index.
+    :raises TapError: `name` is no tap, or cannot be had.
+    """
+    fd = open_device()
+    try:
+        fcntl.ioctl(fd, TUNSETIFF, _IFREQ.pack(name.encode(), IFF_TAP | IFF_NO_PI))
+    except OSError as err:
+        os.close(fd)
+        if err.errno == errno.EBUSY:
+            return None
+        raise TapError(err.errno or errno.EIO, f"TUNSETIFF {name}") from None
+    return fd
+
+
+def forget(fd: int) -> None:
+    """TUNSETPERSIST 0: the tap ends with its last descriptor.
+
+    :raises TapError: `fd` is not an attached tap.
+    """
+    try:
+        fcntl.ioctl(fd, TUNSETPERSIST, 0)
+    except OSError as err:
+        raise TapError(err.errno or errno.EIO, "TUNSETPERSIST") from None
 
 
 def name_and_flags(fd: int) -> tuple[str, int]:
