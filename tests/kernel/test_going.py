@@ -191,7 +191,7 @@ class TestClient:
 
 
 KILLER = """
-import os, signal
+import inspect, os, signal
 from tapster.daemon import stages
 from tapster.networks import dnsmasq, managed
 from tapster.networks.forwarding import Forwarding
@@ -209,7 +209,12 @@ def around(owner, name):
         result = inner(*arguments, **more)
         reached(name)
         return result
-    setattr(owner, name, outer)
+    async def later(*arguments, **more):
+        reached("before " + name)
+        result = await inner(*arguments, **more)
+        reached(name)
+        return result
+    setattr(owner, name, later if inspect.iscoroutinefunction(inner) else outer)
 
 stages.reached = reached
 around(managed.ManagedNetwork, "_write_record")

@@ -8,6 +8,7 @@ import asyncio
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from ipaddress import IPv4Network
+from typing import cast
 
 import pytest
 
@@ -18,6 +19,7 @@ from tapster.networks.service import NameService
 SETTINGS = dnsmasq.Settings(
     "tapbr0", IPv4Network("10.0.0.0/24"), None, "x.internal", 1500, "/none", (), None
 )
+NO_LAUNCHER = cast(dnsmasq.Launcher, None)
 
 
 class Programs:
@@ -27,7 +29,7 @@ class Programs:
         self.started: list[subprocess.Popen[bytes]] = []
         self.alive_at_start: list[int] = []
 
-    def spawn(self, _: dnsmasq.Settings) -> Process:
+    async def spawn(self, *_: object) -> Process:
         self.alive_at_start.append(len(self.alive))
         child = subprocess.Popen(["sleep", "600"])
         self.started.append(child)
@@ -51,7 +53,7 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Programs]:
 
 def run(work: Callable[[NameService], Awaitable[None]]) -> None:
     async def main() -> None:
-        service = NameService(lambda: SETTINGS)
+        service = NameService(lambda: SETTINGS, NO_LAUNCHER)
         await service.start()
         async with asyncio.timeout(1):  # less than what a hung one is given to end
             await work(service)

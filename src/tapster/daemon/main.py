@@ -26,9 +26,15 @@ def main(argv: list[str] | None = None) -> int:
             from .rootless import supervise
 
             return supervise(options)
-        from .serve import run
+        from .programs import Programs
 
-        return run(options, None)
+        programs = Programs.start(options.runtime, options.config)
+        try:
+            from .serve import run
+
+            return run(options, programs, None)
+        finally:
+            programs.close()
     except TapsterError as err:
         print(f"tapsterd: {err.oneline()}", file=sys.stderr)
         return 1

@@ -289,13 +289,19 @@ class _Supervisor:
             loopback = rtnetlink.get_link(netlink, "lo")
             if loopback is not None:
                 netlink.transact([rtnetlink.set_link(loopback.ifindex, "lo", up=True)])
-        from .serve import Rootless, run
+        from .programs import Programs
 
+        programs = Programs.start(self._options.runtime, self._options.config)
         try:
+            from .serve import Rootless, run
+
             return run(
-                self._options, Rootless(self._listening, (RESOLVER,), self._avoid)
+                self._options,
+                programs,
+                Rootless(self._listening, (RESOLVER,), self._avoid),
             )
         finally:
+            programs.close()
             if os.getppid() != parent:  # nobody else is left to do it
                 end_pasta(self._options.runtime)
 

@@ -34,12 +34,14 @@ from .ledger import Ledger
 from .listener import Listener
 from .options import Options
 from .polkit import Polkit
+from .programs import Programs
 from .service import BrokerService
 from .watch import Watch
 
 _log = logging.getLogger(__name__)
 
 DESCRIPTORS = 65536
+BROKEN = 70  # the exit status for an error nobody foresaw (EX_SOFTWARE)
 
 
 class Rootless(NamedTuple):
@@ -50,9 +52,10 @@ class Rootless(NamedTuple):
     avoid: tuple[IPv4Network | IPv6Network, ...]
 
 
-def run(options: Options, rootless: Rootless | None) -> int:
+def run(options: Options, programs: Programs, rootless: Rootless | None) -> int:
     """Serve until told to stop, or, rootless, until nobody needs it.
 
+    :param programs: stay the caller's to close.
     :raises BrokerUnavailable: it can't start; the message says why.
     :raises ConfigError: a configuration file is wrong.
     """
@@ -67,7 +70,7 @@ def run(options: Options, rootless: Rootless | None) -> int:
     try:
         listening = _listening(options, rootless)
         try:
-            return asyncio.run(_serve(options, config, listening, rootless))
+            return asyncio.run(_serve(options, config, listening, programs, rootless))
         except (NetlinkError, NftError) as err:
             raise BrokerUnavailable(f"the kernel does not take part: {err}") from err
         finally:
@@ -143,7 +146,9 @@ def _listening(options: Options, rootless: Rootless | None) -> socket.socket:
     )
 
 
-def _environment(options: Options, rootless: Rootless | None) -> Environment:
+def _environment(
+    options: Options, programs: Programs, rootless: Rootless | None
+) -> Environment:
     networks = os.path.join(options.runtime, "networks")
     try:
         # What is below belongs to dnsmasq's group where it has one: it must
@@ -168,6 +173,7 @@ def _environment(options: Options, rootless: Rootless | None) -> Environment:
         sets=ElementSocket(),
         store=store,
         forwarding=Forwarding(os.path.join(options.runtime, "sysctl.json")),
+        launcher=programs,
         directory=networks,
         upstream=rootless.upstream if rootless else (),
         avoid=rootless.avoid if rootless else (),
@@ -191,14 +197,16 @@ async def _serve(
     options: Options,
     config: Config,
     listening: socket.socket,
+    programs: Programs,
     rootless: Rootless | None,
 ) -> int:
     loop = asyncio.get_running_loop()
     eager.install(loop)
     stop = asyncio.Event()
+    programs.watch(stop.set)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    env = _environment(options, rootless)
+    env = _environment(options, programs, rootless)
     events = Events()
     ledger = Ledger(os.path.join(options.runtime, "nics"))
     polkit = Polkit()
@@ -236,7 +244,9 @@ async def _serve(
     await asyncio.sleep(0)  # what happened last is still to be told
     listener.close()
     first_mac.stop()
-    await broker.stop(everything=rootless is not None)
+    # Without the process that starts programs nothing can come up any more: the
+    # next broker goes on with what there is.
+    await broker.stop(everything=rootless is not None and not programs.is_lost)
     if not len(ledger):
         reconcile.remove_tables(broker)
     watch.stop()
@@ -246,7 +256,7 @@ async def _serve(
     polkit.close()
     env.netlink.close()
     env.sets.close()
-    return 0
+    return BROKEN if programs.is_lost else 0
 
 
 async def _stop_when_idle(

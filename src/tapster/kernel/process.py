@@ -106,10 +106,13 @@ def has_capability(number: int) -> bool:
 class Process:
     """One process, held by a pidfd. `close()` closes the descriptor only."""
 
-    def __init__(self, pid: int) -> None:
-        """:raises ProcessLookupError: there is no such process."""
+    def __init__(self, pid: int, pidfd: int | None = None) -> None:
+        """
+        :param pidfd: one that is there already; becomes this object's.
+        :raises ProcessLookupError: there is no such process.
+        """
         self.pid = pid
-        self.pidfd = os.pidfd_open(pid)
+        self.pidfd = os.pidfd_open(pid) if pidfd is None else pidfd
         started = start_time(pid)
         if started is None:
             os.close(self.pidfd)

@@ -8,6 +8,7 @@ watches: a new guest needs no signal and no restart.
 
 from __future__ import annotations
 
+import asyncio
 import grp
 import logging
 import os
@@ -18,11 +19,10 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
 import time
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ..errors import BrokerFailure
 from ..kernel import process
@@ -34,6 +34,20 @@ START_LIMIT = 5.0  # seconds
 LOG_LIMIT = 256 * 1024  # bytes
 _STRAY_LIMIT = 1000  # milliseconds until a killed dnsmasq must be gone
 _POLL = 0.002  # seconds between looks at the pid file
+
+
+class Launcher(Protocol):
+    """Whoever may start programs."""
+
+    user: str | None  # whom dnsmasq becomes; None: stays who it is
+    capabilities: int  # that a program started has, as a bit mask
+
+    async def start_dnsmasq(self, bridge: str) -> process.Process:
+        """Start it on the configuration of that bridge's directory.
+
+        :raises BrokerFailure: it was not started; the message says why.
+        :raises ProcessLookupError: it has ended already.
+        """
 
 
 class Settings(NamedTuple):
@@ -72,6 +86,11 @@ def service_user() -> str | None:
     return None
 
 
+def group_of(user: str) -> str:
+    """The name of an account's group."""
+    return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+
+
 def configuration(settings: Settings) -> str:
     """The text of dnsmasq.conf."""
     s = settings
@@ -81,7 +100,7 @@ def configuration(settings: Settings) -> str:
         "bind-interfaces",
         "keep-in-foreground",
         f"pid-file={s.directory}/dnsmasq.pid",
-        f"log-facility={s.directory}/dnsmasq.log",
+        "log-facility=-",  # stderr, which is dnsmasq.log
         f"dhcp-leasefile={s.directory}/leases",
         "no-hosts",
         "no-ping",
@@ -118,8 +137,7 @@ def configuration(settings: Settings) -> str:
     if s.user is not None:
         # Without a group dnsmasq takes one of its own choice, which could not
         # read the directory.
-        group = grp.getgrgid(pwd.getpwnam(s.user).pw_gid).gr_name
-        lines += [f"user={s.user}", f"group={group}"]
+        lines += [f"user={s.user}", f"group={group_of(s.user)}"]
     else:
         lines += ["user=", "group="]  # stay who you are, root in a namespace included
     return "\n".join(lines) + "\n"
@@ -205,50 +223,52 @@ def remove_file(path: str) -> None:
         pass
 
 
-def spawn(settings: Settings) -> process.Process:
-    """Start dnsmasq on a directory that `prepare_directory` made.
+async def spawn(settings: Settings, launcher: Launcher) -> process.Process:
+    """Start dnsmasq on a directory that `prepare_directory` made, and wait until
+    it has bound its sockets (some 20 ms).
 
-    Blocks until it has bound its sockets (some 20 ms), so run it in a thread.
-
-    :returns: the running process; the caller closes the pidfd.
+    :returns: the running process; the caller closes it.
     :raises BrokerFailure: it did not start; the message is its own.
     """
-    program = executable()
-    if program is None:
-        raise BrokerFailure("dnsmasq is not installed", "apt install dnsmasq-base")
     pid_file = f"{settings.directory}/dnsmasq.pid"
     remove_file(pid_file)
-    # Popen's own DEVNULL is left open when it runs out of descriptors.
-    with open(os.devnull, "rb+", buffering=0) as null:
-        child = subprocess.Popen(
-            [program, f"--conf-file={settings.directory}/dnsmasq.conf"],
-            stdin=null,
-            stdout=null,
-            stderr=subprocess.PIPE,
-            cwd="/",
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
-            start_new_session=True,
-        )
-    assert child.stderr is not None  # noqa: S101 - for the type checker
-    with child.stderr as stderr:
+    before = _log_size(settings.directory)
+    try:
+        running = await launcher.start_dnsmasq(settings.bridge)
+    except ProcessLookupError:
+        raise BrokerFailure(_last_words(settings.directory, before)) from None
+    try:
         limit = time.monotonic() + START_LIMIT
-        while time.monotonic() < limit:
-            if child.poll() is not None:
-                text = stderr.read().decode(errors="replace").strip()
-                raise BrokerFailure(
-                    f"dnsmasq did not start: {text or child.returncode}"
-                )
-            if _is_written(pid_file):
-                try:
-                    running = process.Process(child.pid)
-                except OSError:
-                    break
-                child.returncode = 0  # reaped through the pidfd, not by Popen
-                return running
-            time.sleep(_POLL)
-    child.kill()
-    child.wait()
-    raise BrokerFailure(f"dnsmasq was not ready within {START_LIMIT:.0f} s")
+        while not _is_written(pid_file):
+            if process.has_ended(running.pidfd):
+                raise BrokerFailure(_last_words(settings.directory, before))
+            if time.monotonic() > limit:
+                raise BrokerFailure(f"dnsmasq was not ready within {START_LIMIT:.0f} s")
+            await asyncio.sleep(_POLL)
+    except BaseException:
+        running.send_signal(signal.SIGKILL)
+        running.close()
+        raise
+    return running
+
+
+def _log_size(directory: str) -> int:
+    try:
+        return os.stat(f"{directory}/dnsmasq.log").st_size
+    except OSError:
+        return 0
+
+
+def _last_words(directory: str, before: int) -> str:
+    """Why it did not start: the last line of its log behind `before`."""
+    try:
+        with open(f"{directory}/dnsmasq.log", "rb") as file:
+            file.seek(before)
+            lines = file.read(LOG_LIMIT).decode(errors="replace").split("\n")
+    except OSError:
+        lines = []
+    said = [line for line in lines if line.strip()]
+    return f"dnsmasq did not start: {said[-1].strip() if said else 'it said nothing'}"
 
 
 def _is_written(path: str) -> bool:
@@ -259,12 +279,11 @@ def _is_written(path: str) -> bool:
 
 
 def is_ours(pid: int, directory: str) -> bool:
-    """Whether `pid` runs with the configuration file of this directory."""
+    """Whether `pid` runs for the network of this directory."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return (
-                f"--conf-file={directory}/dnsmasq.conf".encode()
-                in file.read().split(b"\0")
+            return f"--pid-file={directory}/dnsmasq.pid".encode() in file.read().split(
+                b"\0"
             )
     except OSError:
         return False
@@ -274,7 +293,7 @@ def end_strays(directory: str, known: set[int]) -> None:
     """End every dnsmasq of a network below `directory`, in this network
     namespace, that is not `known`: one whose records were lost would keep its
     address, and the next one of its network from starting, for ever."""
-    mark = f"--conf-file={directory}/".encode()
+    mark = f"--pid-file={directory}/".encode()
     here = os.stat("/proc/self/ns/net")
     for name in os.listdir("/proc"):
         if not name.isdecimal() or int(name) in known:

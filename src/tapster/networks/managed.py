@@ -52,6 +52,7 @@ class Environment:
     sets: ElementSocket
     store: StateStore
     forwarding: Forwarding
+    launcher: dnsmasq.Launcher
     directory: str  # <runtime>/networks
     upstream: tuple[str, ...]  # DNS servers; none: the host's
     avoid: tuple[IPv4Network | IPv6Network, ...]  # routes of a host we can't see
@@ -84,7 +85,7 @@ class ManagedNetwork:
         self.subnet6: IPv6Network | None = None
         self.is_up = False
         self.collision: str | None = None  # who else has the subnet by now
-        self.names = NameService(self._settings)
+        self.names = NameService(self._settings, env.launcher)
         self._env = env
         self._state = NetworkState()
 
@@ -157,7 +158,7 @@ class ManagedNetwork:
             process.CAP_NET_BIND_SERVICE: "CAP_NET_BIND_SERVICE",
             process.CAP_NET_RAW: "CAP_NET_RAW",
         }
-        have = process.effective_capabilities()
+        have = self._env.launcher.capabilities
         missing = [name for number, name in wanted.items() if not have >> number & 1]
         if missing:
             raise BrokerFailure(
@@ -395,7 +396,7 @@ class ManagedNetwork:
             self.mtu,
             self.directory,
             upstream,
-            dnsmasq.service_user(),
+            self._env.launcher.user,
             dhcp=self.definition.dhcp,
             slaac=self.definition.slaac,
             routed=self.definition.mode is Mode.NAT,

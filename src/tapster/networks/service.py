@@ -26,8 +26,11 @@ _END_LIMIT = 2.0  # seconds after SIGTERM
 class NameService:
     """Owns the process, and the descriptor that holds it."""
 
-    def __init__(self, settings: Callable[[], dnsmasq.Settings]) -> None:
+    def __init__(
+        self, settings: Callable[[], dnsmasq.Settings], launcher: dnsmasq.Launcher
+    ) -> None:
         self._settings = settings
+        self._launcher = launcher
         self._running: Process | None = None
         self._reload: asyncio.TimerHandle | None = None
         self._wanted = False
@@ -47,7 +50,7 @@ class NameService:
         async with self._changing:
             self._wanted = True
             dnsmasq.prepare_directory(self._settings())
-            self._watch(await asyncio.to_thread(dnsmasq.spawn, self._settings()))
+            self._watch(await dnsmasq.spawn(self._settings(), self._launcher))
 
     def find(self) -> None:
         """Take over the process of an earlier broker, if it lives."""
@@ -138,7 +141,7 @@ class NameService:
         if not self._wanted or self._running is not None:
             return
         try:
-            self._watch(await asyncio.to_thread(dnsmasq.spawn, self._settings()))
+            self._watch(await dnsmasq.spawn(self._settings(), self._launcher))
         except (BrokerFailure, OSError) as err:
             _log.error("%s", err)
             asyncio.get_running_loop().call_later(_RESTART_DELAY, self._again)
