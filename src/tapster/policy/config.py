@@ -22,7 +22,7 @@ from .values import NSS, Names, boolean, choice
 
 DEFAULT_DIRECTORY = "/etc/tapster"
 BRIDGE_CONF = "/etc/qemu/bridge.conf"
-SECTIONS = ("authorization", "broker", "guard", "limits")  # of single settings
+SECTIONS = ("authorization", "broker", "guard", "hooks", "limits")  # of single settings
 _LISTS = ("networks", "rules")
 
 
@@ -56,6 +56,15 @@ class GuardSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class HookSettings:
+    """[hooks]"""
+
+    # One that has not ended after so long is killed, and has failed.
+    timeout_seconds: int = 5
+    at_once: int = 32  # that run at the same time; the others wait
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """[limits]"""
 
@@ -71,6 +80,7 @@ class Config:
     authorization: Authorization = Authorization()
     broker: BrokerSettings = BrokerSettings()
     guard: GuardSettings = GuardSettings()
+    hooks: HookSettings = HookSettings()
     limits: Limits = Limits()
     # [networks.NAME], by name; there is always one named "default".
     networks: Mapping[str, NetworkDefinition] = field(
