@@ -56,6 +56,7 @@ from .people import holder_above, user_name
 from .polkit import Polkit
 from .provision import Provisioner
 from .resolve import check, resolve
+from .tamper import is_of
 from .tap import TapDescriptor
 from .usage import target_of
 
@@ -199,7 +200,7 @@ class Broker:
 
     def _is_gone(self, nic: Nic) -> bool:
         link = rtnetlink.get_link(self.env.netlink, nic.ifindex)
-        if link is None or link.name != nic.ifname:
+        if not is_of(nic, link):
             self.nic_gone(nic)
             return True
         return False
@@ -431,9 +432,8 @@ class Broker:
 
     def _remove(self, nic: Nic) -> None:
         """:raises BrokerFailure: the kernel won't."""
-        # A name can be used again while the index can't.
         link = rtnetlink.get_link(self.env.netlink, nic.ifindex)
-        if link is None or link.name != nic.ifname:
+        if not is_of(nic, link):
             return
         try:
             self.env.netlink.transact([rtnetlink.delete_link(nic.ifindex, nic.ifname)])
@@ -485,6 +485,8 @@ class Broker:
     def _change_nic(
         self, nic: Nic, definition: NetworkDefinition, changed: Collection[str]
     ) -> None:
+        if nic.state is State.QUARANTINED:
+            return
         try:
             if "isolation" in changed:
                 nic.isolated = definition.is_isolating

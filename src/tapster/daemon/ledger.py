@@ -60,6 +60,7 @@ class Nic:
     rate_egress: int = 0  # bit/s, what the guest sends; 0: no limit
     rate_ingress: int = 0
     macs: list[str] = field(default_factory=list)  # patterns of what it may be
+    host_mac: str = ""  # of the host's end, as it was made
     expires: float | None = None  # seconds of CLOCK_BOOTTIME; None: never
     share: str | None = None  # the name in lxc-usernet whose number it counts for
 
@@ -89,6 +90,7 @@ class Nic:
             self.strict,
             self.learns,
             bool(self.rate_egress),
+            self.state is State.QUARANTINED,
         )
 
 
@@ -191,7 +193,7 @@ class Ledger:
             self._waiting[nic.ifname] = nic
         else:
             self._waiting.pop(nic.ifname, None)
-        if nic.mac is not None and nic.state is State.ACTIVE:
+        if nic.mac is not None and nic.state in (State.ACTIVE, State.QUARANTINED):
             place = nic.bridge_index, nic.mac
             if self._by_mac.get(place) is not nic:
                 self._by_mac[place] = nic

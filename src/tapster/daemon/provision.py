@@ -13,25 +13,18 @@ import secrets
 
 from ..errors import BrokerFailure, MacInUse, RequestError
 from ..kernel import rtnetlink, tun
-from ..kernel.netlink import NetlinkError, Request
+from ..kernel.netlink import NetlinkError
 from ..kernel.nft import NftError
 from ..kernel.nftelem import Element
-from ..model import Rate, State
+from ..model import Rate
 from ..networks import addresses, elements, rates
 from ..networks.managed import Environment, ManagedNetwork
-from . import stages
+from . import stages, tamper
 from .bridges import Bridges
 from .ledger import Ledger, Nic
 from .tap import TapDescriptor
 
 _log = logging.getLogger(__name__)
-
-TAP_ALIAS = "tapster nic"
-
-# What is for 01:80:c2:00:00:00 to 0f (STP, LACP, 802.1X, LLDP) a bridge gives to
-# the host's listeners, LLDP without asking netfilter. Told to forward it, it asks
-# as for any other frame, and the ruleset says no. Pause frames, bit 1, it drops.
-LINK_LOCAL_GROUPS = 0xFFFD
 
 
 class Provisioner:
@@ -109,23 +102,24 @@ class Provisioner:
         One batch; the tap is down, so nothing in it does harm alone. The
         alternative name comes last: it is for people, and may be refused.
         """
-        host_mac = addresses.host_side_mac(nic.mac or secrets.token_bytes(6).hex(":"))
+        nic.host_mac = addresses.host_side_mac(
+            nic.mac or secrets.token_bytes(6).hex(":")
+        )
         batch = [
             rtnetlink.set_link(
                 nic.ifindex,
                 nic.ifname,
-                mac=host_mac,
+                mac=nic.host_mac,
                 mtu=nic.mtu,
-                alias=f"{TAP_ALIAS} network={nic.network or nic.bridge}"
-                f" user={nic.user} guest={nic.name}",
+                alias=tamper.alias(nic),
                 master=nic.bridge_index,
                 no_ipv6_address=True,
             ),
-            _port(nic),
+            rtnetlink.set_port(nic.ifindex, nic.ifname, **tamper.port_settings(nic)),
         ]
         if nic.mac is not None and not nic.trusted:
             batch.append(rtnetlink.add_fdb(nic.ifindex, nic.mac))
-        batch.append(rtnetlink.add_altname(nic.ifindex, _altname(nic)))
+        batch.append(rtnetlink.add_altname(nic.ifindex, tamper.altname(nic)))
         try:
             self._env.netlink.transact(batch)
         except NetlinkError as err:
@@ -207,7 +201,17 @@ class Provisioner:
     def delete_elements(self, nic: Nic) -> None:
         """Remove a port's elements from nftables, but for what another bridge's
         guest of the same MAC claims as well. Strike it off the ledger before."""
-        of_port = elements.of_port(nic.guest)
+        self._delete_elements(nic, nic.guest)
+
+    def shut(self, nic: Nic, guest: elements.Guest) -> None:
+        """Have nftables let nothing of a port through that is in quarantine.
+
+        :param guest: what it was before.
+        """
+        self._delete_elements(nic, guest)
+
+    def _delete_elements(self, nic: Nic, guest: elements.Guest) -> None:
+        of_port = elements.of_port(guest)
         if nic.mac is not None and self._ledger.knows_mac(nic.mac):
             for other in self._ledger:
                 claims = elements.of_port(other.guest) if other.mac == nic.mac else []
@@ -227,7 +231,7 @@ class Provisioner:
                 nic.rate_egress = 0  # an undo of its stage comes after this one
             except NftError as err:
                 _log.error("%s", err)
-        if nic.state is State.WAITING:
+        if guest.waiting:
             self.forget_first_mac(nic)
 
     def forget_first_mac(self, nic: Nic) -> None:
@@ -239,25 +243,6 @@ class Provisioner:
             self._env.sets.delete("forget", [element])
         except NetlinkError as err:
             _log.debug("%s", err)  # there was none
-
-
-def _port(nic: Nic) -> Request:
-    """A port's settings: whom it hears, and whom it may be."""
-    if nic.trusted:
-        return rtnetlink.set_port(nic.ifindex, nic.ifname, isolated=int(nic.isolated))
-    waiting = int(nic.mac is None)
-    return rtnetlink.set_port(
-        nic.ifindex,
-        nic.ifname,
-        learning=waiting,
-        mab=waiting,
-        flood=0,
-        locked=1,
-        guard=1,
-        protect=1,
-        isolated=int(nic.isolated),
-        group_fwd_mask=LINK_LOCAL_GROUPS,
-    )
 
 
 def _explain(err: Exception, nic: Nic) -> RequestError:
@@ -278,13 +263,3 @@ def _explain(err: Exception, nic: Nic) -> RequestError:
     ):
         return BrokerFailure("the bridge has no port left", "a bridge takes 1023 ports")
     return BrokerFailure("the tap could not be made", "the broker's log has the reason")
-
-
-def _altname(nic: Nic) -> str:
-    """Tells network, user and guest, in at most 127 bytes the kernel takes."""
-    user = (
-        nic.user
-        if tun.is_valid_name(nic.user[:15]) and nic.user.isascii()
-        else str(nic.uid)
-    )
-    return f"tapster.{nic.network or nic.bridge}.{user}.{nic.name}"[:127]

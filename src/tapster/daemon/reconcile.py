@@ -24,7 +24,7 @@ from ..networks.managed import ManagedNetwork
 from .broker import Broker
 from .forwards import Forwards
 from .ledger import Nic
-from .provision import TAP_ALIAS
+from .tamper import is_recorded
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
     found: list[Nic] = []
     vanished: list[Nic] = []
     for nic in broker.ledger.records():
-        (found if _is_same(nic, links.get(nic.ifindex)) else vanished).append(nic)
+        (found if is_recorded(nic, links.get(nic.ifindex)) else vanished).append(nic)
     networks = _recall_networks(broker)
 
     there = [network for network in networks if network.bridge_index]
@@ -82,16 +82,6 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
     broker.instances.restore_host()
     for nic in list(broker.ledger):
         broker.expiry.add(nic)
-
-
-def _is_same(nic: Nic, link: Link | None) -> bool:
-    """Whether the device is the recorded one: index, name and our alias, which
-    nobody without CAP_NET_ADMIN can set."""
-    return (
-        link is not None
-        and link.name == nic.ifname
-        and link.alias.startswith(TAP_ALIAS)
-    )
 
 
 def _recall_networks(broker: Broker) -> list[ManagedNetwork]:

@@ -28,7 +28,7 @@ from .explain import explain
 from .forwards import Forwards, Row
 from .ledger import Nic
 from .people import user_name
-from .provision import TAP_ALIAS
+from .tamper import TAP_ALIAS
 from .usage import target_of
 
 _log = logging.getLogger(__name__)

@@ -227,39 +227,38 @@ def delete_link(index: int, what: str) -> Request:
     return Request(f"delete {what}", RTM_DELLINK, 0, _IFINFO.pack(0, 0, index, 0, 0))
 
 
-def set_port(
-    index: int, what: str, *, group_fwd_mask: int | None = None, **settings: int
-) -> Request:
+def set_port(index: int, what: str, **settings: int) -> Request:
     """Change settings of a bridge port: learning, flood, locked, mab, guard,
-    protect, isolated.
+    protect, isolated, each 0 or 1, and group_fwd_mask: which frames to
+    01:80:c2:00:00:00 to 0f, by bit, are forwarded as others are, instead of being
+    the host's.
 
     A kernel that does not know a setting ignores it: read it back with
     `get_link` before relying on it.
-
-    :param group_fwd_mask: which frames to 01:80:c2:00:00:00 to 0f, by bit, are
-        forwarded as others are, instead of being the host's.
     """
     return Request(
         f"set bridge port {what}",
         RTM_SETLINK,
         0,
-        _IFINFO.pack(AF_BRIDGE, 0, index, 0, 0)
-        + _protinfo(group_fwd_mask, tuple(settings.items())),
+        _IFINFO.pack(AF_BRIDGE, 0, index, 0, 0) + _protinfo(tuple(settings.items())),
     )
 
 
 @functools.lru_cache(64)
-def _protinfo(
-    group_fwd_mask: int | None, settings: tuple[tuple[str, int], ...]
-) -> bytes:
+def _protinfo(settings: tuple[tuple[str, int], ...]) -> bytes:
     """The settings themselves. There are few kinds of ports, and many ports."""
-    body = [attr_u8(_PORT_SETTINGS[name], value) for name, value in settings]
-    if group_fwd_mask is not None:
-        body.append(attr_u16(IFLA_BRPORT_GROUP_FWD_MASK, group_fwd_mask))
-    return nested(IFLA_PROTINFO, *body)
+    return nested(
+        IFLA_PROTINFO,
+        *(
+            attr_u16(PORT_SETTINGS[name], value)
+            if name == "group_fwd_mask"
+            else attr_u8(PORT_SETTINGS[name], value)
+            for name, value in settings
+        ),
+    )
 
 
-_PORT_SETTINGS = {
+PORT_SETTINGS = {
     "learning": IFLA_BRPORT_LEARNING,
     "flood": IFLA_BRPORT_UNICAST_FLOOD,
     "locked": IFLA_BRPORT_LOCKED,
@@ -267,6 +266,7 @@ _PORT_SETTINGS = {
     "guard": IFLA_BRPORT_GUARD,
     "protect": IFLA_BRPORT_PROTECT,
     "isolated": IFLA_BRPORT_ISOLATED,
+    "group_fwd_mask": IFLA_BRPORT_GROUP_FWD_MASK,
 }
 
 

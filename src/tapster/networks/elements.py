@@ -75,7 +75,8 @@ def _number(part: str) -> str:
 class Guest(NamedTuple):
     """What the checks of a port are about. Of a waiting or refused one the MAC
     is None; `strict` holds a LAN port to addresses that it may not have,
-    `learns` to what a DHCP server says, `limited` to a rate."""
+    `learns` to what a DHCP server says, `limited` to a rate; `shut` is one of
+    which nothing is let through."""
 
     ifname: str
     ifindex: int
@@ -87,10 +88,13 @@ class Guest(NamedTuple):
     strict: bool = False
     learns: bool = False
     limited: bool = False
+    shut: bool = False
 
 
 def of_port(guest: Guest) -> list[Entry]:
     """The elements of one port."""
+    if guest.shut:
+        return []
     mac, kind = guest.mac, guest.kind
     chain = ruleset.chain_of(kind, waiting=guest.waiting, limited=guest.limited)
 
