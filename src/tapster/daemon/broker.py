@@ -6,7 +6,8 @@
 `daemon/peer.py` identifies, `daemon/provision.py` provisions and publishes,
 and `daemon/watch.py` watches; the rest is here. One event loop runs it all:
 what is between two awaits can't be interleaved, and from the last decision to
-the publishing there is no await.
+the publishing there is no await. Between that and the reply there may be one,
+for the administrator's hooks: whatever may happen to a NIC may happen then.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from . import expiry, stages
 from .audit import Act
 from .bridges import Bridges
 from .events import Events
+from .hooks import Hooks, RefusedByHook
 from .instances import Instances
 from .judge import Judge, is_shared
 from .ledger import Ledger, Nic
@@ -76,6 +78,7 @@ class Broker:
         ledger: Ledger,
         events: Events,
         polkit: Polkit,
+        hooks: Hooks,
     ) -> None:
         self.judge = Judge(config, ledger, events, polkit)
         events.may_see = self.judge.may_see
@@ -88,6 +91,11 @@ class Broker:
         self.instances.wanted = lambda name: self.config.networks.get(name)
         self.instances.on_changed = self._network_changed
         self.instances.on_note = self._note
+        self.instances.on_up = hooks.network_up
+        self.instances.on_down = hooks.network_down
+        hooks.settings = lambda: self.config.hooks
+        self.hooks = hooks
+        self._unanswered: set[str] = set()  # names of taps that nobody has yet
         self.provisioner = Provisioner(env, ledger, self.bridges)
         self.on_waiting: Callable[[], None] = stages.nothing
         self.on_attached: Callable[[Nic], None] = lambda _: None
@@ -117,22 +125,31 @@ class Broker:
         act.network, act.bridge = request.network, request.bridge
         act.name, act.mac = request.name, request.mac
         try:
-            for _ in range(_GOING_TRIES):
-                try:
-                    return await self._attach(act, request)
-                except (NameInUse, MacInUse):
-                    # Of a guest that is starting again: its tap, closed at once,
-                    # may still be in our closing hands.
-                    if not TapDescriptor.pending:
-                        break
-                    await asyncio.sleep(_GOING_WAIT)
-            return await self._attach(act, request)
+            made = await self._attach_when_gone(act, request)
+            await self._tell_hooks(*made)
         except (NotAuthorized, QuotaExceeded):
             raise  # as told when it was refused
         except RequestError as err:
+            reason = err.detail if isinstance(err, RefusedByHook) else err.message
             if self.config.problem is None:
-                self.events.failed(act, err.message)
+                self.events.failed(act, reason)
             raise
+        self.events.about("attached", made[1], act=act)
+        return made
+
+    async def _attach_when_gone(
+        self, act: Act, request: AttachRequest
+    ) -> tuple[TapDescriptor, Nic]:
+        for _ in range(_GOING_TRIES):
+            try:
+                return await self._attach(act, request)
+            except (NameInUse, MacInUse):
+                # Of a guest that is starting again: its tap, closed at once,
+                # may still be in our closing hands.
+                if not TapDescriptor.pending:
+                    break
+                await asyncio.sleep(_GOING_WAIT)
+        return await self._attach(act, request)
 
     async def _attach(
         self, act: Act, request: AttachRequest
@@ -237,7 +254,7 @@ class Broker:
         nic.ipv4 = network.guest_ipv4(claim, in_use)
         nic.ipv6, nic.mtu = claim.ipv6(), network.mtu
         nic.shared = is_shared(definition)
-        return self._provision(act, nic, request.vnet_hdr, network)
+        return self._provision(nic, request.vnet_hdr, network)
 
     def _attach_to_bridge(
         self,
@@ -273,7 +290,7 @@ class Broker:
                 nic.ipv6 = str(reserved.ipv6) if reserved.ipv6 else None
                 nic.learns = False  # what is reserved is what it has
         self.bridges.pin_mac(link)
-        return self._provision(act, nic, request.vnet_hdr, None)
+        return self._provision(nic, request.vnet_hdr, None)
 
     def _check_of(self, bridge: str) -> AddressCheck:
         """How a bridge that is asked for by its own name checks addresses: as
@@ -400,15 +417,46 @@ class Broker:
     # provision and publish
 
     def _provision(
-        self, act: Act, nic: Nic, vnet_hdr: bool, network: ManagedNetwork | None
+        self, nic: Nic, vnet_hdr: bool, network: ManagedNetwork | None
     ) -> tuple[TapDescriptor, Nic]:
         tap = self.provisioner.provision(nic, vnet_hdr, network)
-        self.events.about("attached", nic, act=act)
         self.expiry.add(nic)
         if nic.state is State.WAITING:
             self.on_waiting()
         self.on_attached(nic)
         return tap, nic
+
+    async def _tell_hooks(self, tap: TapDescriptor, nic: Nic) -> None:
+        """Let the hooks have their say, and take all back if one says no.
+
+        :raises RequestError: there is no such NIC any more.
+        """
+        self._unanswered.add(nic.ifname)
+        try:
+            await self.hooks.attach(nic)
+            if self.ledger.by_ifname(nic.ifname) is not nic:
+                raise BrokerFailure("the NIC was taken away before it was handed over")
+        except RequestError:
+            tap.close()
+            await self._until_gone(nic)
+            raise
+        except BaseException:
+            tap.close()
+            raise
+        finally:
+            self._unanswered.discard(nic.ifname)
+
+    async def _until_gone(self, nic: Nic) -> None:
+        """Until a tap that was just closed is gone, and what hooks did for it is
+        undone: its caller may come again at once."""
+        for _ in range(_GOING_TRIES):
+            if self.ledger.by_ifname(nic.ifname) is not nic or self._is_gone(nic):
+                break
+            await asyncio.sleep(_GOING_WAIT)
+        else:
+            self._remove(nic)
+            self.nic_gone(nic)
+        await self.hooks.ended(nic)
 
     # going
 
@@ -441,6 +489,14 @@ class Broker:
             if err.errno != errno.ENODEV:  # it went by itself
                 raise BrokerFailure("the tap could not be removed") from err
 
+    def take_away(self, nic: Nic) -> None:
+        """Remove a NIC that nobody asked to be removed.
+
+        :raises BrokerFailure: the kernel won't.
+        """
+        self._remove(nic)
+        self.nic_gone(nic)
+
     def _expire(self, nic: Nic) -> None:
         """The time that a NIC was granted for is over."""
         try:
@@ -462,7 +518,9 @@ class Broker:
         if network is not None:
             network.remove_guest(nic.ifname, nic.mac, nic.ipv4)
             self.instances.schedule_down(network)
-        self.events.about("detached", nic, act=act)
+        self.hooks.gone(nic)
+        if nic.ifname not in self._unanswered:  # else nobody was told that it is
+            self.events.about("detached", nic, act=act)
 
     # what changes around running guests
 
@@ -536,6 +594,7 @@ class Broker:
         self.instances.cancel()
         await self.instances.wait_for_rising()
         await asyncio.sleep(_GOING_WAIT)  # the NIC that a network came up for
+        await self.hooks.close()
         for _ in range(_GOING_TRIES):
             if not TapDescriptor.pending:
                 break
@@ -548,5 +607,6 @@ class Broker:
                 self.nic_gone(nic)
         for network in self.instances.all():
             await self.instances.take_down(network)
+        await self.hooks.stop()
         self.instances.restore_host()
         self.instances.cancel()

@@ -47,6 +47,8 @@ class Instances:
         self._looking: asyncio.TimerHandle | None = None
         self._sustaining: asyncio.TimerHandle | None = None
         self.wanted: Callable[[str], NetworkDefinition | None] = lambda _: None
+        self.on_up: Callable[[ManagedNetwork], None] = lambda _: None
+        self.on_down: Callable[[ManagedNetwork], None] = lambda _: None
         self.on_note: Callable[[ManagedNetwork, str], None] = _ignore_note
         self.on_changed: Callable[[ManagedNetwork, list[str]], None] = _ignore_change
 
@@ -103,6 +105,7 @@ class Instances:
                 self._stay(key)
                 del self._up[key]
                 await network.down()
+                self.on_down(network)
                 network = None
             if network is None or not network.is_up:
                 network = ManagedNetwork(self._env, definition, uid)
@@ -121,6 +124,7 @@ class Instances:
                 finally:
                     self._rising.discard(key)
                     self.restore_host()
+                self.on_up(network)
                 self._sustain_soon()
                 self._change(network)  # read anew while it came up
                 self._tell_own_networks()
@@ -155,6 +159,7 @@ class Instances:
             # brings up a new one.
             del self._up[network.key]
             await network.down()
+            self.on_down(network)
             self._tell_own_networks()
             self.restore_host()
 

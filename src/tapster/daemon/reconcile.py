@@ -82,6 +82,9 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
     broker.instances.restore_host()
     for nic in list(broker.ledger):
         broker.expiry.add(nic)
+    there_are = [nic.ifname for nic in broker.ledger]
+    there_are += [network.bridge for network in broker.instances.all()]
+    broker.hooks.recall(set(there_are))
 
 
 def _recall_networks(broker: Broker) -> list[ManagedNetwork]:

@@ -29,6 +29,7 @@ from .broker import Broker
 from .events import Events
 from .first_mac import FirstMac
 from .forwards import Forwards
+from .hooks import Hooks
 from .lease_watch import LeaseWatch
 from .ledger import Ledger
 from .listener import Listener
@@ -210,7 +211,8 @@ async def _serve(
     events = Events()
     ledger = Ledger(os.path.join(options.runtime, "nics"))
     polkit = Polkit()
-    broker = Broker(config, env, ledger, events, polkit)
+    hooks = Hooks(options.config, options.runtime, programs, events)
+    broker = Broker(config, env, ledger, events, polkit, hooks)
     forwards = Forwards(broker, os.path.join(env.store.directory, "forwards.json"))
     watch, leases = Watch(), LeaseWatch()
     first_mac = FirstMac(broker)
