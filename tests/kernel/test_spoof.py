@@ -4,17 +4,17 @@ support/spoofs.py from a tap, looked for at the far side, on every kind of port.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
-from lab import OTHER, USER, Daemon, Lab, until
+from lab import OTHER, USER, Daemon, Lab
 from support import frames, host, spoofs, spoofs6
 from support.frames import Station, Tap, VnetTap
+from support.leases import give, party
 from support.spoofs import Case, Party, Scene
 from tapster import client
 
@@ -172,7 +172,7 @@ class Made:
         if leases:
             held4 = held6 = True
             for each in (me, other):
-                give(self.lab, station, each)
+                give(self.lab, station, each, f"{LAN4}1")
         return Scene(
             me=me,
             other=other,
@@ -188,14 +188,6 @@ class Made:
         )
 
 
-def party(mac: str, ipv4: str, ipv6: str) -> Party:
-    """With the link-local address that RFC 4291, appendix A, makes of the MAC."""
-    raw = bytearray(frames.mac(mac))
-    raw[0] ^= 2
-    local = bytes.fromhex("fe80") + bytes(6) + raw[:3] + b"\xff\xfe" + raw[3:]
-    return Party(mac, ipv4, ipv6, str(IPv6Address(local)))
-
-
 def of_nic(nic: client.Nic, number: int = 60) -> Party:
     """`number` makes the addresses of one that has none."""
     ipv4 = nic.ipv4 or f"{LAN4}{number}"
@@ -206,27 +198,6 @@ def first(address: str | None, length: int) -> str:
     """The gateway's address in a guest's network."""
     address = address or f"{LAN6}1"
     return str(ip_network(f"{address}/{length}", strict=False)[1])
-
-
-def give(lab: Lab, station: Station, to: Party) -> None:
-    """What the LAN's DHCP servers say to a guest: these addresses are yours."""
-    body = struct.pack("!4BIHH4x", 2, 1, 6, 0, 0x1234, 0, 0)
-    body += IPv4Address(to.ipv4).packed + bytes(8) + frames.mac(to.mac).ljust(16, b"\0")
-    body += bytes(192) + b"\x63\x82\x53\x63\x35\1\5\x33\4\0\0\x0e\x10\xff"
-    ack = frames.ipv4(f"{LAN4}1", to.ipv4, 17, frames.udp(67, 68, body))
-    station.send(frames.ethernet(station.mac, to.mac, frames.IPV4, ack))
-    inner = IPv6Address(to.ipv6).packed + struct.pack("!II", 3600, 3600)
-    option = struct.pack("!HH", 5, len(inner)) + inner
-    association = struct.pack("!HHIII", 3, 12 + len(option), 1, 0, 0) + option
-    reply = frames.ipv6(spoofs6.ROUTER, to.local, 17, frames.udp(
-        547, 546, b"\7\0\0\1" + association))  # fmt: skip
-    station.send(frames.ethernet(station.mac, to.mac, frames.IPV6, reply))
-
-    def known() -> bool:
-        (nic,) = (n for n in host.nics(lab) if n["mac"] == to.mac)
-        return (nic["ipv4"], nic["ipv6"]) == (to.ipv4, to.ipv6)
-
-    until(f"the leases of {to.mac}", known)
 
 
 TWO = (USER, OTHER)
