@@ -37,6 +37,11 @@ class Found(NamedTuple):
 _NOTHING = Found()
 
 
+def is_name(name: object) -> bool:
+    """Whether a hook can have that name."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
 def find(configuration: str) -> Found:
     """Look at all of it, now: that it is executable shows in no directory's time.
 
@@ -65,7 +70,7 @@ def _sort(path: str, fd: int, present: list[str]) -> Found:
         # A README, a hook that was switched off, a directory of helpers' own.
         if name.startswith(".") or stat.S_ISDIR(mode) or not mode & _EXECUTABLE:
             continue
-        if not _NAME.fullmatch(name):
+        if not is_name(name):
             passed.append(name)
             continue
         try:

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..kernel.tun import is_valid_name
-from .hook_words import OF_NETWORK, OF_NIC, Words
+from .hook_files import is_name
+from .hook_words import NUMBERS, OF_NETWORK, OF_NIC, Words
 
 _log = logging.getLogger(__name__)
 
@@ -95,9 +96,12 @@ def parse(device: str, data: Any) -> Due:
         raise ValueError("not the words that are told")
     if device != words.get("ifname", words["bridge"]):
         raise ValueError("it is about another device")
-    if not all(isinstance(v, str | int | None) for v in words.values()):
-        raise TypeError("not words")
-    if not isinstance(begun, list) or not all(isinstance(name, str) for name in begun):
+    for name, value in words.items():
+        if type(value) is not (int if name in NUMBERS else str) and not (
+            value is None and (name != "uid" or "ifname" not in words)
+        ):
+            raise TypeError(f"{name} is {value!r}")
+    if not isinstance(begun, list) or not all(map(is_name, begun)):
         raise TypeError("not names of hooks")
     if ending is not None and ending not in begun:
         raise ValueError("it was never begun")

@@ -33,6 +33,8 @@ OF_NETWORK = (
     *("domain", "mtu", "uid", "user"),
 )
 
+NUMBERS = ("mtu", "uid", "pid")  # the others are text
+
 Words = dict[str, Any]  # str, int, or None where there is nothing to say
 
 
