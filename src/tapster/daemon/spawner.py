@@ -4,8 +4,10 @@
 It is a program of its own, started before the broker has met anybody, and of
 the standard library alone. It starts two kinds of program and nothing else:
 dnsmasq, on the configuration of one of our networks, of which it knows each
-line; and hooks, which are in the administrator's directory. A broker that is
-not ours any more can have it do no more than that.
+line; and hooks, which are in the administrator's directory. It signals its
+dnsmasqs, which are another user's, and reads what program a process runs, both
+of which take capabilities that the broker does without. A broker that is not
+ours any more can have it do no more than that.
 
 Requests and answers are datagrams of words that end with a NUL; descriptors
 come along. It ends when the broker does. dnsmasq goes on then, hooks do not.
@@ -36,6 +38,12 @@ _DEFAULTS = (
     *(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT),
     *(signal.SIGTERM, signal.SIGCHLD),
 )
+
+_SIGNALS = {
+    "SIGHUP": signal.SIGHUP,
+    "SIGTERM": signal.SIGTERM,
+    "SIGKILL": signal.SIGKILL,
+}
 
 # What dnsmasq may be told. None of it names a program, or a file but those of
 # the network's own directory.
@@ -107,7 +115,13 @@ class Spawner:
     """One broker's. `run` returns when that is gone."""
 
     def __init__(
-        self, control: socket.socket, networks: str, hooks: str, user: str, group: str
+        self,
+        control: socket.socket,
+        questions: socket.socket,
+        networks: str,
+        hooks: str,
+        user: str,
+        group: str,
     ) -> None:
         self._control = control
         self._networks = networks
@@ -117,6 +131,8 @@ class Spawner:
         self._children: dict[int, _Child] = {}  # by pidfd
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
+        self._questions = questions
+        self._poll.register(questions, select.POLLIN)
 
     def run(self) -> None:
         while True:
@@ -125,6 +141,9 @@ class Spawner:
                     if not self._serve():
                         self._end_hooks(time.monotonic() + 1e9)
                         return
+                elif fd == self._questions.fileno():
+                    if not self._tell_program():
+                        self._poll.unregister(self._questions)
                 elif fd in self._children:
                     self._reap(self._children[fd])
             self._end_hooks(time.monotonic())
@@ -138,12 +157,21 @@ class Spawner:
 
     def _serve(self) -> bool:
         """One request; False if there will be no more."""
-        data, fds, flags, _ = socket.recv_fds(self._control, MAX_MESSAGE, 8)
+        try:
+            data, fds, flags, _ = socket.recv_fds(self._control, MAX_MESSAGE, 8)
+        except ConnectionResetError:  # it was killed before it read our last word
+            return False
         _cloexec(fds)
         if not data:
             return False
         words = data.decode("utf-8", "surrogateescape").split("\0")
         request = words[1] if len(words) > 1 else ""
+        if words[0] == "signal" and len(words) == 3 and len(fds) == 1:
+            try:
+                self._signal(fds[0], words[2])
+            finally:
+                os.close(fds[0])
+            return True
         try:
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 raise Refused("the request is too long")
@@ -288,6 +316,43 @@ class Spawner:
             if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
                 raise Refused(f"others than root may write to {name}")
 
+    # What is signalled, and looked at
+
+    def _signal(self, pidfd: int, number: str) -> None:
+        """Signal a dnsmasq of ours. If another process has its pid by now, then it
+        is gone, and nobody gets the signal."""
+        try:
+            with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+                (pid,) = re.findall(r"^Pid:\t(\d+)$", file.read(), re.MULTILINE)
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+            mark = os.fsencode(f"--pid-file={self._networks}/")
+            if number in _SIGNALS and any(word.startswith(mark) for word in words):
+                signal.pidfd_send_signal(pidfd, _SIGNALS[number])
+        except (OSError, ValueError):
+            pass
+
+    def _tell_program(self) -> bool:
+        """Which file a process runs, by the descriptor of its directory in /proc."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self._questions, 1, 1)
+        except ConnectionResetError:
+            return False
+        _cloexec(fds)
+        answer = b""
+        for fd in fds:
+            try:
+                answer = os.readlink(b"exe", dir_fd=fd)
+            except OSError:
+                pass  # an empty answer says so
+            os.close(fd)
+        if data:
+            try:
+                self._questions.send(answer or b"\0")
+            except OSError:
+                return False
+        return bool(data)
+
     # How it ends
 
     def _reap(self, child: _Child) -> None:
@@ -349,12 +414,12 @@ def end_marked(mark: str) -> None:
 
 
 def main() -> int:
-    """Serve the broker whose end is descriptor 0."""
-    control = socket.socket(fileno=0)
+    """Serve the broker; descriptors 0 and 1 lead to it."""
+    control, questions = socket.socket(fileno=0), socket.socket(fileno=1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # It ends when the broker does, whoever else is told to.
         signal.signal(number, signal.SIG_IGN)
-    Spawner(control, *sys.argv[1:5]).run()
+    Spawner(control, questions, *sys.argv[1:5]).run()
     return 0
 
 
