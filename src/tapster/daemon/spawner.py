@@ -150,7 +150,8 @@ class Spawner:
 
     def _patience(self) -> int | None:
         """Milliseconds until some hook's time is over."""
-        limits = [c.limit for c in self._children.values() if c.limit is not None]
+        running = [c for c in self._children.values() if not c.is_late]
+        limits = [c.limit for c in running if c.limit is not None]
         if not limits:
             return None
         return max(0, int((min(limits) - time.monotonic()) * 1000) + 1)
@@ -375,9 +376,10 @@ class Spawner:
 
     def _end_hooks(self, now: float) -> None:
         for child in self._children.values():
-            if child.limit is not None and child.limit <= now:
+            if child.is_late or child.limit is None:
+                continue
+            if child.limit <= now:
                 child.is_late = True
-                child.limit = 1e18
                 end_group(child.pid)
                 if child.mark:
                     end_marked(child.mark)
