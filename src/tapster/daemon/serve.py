@@ -29,6 +29,7 @@ from .broker import Broker
 from .events import Events
 from .first_mac import FirstMac
 from .forwards import Forwards
+from .guard import Guard
 from .hooks import Hooks
 from .lease_watch import LeaseWatch
 from .ledger import Ledger
@@ -217,7 +218,9 @@ async def _serve(
     watch, leases = Watch(), LeaseWatch()
     first_mac = FirstMac(broker)
     await reconcile.reconcile(broker, forwards, leases.rules)
-    watch.start(broker, first_mac)
+    guard = Guard(broker)
+    watch.start(broker, first_mac, guard)
+    guard.look_at_all()
     leases.start(broker)
     if ledger.waiting():
         first_mac.start()
@@ -246,6 +249,7 @@ async def _serve(
     await asyncio.sleep(0)  # what happened last is still to be told
     listener.close()
     first_mac.stop()
+    guard.stop()
     # Without the process that starts programs nothing can come up any more: the
     # next broker goes on with what there is.
     await broker.stop(everything=rootless is not None and not programs.is_lost)

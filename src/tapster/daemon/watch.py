@@ -12,6 +12,7 @@ from ..kernel import rtnetlink
 from ..kernel.netlink import NetlinkMonitor, Reply
 from .broker import Broker
 from .first_mac import FirstMac
+from .guard import Guard
 
 _log = logging.getLogger(__name__)
 
@@ -39,29 +40,40 @@ class Watch:
                 rtnetlink.RTNLGRP_IPV4_ROUTE,
                 rtnetlink.RTNLGRP_IPV6_IFADDR,
             ],
-            [rtnetlink.RTM_DELLINK, rtnetlink.RTM_NEWNEIGH, *_OF_HOST],
+            [
+                *(
+                    rtnetlink.RTM_DELLINK,
+                    rtnetlink.RTM_NEWNEIGH,
+                    rtnetlink.RTM_DELNEIGH,
+                ),
+                *_OF_HOST,
+            ],
+            live_links=True,
         )
         self._handle: Callable[[Reply], None] = lambda _: None
         self._resynchronise: Callable[[], None] = lambda: None
 
-    def start(self, broker: Broker, first_mac: FirstMac) -> None:
+    def start(self, broker: Broker, first_mac: FirstMac, guard: Guard) -> None:
         def handle(reply: Reply) -> None:
-            if reply.type == rtnetlink.RTM_DELLINK:
+            if reply.type == rtnetlink.RTM_NEWLINK:
+                guard.link(reply)
+            elif reply.type == rtnetlink.RTM_DELLINK:
                 # A port that leaves its bridge is told in family AF_BRIDGE.
-                if rtnetlink.link_family(reply) == 0:
-                    nic = broker.ledger.by_index(rtnetlink.link_index(reply))
-                    if nic is not None:
-                        broker.nic_gone(nic)
+                if rtnetlink.link_family(reply) == rtnetlink.AF_BRIDGE:
+                    guard.left(reply)
+                    return
+                nic = broker.ledger.by_index(rtnetlink.link_index(reply))
+                if nic is not None:
+                    broker.nic_gone(nic)
             elif reply.type == rtnetlink.RTM_NEWNEIGH:
                 first_mac.neighbour(rtnetlink.parse_neighbour(reply))
+            elif reply.type == rtnetlink.RTM_DELNEIGH:
+                guard.entry_gone(rtnetlink.parse_neighbour(reply))
             else:
                 broker.instances.look_at_host()
 
         def resynchronise() -> None:
-            alive = {link.ifindex for link in rtnetlink.links(broker.env.netlink)}
-            for nic in list(broker.ledger):
-                if nic.ifindex not in alive:
-                    broker.nic_gone(nic)
+            guard.look_at_all()
             broker.instances.look_at_host()
 
         self._handle, self._resynchronise = handle, resynchronise
