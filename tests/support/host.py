@@ -252,7 +252,7 @@ def commands(space: Space) -> dict[int, str]:
     if not pids:
         return {}
     done = subprocess.run(
-        ["ps", "-o", "pid=,args=", "-p", ",".join(map(str, pids))],
+        ["ps", "-ww", "-o", "pid=,args=", "-p", ",".join(map(str, pids))],
         capture_output=True,
         text=True,
     )

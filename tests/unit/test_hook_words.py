@@ -167,6 +167,6 @@ class TestRecords:
 
 def test_what_a_hook_is_told_fits_its_pipe() -> None:
     # The longest words there are: a user's name by NSS, and a path's reason.
-    words = {name: "x" * 1024 for name in hook_words.OF_NIC}
+    words = dict.fromkeys(hook_words.OF_NIC, "x" * 1024)
     told = hook_words.of_event("attach", "x" * 64, words, True, "é" * 1024)
     assert len(hook_words.as_stdin(told)) < hook_process.STDIN_LIMIT

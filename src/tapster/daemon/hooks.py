@@ -249,6 +249,8 @@ class Hooks:
                 due.ending = name
                 self._note(due)
                 problem = await self._run(name, event, due.words, again)
+                if self._programs.is_lost:
+                    return  # and so is this broker: the next one tells it
                 due.begun.remove(name)
                 due.ending = None
                 self._note(due)
