@@ -52,7 +52,7 @@ from .bridges import Bridges
 from .events import Events
 from .hooks import Hooks, RefusedByHook
 from .instances import Instances
-from .judge import Judge, is_shared
+from .judge import Consents, Judge, is_shared
 from .ledger import Ledger, Nic
 from .people import holder_above, user_name
 from .polkit import Polkit
@@ -65,6 +65,7 @@ from .usage import target_of
 _log = logging.getLogger(__name__)
 
 _GOING_TRIES, _GOING_WAIT = 40, 0.005  # seconds, each
+_RISING_TRIES = 5  # for a network that others change while it comes up
 _TAP_DIGITS = 7  # after "tapster" and the kind: all that 15 bytes hold
 
 
@@ -140,63 +141,67 @@ class Broker:
     async def _attach_when_gone(
         self, act: Act, request: AttachRequest
     ) -> tuple[TapDescriptor, Nic]:
+        consents: Consents = set()
         for _ in range(_GOING_TRIES):
             try:
-                return await self._attach(act, request)
+                return await self._attach(act, request, consents)
             except (NameInUse, MacInUse):
                 # Of a guest that is starting again: its tap, closed at once,
                 # may still be in our closing hands.
                 if not TapDescriptor.pending:
                     break
                 await asyncio.sleep(_GOING_WAIT)
-        return await self._attach(act, request)
+        return await self._attach(act, request, consents)
 
     async def _attach(
-        self, act: Act, request: AttachRequest
+        self, act: Act, request: AttachRequest, consents: Consents
     ) -> tuple[TapDescriptor, Nic]:
         peer = act.peer
-        target, link = resolve(request, self.bridges.find, self.config)
-        decision = await self._decide(act, request, target)
-        if link is not None:
-            return self._attach_to_bridge(act, request, decision, link, None)
-        definition = self.config.networks.get(target.network or DEFAULT_NETWORK)
-        if definition is None:  # by a reload while a quota was waited for
-            self.judge.refuse(act, Decision(False, "no such network any more"))
-        if definition.mode is Mode.BRIDGE:
-            link = self._bridge_of(definition)
-            return self._attach_to_bridge(act, request, decision, link, definition)
-        network = self.instances.ready(definition, peer.uid)
-        if network is None:
+        for _ in range(_RISING_TRIES):
+            decision, target, link = await self._decide(act, request, consents)
+            if link is not None:
+                return self._attach_to_bridge(act, request, decision, link, None)
+            definition = self.config.networks[target.network or DEFAULT_NETWORK]
+            if definition.mode is Mode.BRIDGE:
+                link = self._bridge_of(definition)
+                return self._attach_to_bridge(act, request, decision, link, definition)
+            network = self.instances.ready(definition, peer.uid)
+            if network is not None:
+                try:
+                    return self._attach_to_network(act, request, decision, network)
+                finally:
+                    self.instances.schedule_down(network)
             network = await self.instances.bring_up(definition, peer.uid)
+            self.instances.schedule_down(network)  # unless its NIC comes
             # That took its time: what was true may not be now.
-            if definition.name not in self.config.networks:
-                target = Target()
-            confirmed, decision = decision, self.judge.judge(peer, request, target)
-            if decision.ask and decision.rule != confirmed.rule:
-                decision = Decision(False, "the rules changed meanwhile")
-            if not decision.allowed:
-                self.instances.schedule_down(network)
-                self.judge.refuse(act, decision)
-        try:
-            return self._attach_to_network(act, request, decision, network)
-        finally:
-            self.instances.schedule_down(network)
+        raise BrokerFailure(
+            f"network {definition.name} does not stay up", "try again in a moment"
+        )
 
     async def _decide(
-        self, act: Act, request: AttachRequest, target: Target
-    ) -> Decision:
-        """:raises NotAuthorized, QuotaExceeded: the answer is no."""
+        self, act: Act, request: AttachRequest, consents: Consents
+    ) -> tuple[Decision, Target, Link | None]:
+        """The decision that counts: of what there is, and by the rules, as they are
+        when this returns.
+
+        :raises NotAuthorized, QuotaExceeded: the answer is no.
+        """
+        target, link = Target(), None
 
         def judge() -> Decision:
+            nonlocal target, link
+            target, link = resolve(request, self.bridges.find, self.config)
             return self.judge.judge(act.peer, request, target)
 
         decision = await self.settled(act.peer.uid, judge)
         if decision.ask:
-            decision = await self.judge.confirm(act, request, target, judge)
+            decision = await self.judge.confirm(
+                act, request, judge, lambda: target, consents
+            )
         act.rule = decision.place
         if not decision.allowed:
             self.judge.refuse(act, decision)
-        return decision
+        return decision, target, link
 
     async def settled(self, uid: int, judge: Callable[[], Decision]) -> Decision:
         """A decision that is not about taps that are going just now: one that its

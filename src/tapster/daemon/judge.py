@@ -44,7 +44,9 @@ _log = logging.getLogger(__name__)
 ATTACH, FORWARD, MANAGE = (
     f"io.tapster.{verb}" for verb in ("attach", "forward", "manage")
 )
-_QUESTIONS = 4  # that one request may put to polkit
+_QUESTIONS = 16  # that one request may put to polkit
+# What polkit has said yes to in one request: by which rule, and to what.
+Consents = set[tuple[Rule | None, Target]]
 _NOTES = 256  # oddities of files that were told once, and are not again
 
 
@@ -166,15 +168,23 @@ class Judge:
         self,
         act: Act,
         request: AttachRequest,
-        target: Target,
         again: Callable[[], Decision],
+        target: Callable[[], Target],
+        consents: Consents,
     ) -> Decision:
         """A decision that polkit has to confirm, and what it is after that.
 
         :param again: decides anew: all may have changed while polkit was asked.
+        :param target: what the last decision was about.
+        :param consents: what polkit said yes to in this request; more are added.
         """
-        guest = self.guest(act.peer, request, target)
-        return await self._settle(act, ATTACH, guest, request.interactive, again)
+
+        def guest() -> Target:
+            return self.guest(act.peer, request, target())
+
+        return await self._settle(
+            act, ATTACH, guest, request.interactive, again, consents
+        )
 
     def refuse(self, act: Act, decision: Decision) -> NoReturn:
         """:raises NotAuthorized, QuotaExceeded, BrokerFailure: always."""
@@ -230,7 +240,7 @@ class Judge:
         return await self._settle(
             act,
             FORWARD,
-            target,
+            lambda: target,
             interactive,
             lambda: may_forward(act.peer, target, port, self.config.book),
         )
@@ -274,7 +284,7 @@ class Judge:
         decision = await self._settle(
             act,
             MANAGE,
-            target,
+            lambda: target,
             interactive,
             lambda: may_manage(act.peer, target, self.config.book),
         )
@@ -285,7 +295,7 @@ class Judge:
         return await self._settle(
             act,
             MANAGE,
-            Target(),
+            Target,
             interactive,
             lambda: may_reload(act.peer, self.config.book),
         )
@@ -294,26 +304,30 @@ class Judge:
         self,
         act: Act,
         action: str,
-        target: Target,
+        target: Callable[[], Target],
         interactive: bool,
         again: Callable[[], Decision],
+        consents: Consents | None = None,
     ) -> Decision:
-        """Decide, ask polkit where that is wanted, and decide again: the rule may
-        be another by then, and polkit has to be asked about each."""
-        asked: list[Rule | None] = []
+        """Decide, ask polkit where that is wanted, and decide again: by then it may
+        be another rule, or another guest's name that is free, and polkit has to be
+        asked about each."""
+        consents = set() if consents is None else consents
         while True:
             decision = again()
-            if not (decision.allowed and decision.ask) or decision.rule in asked:
+            question = decision.rule, target()
+            if not (decision.allowed and decision.ask) or question in consents:
                 break
-            if len(asked) >= _QUESTIONS:
-                decision = decision._replace(allowed=False, reason="rules won't stay")
+            if len(consents) >= _QUESTIONS:
+                reason = "what polkit is asked about won't stay"
+                decision = decision._replace(allowed=False, reason=reason)
                 break
-            asked.append(decision.rule)
-            refusal = await self._ask(act.peer, action, target, interactive)
+            refusal = await self._ask(act.peer, action, question[1], interactive)
             if refusal is not None:
                 reason = f"{decision.reason}, but {refusal}"
                 decision = decision._replace(allowed=False, reason=reason)
                 break
+            consents.add(question)
         act.rule = decision.place
         return decision
 
