@@ -169,7 +169,7 @@ def test_reading_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         load(str(tmp_path))
     assert before.limits.connections == 3
-    assert Config().limits.connections == 512
+    assert Config().limits.connections == 1024
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@
 """One client's connection: asyncvarlink behind limits of our own.
 
 asyncvarlink keeps as much as a client sends without a NUL, takes descriptors
-nobody asked for, and stops reading while a call runs. Here a message has an
-end, descriptors are counted and closed, and a client that goes is noticed.
+nobody asked for, reads all messages before the first is done, and stops reading
+while a call runs. Here a message has an end, descriptors are counted and closed
+elsewhere, each call waits for its user's turn, and a client that goes is noticed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import select
 import socket
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,25 +28,31 @@ from asyncvarlink import (
     VarlinkInterfaceRegistry,
     VarlinkInterfaceServerProtocol,
     VarlinkMethodCall,
-    VarlinkTransport,
 )
 from asyncvarlink.serviceinterface import VarlinkServiceInterface
 from asyncvarlink.types import JSONObject
 
-from ..errors import BrokerFailure
+from ..errors import BrokerBusy, BrokerFailure
 from ..model import Peer
+from ..policy.config import Limits
 from ..version import __version__
-from ..wire.errors import to_wire
+from ..wire.errors import INTERFACE, to_wire
 from ..wire.interface import BrokerInterface, Service
 from .caller import CALLER, Caller
+from .pace import COSTS
 from .peer import pidfd
+from .received import may_come
+from .shared import Shared
+from .transport import DESCRIPTOR_LIMIT, Socket, Transport
 
 _log = logging.getLogger(__name__)
 
 MESSAGE_LIMIT = 64 * 1024  # bytes
-DESCRIPTOR_LIMIT = 8  # a connection; no call takes any
 CALL_LIMIT = 16  # calls a client may be ahead before we stop reading
 REPLY_LIMIT = 64  # replies a client may leave unread
+
+_WATCH = f"{INTERFACE}.Watch"
+_COSTS = {f"{INTERFACE}.{name}": cost for name, cost in COSTS.items()}
 
 _encoder = json.JSONEncoder(separators=(",", ":"))
 
@@ -54,37 +62,17 @@ def _encode(obj: JSONObject) -> bytes:
     return _encoder.encode(obj).encode() + b"\0"
 
 
-class _Socket(socket.socket):
-    """asyncio formats the descriptor each time it is not in the selector, and
-    the usual text of a socket costs two system calls."""
-
-    def __repr__(self) -> str:
-        return f"<socket {self.fileno()}>"
-
-
-class _Transport(VarlinkTransport):
-    """Reads once a turn of the event loop. asyncvarlink's own way, which tells
-    which message a descriptor came with, goes on for as long as a client sends
-    and lets nobody else have a turn; here no call takes descriptors."""
-
-    MAX_RECV_FDS = DESCRIPTOR_LIMIT + 1
-
-    def _handle_read_socket(self) -> None:
-        self._sock_receive_fds(self.RECV_BUFFER_SIZE)
-
-    def read_now(self) -> None:
-        """Read what is there without waiting to be told that something is: a
-        client sends its call right after connecting."""
-        if self._recvfd is not None and not self._closing:
-            self._handle_read_socket()
-
-
 class Connection(VarlinkInterfaceServerProtocol):
     """Serves one peer. Not to be used again once it is lost."""
 
     def __init__(
-        self, peer: Peer, service: Service, on_lost: Callable[[Connection], None]
+        self,
+        peer: Peer,
+        service: Service,
+        on_lost: Callable[[Connection], None],
+        shared: Shared | None = None,
     ) -> None:
+        """:param shared: the listener's; None is for a connection alone."""
         registry = VarlinkInterfaceRegistry()
         registry.register_interface(BrokerInterface(service, peer))
         registry.register_interface(
@@ -102,23 +90,31 @@ class Connection(VarlinkInterfaceServerProtocol):
         self.last_activity = asyncio.get_running_loop().time()
         self.calls = 0  # running now
         self._on_lost = on_lost
-        self._unfinished = 0  # bytes since the last NUL
+        self._shared = shared or Shared(Limits())
+        self._messages: deque[bytes] = deque()  # that nobody has looked at
+        self._is_served = False  # one of them is, or waits for it
+        self._part = bytearray()  # of a message: what came since the last NUL
+        self._part_since = 0.0  # when that began
         self._descriptors = 0
         self._sending = 0  # messages in the transport's queue
+        self._sending_since = 0.0  # when the last of them went, or the first came
         self._streams: set[asyncio.Future[None]] = set()
         self._waiting: set[asyncio.Future[Any]] = set()  # see until_gone
         self._hangup: select.epoll | None = None
         self._reference: weakref.ref[Caller] = weakref.ref(self)
-        self._base: _Transport | None = None
+        self._base: Transport | None = None
         self._socket: socket.socket | None = None
 
     def attach_socket(self, connection: socket.socket) -> None:
         """Take over an accepted, non-blocking socket: it is closed with this."""
-        connection = _Socket(fileno=connection.detach())
+        connection = Socket(fileno=connection.detach())
+        if may_come(connection):
+            disposal, uid = self._shared.disposal, self.peer.uid
+            connection.dispose = lambda fd: disposal.close(uid, (fd,))
         # Python's own idea of it matters too: a dup() passes it on to the file
         # description, and so to all its descriptors.
         connection.setblocking(False)
-        self._base = _Transport(
+        self._base = Transport(
             asyncio.get_running_loop(),
             connection,
             connection,
@@ -134,41 +130,131 @@ class Connection(VarlinkInterfaceServerProtocol):
         if self._base is not None:
             self._base.abort()
 
+    # What a client sends
+
+    def descriptors_received(self, fds: list[int]) -> None:
+        """Get rid of them; closing them is nothing to wait for."""
+        self._shared.disposal.close(self.peer.uid, fds)
+        self._descriptors += len(fds)
+        if self._descriptors > DESCRIPTOR_LIMIT:
+            self._violation("sent too many descriptors")
+
     def message_received(self, data: bytes, fds: FileDescriptorArray | None) -> None:
+        """Take messages apart. They are read when it is their turn."""
+        if self._is_lost():
+            return
         self.last_activity = asyncio.get_running_loop().time()
-        if fds is not None:
-            # The transport closes them when this returns: nobody refers to them.
-            self._descriptors += len(fds)
-            if self._descriptors > DESCRIPTOR_LIMIT:
-                self._violation("sent too many descriptors")
-                return
-        first_end = data.find(b"\0")
-        if (
-            self._unfinished + (len(data) if first_end < 0 else first_end)
-            > MESSAGE_LIMIT
-        ):
+        first, *others = data.split(b"\0")
+        if not self._part:
+            self._part_since = self.last_activity
+        self._part += first
+        if len(self._part) > MESSAGE_LIMIT:  # others are shorter than what is read
             self._violation("sent too large a message")
             return
-        last_end = data.rfind(b"\0")
-        self._unfinished = (
-            len(data) - last_end - 1
-            if last_end >= 0
-            else (self._unfinished + len(data))
-        )
+        if others:
+            self._messages.append(bytes(self._part))
+            self._part_since = self.last_activity
+            self._part = bytearray(others.pop())
+            self._messages += others
+        if len(self._messages) > CALL_LIMIT and self._transport is not None:
+            self._transport.pause_reading()  # until there are none
+        self._serve_next()
+
+    def _is_lost(self) -> bool:
+        return self._base is None or self._base.is_closing()
+
+    def _serve_next(self) -> None:
+        """Have the next message served, one at a time, or more of them read."""
+        if self._is_served:
+            return
+        if self._messages:
+            self._is_served = True
+            self._shared.turns.ask(self.peer.uid, self._serve)
+        else:
+            if self._transport is not None:
+                self._transport.resume_reading()
+            self._maybe_close_if_idle()
+
+    def _serve(self) -> asyncio.Future[None] | None:
+        """A turn for the next message.
+
+        :returns: what is running on, unless that is a stream.
+        """
+        if self._is_lost():
+            self._messages.clear()
+            return None
         try:
-            super().message_received(data, None)
+            call = json.loads(self._messages.popleft())
         except (ValueError, RecursionError):
             self._violation("sent no JSON")
-        if len(self._consumer_queue) > CALL_LIMIT and self._transport is not None:
-            self._transport.pause_reading()  # until the queue is empty
+            return None
+        if not isinstance(call, dict):
+            self._violation("sent no JSON object")
+            return None
+        method = call.get("method")
+        cost = _COSTS.get(method, 0) if isinstance(method, str) else 0
+        if cost:
+            loop = asyncio.get_running_loop()
+            wait = self._shared.pace.wait(self.peer.uid, cost, loop.time())
+            if wait is None:
+                self._refuse_as_busy(call)
+                return self._served(None)
+            if wait:
+                ask, uid = self._shared.turns.ask, self.peer.uid
+                loop.call_later(wait, ask, uid, lambda: self._call(call))
+                return None
+        return self._call(call)
 
-    def error_received(
-        self, err: Exception, data: bytes, fds: FileDescriptorArray | None
-    ) -> None:
-        self._violation("sent no JSON object")
+    def _call(self, call: JSONObject) -> asyncio.Future[None] | None:
+        if self._is_lost():
+            return None
+        running = self._served(self.request_received(call, None))
+        return None if call.get("method") == _WATCH else running
+
+    def _served(
+        self, running: asyncio.Future[None] | None
+    ) -> asyncio.Future[None] | None:
+        if running is not None and not running.done():
+            if self._transport is not None:
+                self._transport.pause_reading()
+            running.add_done_callback(self._served)
+            return running
+        self._is_served = False
+        if self._part:  # the rest of it was for us to read until now
+            self._part_since = asyncio.get_running_loop().time()
+        self._serve_next()
+        return None
+
+    def _refuse_as_busy(self, call: JSONObject) -> None:
+        if call.get("oneway") is not True:
+            self.send_error(to_wire(BrokerBusy("too many requests", "try again later")))
+
+    def _maybe_close_if_idle(self) -> None:
+        """After the last message of a client that sends no more; asyncvarlink
+        forgets those that wait."""
+        if not self._messages and not self._is_served:
+            super()._maybe_close_if_idle()
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing has been asked that is not answered."""
+        return not (self.calls or self._is_served or self._streams or self._sending)
+
+    def is_overdue(self, now: float, limits: Limits) -> bool:
+        """Whether we have waited for this client for too long: for it to read
+        its replies, for the rest of a message, or for a call."""
+        stalled = now - limits.stalled_connection_seconds
+        if self._sending and not self._streams:
+            return self._sending_since < stalled
+        if self.calls or self._is_served:
+            return False
+        if self._part and self._part_since < stalled:
+            return True
+        return now - self.last_activity > limits.idle_connection_seconds
 
     def _violation(self, what: str) -> None:
-        _log.warning("uid %d, pid %d %s", self.peer.uid, self.peer.pid, what)
+        if self._shared.may_log(self.peer.uid):
+            _log.warning("uid %d, pid %d %s", self.peer.uid, self.peer.pid, what)
         self.abort()
 
     def request_received(
@@ -178,7 +264,7 @@ class Connection(VarlinkInterfaceServerProtocol):
         if future is not None:
             self.calls += 1
             future.add_done_callback(self._call_ended)
-            if obj.get("more"):
+            if self._streams:
                 try:
                     self._watch_hangup()
                 except OSError as err:
@@ -193,7 +279,7 @@ class Connection(VarlinkInterfaceServerProtocol):
             future: asyncio.Future[None] | None = super().call_received(call, fds)
         finally:
             CALLER.reset(token)
-        if future is not None and call.more:
+        if future is not None and call.method == _WATCH:
             self._streams.add(future)
             future.add_done_callback(self._streams.discard)
         return future
@@ -224,8 +310,8 @@ class Connection(VarlinkInterfaceServerProtocol):
     @contextmanager
     def until_gone(self, future: asyncio.Future[Any]) -> Iterator[None]:
         """As `daemon.caller.Caller`."""
-        if self._base is None or self._base.is_closing():
-            future.cancel()  # calls that were sent ahead run all the same
+        if self._is_lost():
+            future.cancel()
         else:
             self._watch_hangup()
         self._waiting.add(future)
@@ -243,7 +329,7 @@ class Connection(VarlinkInterfaceServerProtocol):
 
         :raises OSError: for lack of descriptors.
         """
-        if self._hangup is None and self._socket is not None:
+        if self._hangup is None and self._socket is not None and not self._is_lost():
             hangup = select.epoll(1)
             hangup.register(self._socket, 0)  # EPOLLHUP always is
             asyncio.get_running_loop().add_reader(hangup.fileno(), self.abort)
@@ -288,6 +374,8 @@ class Connection(VarlinkInterfaceServerProtocol):
         return self._socket.send(data, flags)
 
     def _queue_message(self, future: asyncio.Future[None]) -> asyncio.Future[None]:
+        if not self._sending:
+            self._sending_since = asyncio.get_running_loop().time()
         self._sending += 1
         future.add_done_callback(self._unqueue_message)
         if self._sending > REPLY_LIMIT:
@@ -296,6 +384,7 @@ class Connection(VarlinkInterfaceServerProtocol):
 
     def _unqueue_message(self, _: asyncio.Future[None]) -> None:
         self._sending -= 1
+        self._sending_since = asyncio.get_running_loop().time()
 
     def handle_call_exception(self, exc: BaseException, oneway: bool) -> None:
         """Log in full what nobody foresaw; tell the caller nothing of it."""
@@ -308,6 +397,7 @@ class Connection(VarlinkInterfaceServerProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._messages.clear()
         # A stream without end would wait for its next event to see that nobody
         # is there any more, and count against its user's limit until then.
         for future in (*self._streams, *self._waiting):

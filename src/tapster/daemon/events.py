@@ -25,8 +25,6 @@ from .throttle import OTHERS, Throttle
 _log = logging.getLogger("tapster.audit")
 
 QUEUE = 256  # events a watcher may be behind
-WATCHERS = 64  # in all
-WATCHERS_PER_USER = 8
 SUM_UP = 10.0  # seconds until what was not told one by one is told as a number
 
 
@@ -58,7 +56,9 @@ class Events:
     each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, watchers: int = 256, watchers_per_user: int = 16) -> None:
+        """How many may watch, in all and of one user."""
+        self._limit, self._limit_of_user = watchers, watchers_per_user
         self._watchers: set[_Watcher] = set()
         self._throttle = Throttle()
         self._summary: asyncio.TimerHandle | None = None
@@ -208,7 +208,7 @@ class Events:
         :raises BrokerBusy: too many watch already, or it ended.
         """
         of_user = sum(watcher.peer.uid == peer.uid for watcher in self._watchers)
-        if len(self._watchers) >= WATCHERS or of_user >= WATCHERS_PER_USER:
+        if len(self._watchers) >= self._limit or of_user >= self._limit_of_user:
             raise BrokerBusy("too many watchers", "end another 'tapster events'")
         watcher = _Watcher(peer)
         self._watchers.add(watcher)

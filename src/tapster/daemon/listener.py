@@ -3,7 +3,9 @@
 
 A shortage of descriptors is met with a spare one: the connection that can't be
 served is taken and closed, instead of waiting in the queue and waking us for
-ever. Nobody has more than his share of connections, and none for nothing.
+ever. Nobody has more than his share of connections, and none for nothing: who has
+too many is told so as soon as he is seen, as everybody waits in the same queue for
+that. Those that are served are taken in when it is their user's turn.
 """
 
 from __future__ import annotations
@@ -14,19 +16,30 @@ import json
 import logging
 import os
 import socket
-from collections import Counter
+import time
 from collections.abc import Callable
 
 from ..model import Peer
 from ..policy.config import Limits
 from ..wire.errors import INTERFACE
 from ..wire.interface import Service
+from . import received
 from .connection import Connection
-from .peer import identify
+from .peer import credentials, identify
+from .shared import Shared
+from .throttle import OTHERS
 
 _log = logging.getLogger(__name__)
 
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+_LOST = (errno.ECONNABORTED, errno.EINTR, errno.EPROTO)
+_ACCEPTING = 0.001  # seconds until others have their turn
+_BUSY = json.dumps(
+    {
+        "error": f"{INTERFACE}.BrokerBusy",
+        "parameters": {"message": "too many connections", "hint": "try again later"},
+    }
+).encode()
 
 
 class Listener:
@@ -38,17 +51,20 @@ class Listener:
         self._listening = listening
         self._service = service
         self._limits = limits
-        self._connections: set[Connection] = set()
-        self._of_user: Counter[int] = Counter()
+        self._shared = Shared(limits)
+        # The oldest first; a socket is one that is still to be taken in.
+        self._of_user: dict[int, dict[socket.socket | Connection, None]] = {}
+        self._count = 0
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._sweep: asyncio.TimerHandle | None = None
         self.on_lost: Callable[[Peer], None] = lambda _: None
 
     def __len__(self) -> int:
-        return len(self._connections)
+        return self._count
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
+        received.refuse(self._listening)
         self._listening.setblocking(False)
         loop.add_reader(self._listening.fileno(), self._accept)
         self._sweep_soon()
@@ -59,32 +75,38 @@ class Listener:
         self._listening.close()
         if self._sweep is not None:
             self._sweep.cancel()
-        for connection in list(self._connections):
-            connection.abort()
+        for uid, theirs in list(self._of_user.items()):
+            for each in list(theirs):
+                if isinstance(each, Connection):
+                    each.abort()
+                else:
+                    self._drop(uid, each)
         os.close(self._spare)
 
     def _accept(self) -> None:
-        """Take one connection; for the next the loop calls again, after others
-        have had their turn."""
-        try:
-            accepted, _ = self._listening.accept()
-        except BlockingIOError:
-            return
-        except OSError as err:
-            if err.errno in _NO_DESCRIPTOR:
-                self._turn_away()
-            elif err.errno not in (errno.ECONNABORTED, errno.EINTR, errno.EPROTO):
-                _log.error("accept: %s", err)
-            return
-        try:
-            self._admit(accepted)
-        except OSError as err:
-            _log.warning("a connection was dropped: %s", err)
-            accepted.close()
+        """Take what waits, for as long as that is fair; for more the loop calls
+        again."""
+        end = time.perf_counter() + _ACCEPTING
+        while time.perf_counter() < end:
+            try:
+                accepted, _ = self._listening.accept()
+            except BlockingIOError:
+                return
+            except OSError as err:
+                if err.errno in _NO_DESCRIPTOR:
+                    self._turn_away()
+                elif err.errno not in _LOST:
+                    _log.error("accept: %s", err)
+                return
+            try:
+                self._receive(accepted)
+            except OSError as err:
+                _log.warning("a connection was dropped: %s", err)
+                accepted.close()
 
     def _turn_away(self) -> None:
         """Out of descriptors: use the spare one to get rid of one connection."""
-        _log.error("out of file descriptors; a connection is turned away")
+        self._warn(OTHERS, "out of file descriptors; a connection is turned away")
         os.close(self._spare)
         try:
             self._listening.accept()[0].close()
@@ -92,56 +114,102 @@ class Listener:
             pass
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
 
-    def _admit(self, accepted: socket.socket) -> None:
-        peer = identify(accepted)
-        limits = self._limits
+    def _receive(self, accepted: socket.socket) -> None:
+        """Have a connection wait for its user's turn, or say that there are too
+        many."""
+        pid, uid, _ = credentials(accepted)
+        of_user = len(self._of_user.get(uid, ()))
         if (
-            len(self._connections) >= limits.connections
-            or self._of_user[peer.uid] >= limits.connections_per_user
+            of_user >= self._limits.connections_per_user
+            or self._shared.disposal.is_behind(uid)
+            or (self._count >= self._limits.connections and not self._displace(of_user))
         ):
-            _log.warning(
-                "too many connections; uid %d, pid %d turned away", peer.uid, peer.pid
-            )
+            self._warn(uid, f"too many connections; uid {uid}, pid {pid} turned away")
             self._say_busy(accepted)
             accepted.close()
             return
-        accepted.setblocking(False)
-        connection = Connection(peer, self._service, self._lost)
-        connection.attach_socket(accepted)
-        self._connections.add(connection)
-        self._of_user[peer.uid] += 1
+        self._of_user.setdefault(uid, {})[accepted] = None
+        self._count += 1
+        self._shared.turns.ask(uid, lambda: self._admit(uid, accepted))
+
+    def _admit(self, uid: int, accepted: socket.socket) -> None:
+        if accepted.fileno() < 0:
+            return  # closed meanwhile
+        try:
+            peer = identify(accepted)
+            accepted.setblocking(False)
+            connection = Connection(peer, self._service, self._lost, self._shared)
+            connection.attach_socket(accepted)
+        except OSError as err:
+            _log.warning("a connection was dropped: %s", err)
+            self._drop(uid, accepted)
+            return
+        theirs = self._of_user[uid]
+        del theirs[accepted]
+        theirs[connection] = None
+
+    def _drop(self, uid: int, accepted: socket.socket) -> None:
+        accepted.close()
+        self._forget(uid, accepted)
+
+    def _forget(self, uid: int, which: socket.socket | Connection) -> bool:
+        theirs = self._of_user.get(uid, {})
+        if which not in theirs:
+            return False
+        del theirs[which]
+        if not theirs:
+            del self._of_user[uid]
+        self._count -= 1
+        return True
+
+    def _displace(self, fewer: int) -> bool:
+        """Make room for a user who has `fewer`: of the one who has most, close the
+        connection that has been idle in vain for longest."""
+        if not self._of_user:
+            return False
+        theirs = max(self._of_user.values(), key=len)
+        if len(theirs) <= fewer:
+            return False
+        for connection in theirs:
+            if isinstance(connection, Connection) and connection.is_idle:
+                connection.abort()
+                self._lost(connection)
+                return True
+        return False
 
     @staticmethod
     def _say_busy(accepted: socket.socket) -> None:
-        reply = {
-            "error": f"{INTERFACE}.BrokerBusy",
-            "parameters": {
-                "message": "too many connections",
-                "hint": "try again later",
-            },
-        }
         try:
-            accepted.send(json.dumps(reply).encode() + b"\0", socket.MSG_DONTWAIT)
+            accepted.send(_BUSY + b"\0", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError:
             pass
 
     def _lost(self, connection: Connection) -> None:
-        if connection in self._connections:
-            self._connections.discard(connection)
-            self._of_user[connection.peer.uid] -= 1
-            if not self._of_user[connection.peer.uid]:
-                del self._of_user[connection.peer.uid]
+        if self._forget(connection.peer.uid, connection):
             self.on_lost(connection.peer)
 
+    def _warn(self, uid: int, text: str) -> None:
+        """Log what a client can cause at will, within a measure."""
+        if self._shared.may_log(uid):
+            _log.warning("%s", text)
+
     def _sweep_soon(self) -> None:
-        interval = max(self._limits.idle_connection_seconds / 4, 0.1)
+        limits = self._limits
+        shortest = min(
+            limits.idle_connection_seconds, limits.stalled_connection_seconds
+        )
+        interval = max(shortest / 4, 0.1)
         self._sweep = asyncio.get_running_loop().call_later(interval, self._close_idle)
 
     def _close_idle(self) -> None:
-        """Close connections that neither ask nor are being answered."""
+        """Close connections that keep us waiting."""
         now = asyncio.get_running_loop().time()
-        for connection in list(self._connections):
-            quiet = now - connection.last_activity
-            if not connection.calls and quiet > self._limits.idle_connection_seconds:
-                connection.abort()
+        for theirs in list(self._of_user.values()):
+            for connection in list(theirs):
+                if isinstance(connection, Connection) and connection.is_overdue(
+                    now, self._limits
+                ):
+                    connection.abort()
+        for line in self._shared.not_logged():
+            _log.warning("%s", line)
         self._sweep_soon()

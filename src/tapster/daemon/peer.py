@@ -17,14 +17,23 @@ _INT = struct.Struct("i")
 _GROUPS = 64  # at first; the kernel says when it is too few
 
 
-def identify(connection: socket.socket) -> Peer:
-    """The process that called connect(2), as it was then.
+def credentials(connection: socket.socket) -> tuple[int, int, int]:
+    """Pid, uid and gid of `identify`, for who need not know more.
 
     :raises OSError: this is not a connected Unix socket.
     """
     pid, uid, gid = _UCRED.unpack(
         connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     )
+    return pid, uid, gid
+
+
+def identify(connection: socket.socket) -> Peer:
+    """The process that called connect(2), as it was then.
+
+    :raises OSError: this is not a connected Unix socket.
+    """
+    pid, uid, gid = credentials(connection)
     return Peer(uid, gid, frozenset(_groups(connection)) | {gid}, pid)
 
 

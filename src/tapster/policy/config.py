@@ -68,9 +68,18 @@ class HookSettings:
 class Limits:
     """[limits]"""
 
-    connections: int = 512
-    connections_per_user: int = 64
+    connections: int = 1024
+    connections_per_user: int = 256
     idle_connection_seconds: float = 30.0
+    # Half a message, or a reply that its caller does not read.
+    stalled_connection_seconds: float = 5.0
+    # Begun and not answered yet, or answered and still about to be.
+    calls_per_user: int = 64
+    # What has something done; who is faster waits. See daemon/pace.py.
+    requests_per_second: int = 50  # of a user
+    requests_at_once: int = 500
+    watchers: int = 256
+    watchers_per_user: int = 16
 
 
 @dataclass(frozen=True, slots=True)

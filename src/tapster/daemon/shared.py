@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What all connections of a listener have in common: whose turn it is, how fast
+who may be, what is to be got rid of, and how much is worth a line."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..policy.config import Limits
+from .pace import Pace
+from .received import Disposal
+from .throttle import OTHERS, Throttle
+from .turns import Turns
+
+
+class Shared:
+    """What all connections of a listener have in common."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.turns = Turns(limits.calls_per_user)
+        self.pace = Pace(limits.requests_per_second, limits.requests_at_once)
+        self.disposal = Disposal()
+        self._throttle = Throttle()
+
+    def may_log(self, uid: int) -> bool:
+        """Whether one more line about that user is within measure."""
+        return self._throttle.admits(uid, asyncio.get_running_loop().time())
+
+    def not_logged(self) -> list[str]:
+        """Lines about how many were not, since this was last asked."""
+        return [
+            f"{count} more lines of {'others' if uid == OTHERS else f'uid {uid}'}"
+            for uid, count in self._throttle.collect()
+        ]

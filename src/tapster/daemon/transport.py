@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A connection's socket, beneath asyncvarlink's receiver.
+
+It reads a little at a time, so that nobody waits for a client that never stops,
+and is not kept by what closing a descriptor of a client's may take.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from asyncvarlink import FileDescriptorArray, VarlinkTransport
+
+DESCRIPTOR_LIMIT = 8  # a connection; no call takes any
+
+
+class Receiver(Protocol):
+    """Who is told what came."""
+
+    def descriptors_received(self, fds: list[int]) -> None: ...
+    def message_received(
+        self, data: bytes, fds: FileDescriptorArray | None
+    ) -> None: ...
+
+
+class Socket(socket.socket):
+    """asyncio formats the descriptor each time it is not in the selector, and
+    the usual text of a socket costs two system calls."""
+
+    dispose: Callable[[int], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<socket {self.fileno()}>"
+
+    def close(self) -> None:
+        """The kernel closes what was sent to us and not received along with it."""
+        if self.dispose is None or self.fileno() < 0:
+            super().close()
+            return
+        try:
+            self.shutdown(socket.SHUT_RDWR)  # the client need not wait for that
+        except OSError:
+            pass  # it is gone
+        self.dispose(self.detach())
+
+
+class Transport(VarlinkTransport):
+    """Reads once a turn of the event loop. asyncvarlink's own way, which tells
+    which message a descriptor came with, goes on for as long as a client sends
+    and lets nobody else have a turn; here no call takes descriptors."""
+
+    def _handle_read_socket(self) -> None:
+        connection = cast(socket.socket, self._recvfd)
+        receiver = cast(Receiver, self._protocol)
+        fds: list[int] = []
+        try:
+            data, fds, _, _ = socket.recv_fds(
+                connection, self.RECV_BUFFER_SIZE, DESCRIPTOR_LIMIT + 1
+            )
+        except BlockingIOError:
+            return
+        except OSError as err:
+            self._close_receiver(err)
+            return
+        if fds:
+            receiver.descriptors_received(fds)
+        if data:
+            receiver.message_received(data, None)
+        else:
+            self._loop.remove_reader(connection)
+            self._loop.call_soon(self._eof_received)
+
+    def read_now(self) -> None:
+        """Read what is there without waiting to be told that something is: a
+        client sends its call right after connecting."""
+        if self._recvfd is not None and not self._closing:
+            self._handle_read_socket()
