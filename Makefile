@@ -3,9 +3,10 @@
 
 PYTHON := .venv/bin/python
 ARGS :=
+SECONDS := 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format demo bench datapath varlink clean
+.PHONY: help setup test lint format demo bench datapath flood fuzz varlink clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -35,6 +36,12 @@ bench: setup ## how fast it is, next to qemu-bridge-helper
 datapath: setup ## what a port's checks cost a frame, and a guest
 	@$(PYTHON) benchmarks/datapath.py $(ARGS)
 	@$(PYTHON) benchmarks/vmm.py $(ARGS)
+
+flood: setup ## what one user's flood does to another's attach
+	@$(PYTHON) benchmarks/flood.py $(ARGS)
+
+fuzz: setup ## feed the wire and every parser for SECONDS (300)
+	@$(PYTHON) tools/fuzz/run.py --seconds $(SECONDS) $(ARGS)
 
 varlink: setup ## write the .varlink file anew from src/tapster/wire/interface.py
 	@$(PYTHON) -m tapster.wire.interface

@@ -92,7 +92,7 @@ class Forwards:
                 self._enter(Row(str(network), int(uid), forward))
         except FileNotFoundError:
             pass
-        except (ValueError, TypeError) as err:
+        except (ValueError, TypeError, OverflowError, RecursionError) as err:
             _log.warning("%s is damaged; forwards are lost: %s", self._path, err)
 
     def _save(self) -> None:

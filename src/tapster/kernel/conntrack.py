@@ -111,7 +111,9 @@ def _flow(family: int, payload: memoryview) -> Flow | None:
     ends = dict(attrs(found.get(_TUPLE_ORIG, b"")))
     address = dict(attrs(ends.get(_TUPLE_IP, b""))).get(_DESTINATION[family])
     proto = dict(attrs(ends.get(_TUPLE_PROTO, b"")))
-    if address is None or _PROTO_DST_PORT not in proto or _PROTO_NUM not in proto:
+    if address is None or _PROTO_DST_PORT not in proto or not proto.get(_PROTO_NUM):
+        return None
+    if len(address) != (4 if family == socket.AF_INET else 16):
         return None
     key = nested(_TUPLE_ORIG, bytes(found[_TUPLE_ORIG]))
     if _ID in found:

@@ -39,7 +39,7 @@ class Forwarding:
                 self._before = {str(k): str(v) for k, v in json.load(file).items()}
         except FileNotFoundError:
             pass
-        except (ValueError, AttributeError) as err:
+        except (ValueError, AttributeError, RecursionError) as err:
             _log.warning("%s is damaged, sysctls will stay as they are: %s", path, err)
 
     def enable(self) -> None:

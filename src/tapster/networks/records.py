@@ -63,6 +63,13 @@ def _maybe(kind: Any, value: Any) -> Any:
 
 def from_json(data: dict[str, Any]) -> NetworkDefinition:
     """:raises ValueError, KeyError, TypeError: these are not such fields."""
+    try:
+        return _from_json(data)
+    except (AttributeError, OverflowError) as err:
+        raise ValueError(str(err)) from err
+
+
+def _from_json(data: dict[str, Any]) -> NetworkDefinition:
     return NetworkDefinition(
         name=str(data["name"]),
         mode=Mode(data["mode"]),
