@@ -225,6 +225,36 @@ def test_none_without_hooks(lab: Lab) -> None:
         assert not os.path.exists(inside(lab, DUE))
 
 
+TAMPERER = """if True:
+    import fcntl, struct, sys, tapster
+    TUNSETPERSIST = 0x400454cb
+    with tapster.attach(name="web") as nic:
+        print(nic.ifname, flush=True)
+        sys.stdin.readline()
+        fcntl.ioctl(nic.fd, TUNSETPERSIST, 1)
+        sys.stdin.read()
+"""
+
+
+def test_tampering(lab: Lab) -> None:
+    hook(lab, "10-a", LOG + "cat > /run/stdin.$1\n" + HEARD)
+    with broker(lab), program(lab, TAMPERER) as (child, ifname):
+        assert child.stdin is not None
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        until("it", lambda: "10-a tamper" in told(lab, ifname))
+        text = lab.host.run("cat", "/run/stdin.tamper").stdout
+        words = json.loads(text)
+        assert (words["event"], words["ifname"]) == ("tamper", ifname)
+        assert words["reason"] and words["uid"] == USER
+        child.kill()
+    # Its end is told as any other's, and after that.
+    assert told(lab, ifname)[:: len(told(lab, ifname)) - 1] == [
+        "10-a attach", "10-a detach",
+    ]  # fmt: skip
+    pairs(lab)
+
+
 # --- a hook that says no
 
 
@@ -539,10 +569,12 @@ PROGRAM = """if True:
 
 
 @contextmanager
-def program(lab: Lab) -> Iterator[tuple[subprocess.Popen[Any], str]]:
+def program(
+    lab: Lab, text: str = PROGRAM
+) -> Iterator[tuple[subprocess.Popen[Any], str]]:
     """A guest's process of USER's, and its tap."""
     child = lab.host.popen(
-        lab.python, "-c", PROGRAM, user=USER, stdin=subprocess.PIPE,
+        lab.python, "-c", text, user=USER, stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )  # fmt: skip
     assert child.stdin is not None and child.stdout is not None

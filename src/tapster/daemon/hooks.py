@@ -28,7 +28,7 @@ from . import hook_files, hook_process, hook_records, hook_words
 from .events import Events
 from .hook_places import Places
 from .hook_records import Due, Records
-from .hook_words import ATTACH, DETACH, NETWORK_DOWN, NETWORK_UP, Words
+from .hook_words import ATTACH, DETACH, NETWORK_DOWN, NETWORK_UP, TAMPER, Words
 from .ledger import EVERYBODY, Nic
 from .programs import Programs
 
@@ -143,6 +143,10 @@ class Hooks:
         life = self._lives.pop(network.bridge, None)
         if life is not None:
             self._start_end(life, NETWORK_DOWN)
+
+    def tampered(self, nic: Nic, reason: str) -> None:
+        """Tell that its holder, or somebody else, changed a tap."""
+        self.run_later(TAMPER, nic, reason)
 
     def run_later(self, event: str, nic: Nic, reason: str | None = None) -> None:
         """Tell of something else that happened to a NIC, soon. What happens again

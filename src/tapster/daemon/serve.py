@@ -219,6 +219,7 @@ async def _serve(
     first_mac = FirstMac(broker)
     await reconcile.reconcile(broker, forwards, leases.rules)
     guard = Guard(broker)
+    guard.on_tampered = hooks.tampered
     watch.start(broker, first_mac, guard)
     guard.look_at_all()
     leases.start(broker)
