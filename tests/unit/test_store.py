@@ -93,3 +93,11 @@ def test_only_finished_files_are_there(store: StateStore, tmp_path: Path) -> Non
     store.save("x", NetworkState(SUBNET))
     store.save("x", NetworkState(SUBNET))
     assert os.listdir(tmp_path / "state/networks") == ["x.json"]
+
+
+def test_what_was_not_finished_goes(store: StateStore, tmp_path: Path) -> None:
+    names = ("seed.new", "forwards.json.new", "networks/x.json.new")
+    for name in names:
+        (tmp_path / "state" / name).write_text("{")
+    StateStore(str(tmp_path / "state"))
+    assert not any((tmp_path / "state" / name).exists() for name in names)

@@ -179,6 +179,11 @@ class Ledger:
     def add(self, nic: Nic) -> None:
         """Enter a NIC and write its record."""
         self._write(nic)
+        self.enter(nic)
+
+    def enter(self, nic: Nic) -> None:
+        """Enter a NIC whose record is there already. It stays as it is: its guest
+        runs, and a broker that dies while it writes would lose it."""
         self._of_user.setdefault(nic.uid, {})[nic.ifname] = nic
         self._counts.setdefault(nic.uid, Counter())[nic.where] += 1
         self._in_all[nic.where] += 1

@@ -23,6 +23,7 @@ from ..networks import dnsmasq, elements, managed, rates, ruleset
 from ..networks.managed import ManagedNetwork
 from .broker import Broker
 from .forwards import Forwards
+from .guard import name_again
 from .ledger import Nic
 from .tamper import is_recorded
 
@@ -41,6 +42,8 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
     vanished: list[Nic] = []
     for nic in broker.ledger.records():
         (found if is_recorded(nic, links.get(nic.ifindex)) else vanished).append(nic)
+    for nic in found:
+        name_again(broker, nic, links[nic.ifindex])
     networks = _recall_networks(broker)
 
     there = [network for network in networks if network.bridge_index]
@@ -57,7 +60,7 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
     env.nft.run("make tables", text)
 
     for nic in found:
-        broker.ledger.add(nic)
+        broker.ledger.enter(nic)
     for nic in vanished:
         _log.info("%s went while no broker ran", nic.ifname)
         broker.ledger.forget(nic.ifname)

@@ -18,6 +18,7 @@ from ipaddress import IPv4Network
 
 _log = logging.getLogger(__name__)
 
+_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 REMEMBERED = 1024  # guests a network; the longest unused are forgotten first
 
 
@@ -38,7 +39,15 @@ class StateStore:
         """:raises OSError: it can't be made or written."""
         self.directory = directory
         os.makedirs(os.path.join(directory, "networks"), mode=0o700, exist_ok=True)
+        self._remove_unfinished()
         self.seed = self._seed()
+
+    def _remove_unfinished(self) -> None:
+        """What a broker that was killed had written and not put in place yet."""
+        for folder in (self.directory, os.path.join(self.directory, "networks")):
+            for name in os.listdir(folder):
+                if name.endswith(".new"):
+                    os.unlink(os.path.join(folder, name))
 
     def _seed(self) -> bytes:
         path = os.path.join(self.directory, "seed")
@@ -73,7 +82,7 @@ class StateStore:
             return NetworkState(IPv4Network(str(data["subnet4"])), guests)
         except FileNotFoundError:
             return NetworkState()
-        except (ValueError, KeyError, TypeError, AttributeError) as err:
+        except _DAMAGED as err:
             _log.warning("%s is damaged and put aside: %s", path, err)
             os.replace(path, f"{path}.damaged")
             return NetworkState()
