@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import signal
 import socket
 import struct
@@ -18,13 +19,15 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from tapster import client
-from tapster.connection import Connection
+from tapster.connection import Connection, open_socket
 from tapster.errors import TapsterError
 from tapster.kernel import tun
 
+WATCH = {"method": "io.tapster.Broker.Watch", "more": True}
 BROKER = "/run/tapster/io.tapster.Broker"
 
 TUNSETPERSIST, TUNSETOWNER, TUNSETGROUP = 0x400454CB, 0x400454CC, 0x400454CE
@@ -74,7 +77,9 @@ def attach_many(count: int, at_a_time: int = 1, **what: Any) -> dict[str, int]:
     return answers
 
 
-def helper(program: str, bridge: str | bytes, *, vnet: bool = False) -> tuple[int, str]:
+def helper(
+    program: str, bridge: str | bytes, *, vnet: bool = False, cwd: str = "/"
+) -> tuple[int, str]:
     """A tap from QEMU's helper, as QEMU asks for it: descriptor, or -1 and why."""
     ours, theirs = socket.socketpair()
     name = bridge if isinstance(bridge, bytes) else os.fsencode(bridge)
@@ -84,7 +89,7 @@ def helper(program: str, bridge: str | bytes, *, vnet: bool = False) -> tuple[in
         done = subprocess.run(
             [*command, b"--br=" + name, f"--fd={number}"],
             pass_fds=[number], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, env={}, timeout=10,
+            stderr=subprocess.PIPE, env={}, timeout=10, cwd=cwd,
         )  # fmt: skip
         if done.returncode:
             return -1, done.stderr.decode(errors="replace").strip().splitlines()[-1]
@@ -101,6 +106,18 @@ def ask(method: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]
         return {"error": type(error).__name__, "message": error.oneline()}
 
 
+def start_asking(parameters: dict[str, Any]) -> None:
+    """Ask for a tap, and do not wait for what is said."""
+    call = {"method": "io.tapster.Broker.Attach", "parameters": parameters}
+    sock = connected()
+    sock.sendall(json.dumps(call).encode() + b"\0")
+    sock.detach()
+
+
+def change_directory(path: str) -> None:
+    os.chdir(path)
+
+
 def took(method: str, parameters: dict[str, Any] | None = None) -> float:
     """Seconds until there is an answer, whatever it is."""
     start = time.monotonic()
@@ -113,9 +130,9 @@ def listed() -> list[dict[str, Any]]:
 
 
 def connected() -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
+    """A connection, waited for where many others are before it."""
+    sock = open_socket(BROKER, time.monotonic() + 15)
     sock.settimeout(15)
-    sock.connect(BROKER)
     return sock
 
 
@@ -138,23 +155,50 @@ def raw_call(data: bytes, fds: Sequence[int] = (), *, wait: float = 5) -> bytes:
         return answer
 
 
-def connections(count: int, data: bytes = b"") -> int:
-    """Open so many and say that on each; how many were accepted. They stay."""
-    made = 0
+def pour(chunk: bytes, times: int) -> int:
+    """Say it again and again on one connection; MiB until it is cut off."""
+    taken = 0
+    with connected() as sock:
+        sock.settimeout(3)
+        try:
+            for _ in range(times):
+                taken += sock.send(chunk)
+        except OSError:
+            pass
+    return taken >> 20
+
+
+def send_descriptors(data: bytes, count: int) -> None:
+    """Send so many along, all of one file."""
+    with open("/dev/null") as file:
+        try:
+            raw_call(data, [file.fileno()] * count, wait=1)
+        except OSError:
+            pass  # it hung up
+
+
+def say_and_leave(data: bytes) -> None:
+    with connected() as sock:
+        sock.sendall(data)
+
+
+def connections(count: int, data: bytes = b"") -> list[int]:
+    """Open so many and say that on each; those that could be. They stay open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, max(soft, count + 100))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    made = []
     for _ in range(count):
         sock = socket.socket(socket.AF_UNIX)
         sock.setblocking(False)
-        fd = sock.detach()
-        held = socket.socket(fileno=os.dup(fd))
-        os.close(fd)
         try:
-            held.connect(BROKER)
+            sock.connect(BROKER)
             if data:
-                held.send(data)
-            made += 1
+                sock.send(data)
         except OSError:
-            pass
-        held.detach()
+            sock.close()
+        else:
+            made.append(sock.detach())
     return made
 
 
@@ -175,26 +219,18 @@ def still_open(fds: Sequence[int]) -> int:
     return count
 
 
-def sockets() -> list[int]:
-    """Descriptors of connections to the broker."""
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
-                continue
-            with socket.socket(fileno=os.dup(int(name))) as sock:
-                if sock.getpeername() == BROKER:
-                    found.append(int(name))
-        except OSError:
-            continue
-    return found
-
-
-def watch(seconds: float, *, method: str = "Watch") -> list[dict[str, Any]]:
-    """The events that come within the time."""
-    request = {"method": f"io.tapster.Broker.{method}", "more": True}
+def start_watch() -> int:
+    """A connection on which events come, for `events`."""
     with connected() as sock:
-        sock.sendall(json.dumps(request).encode() + b"\0")
+        sock.sendall(json.dumps(WATCH).encode() + b"\0")
+        while not sock.recv(65536):
+            pass
+        return sock.detach()
+
+
+def events(fd: int, seconds: float) -> list[dict[str, Any]]:
+    """Those that come within the time. The connection is closed."""
+    with socket.socket(fileno=fd) as sock:
         deadline, data = time.monotonic() + seconds, b""
         while (left := deadline - time.monotonic()) > 0:
             sock.settimeout(left)
@@ -348,6 +384,55 @@ def write(path: str, text: str) -> int:
 
 def kill(pid: int) -> int:
     return _did(os.kill, pid, signal.SIGKILL)
+
+
+def swap_and_ask(
+    path: str, targets: Sequence[str], seconds: float, bridge: str, program: str = ""
+) -> tuple[int, int]:
+    """Let a symbolic link lead to one file and another, as fast as can be, and ask
+    for a bridge meanwhile: how often it was asked, and granted."""
+    deadline, asked, granted = time.monotonic() + seconds, 0, 0
+
+    def swap() -> None:
+        turn = 0
+        while time.monotonic() < deadline:
+            turn += 1
+            os.symlink(targets[turn % len(targets)], path + ".new")
+            os.rename(path + ".new", path)
+
+    def question() -> None:
+        nonlocal asked, granted
+        while time.monotonic() < deadline:
+            if program:
+                good = helper(program, bridge)[0] >= 0
+            else:
+                good = "error" not in ask("Attach", {"bridge": bridge})
+            asked, granted = asked + 1, granted + good
+
+    threads = [threading.Thread(target=swap)]
+    threads += [threading.Thread(target=question) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return asked, granted
+
+
+def replace(path: str, kind: str) -> None:
+    """Put a thing of that kind there that whoever reads it waits for."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "loop":
+        write(path, f"include {path}\n" * 50)
+    elif kind == "huge":
+        with open(path, "wb") as file:
+            file.truncate(1 << 34)
+    elif kind == "lines":
+        write(path, "allow x\n" * 2_000_000)
+    else:
+        os.symlink(kind, path)
 
 
 def remove(path: str) -> int:

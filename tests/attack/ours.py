@@ -54,6 +54,8 @@ scope = "shared"
 
 [networks.brief]
 
+[networks.asked]
+
 [networks.served]
 host_access = ["tcp/2222"]
 
@@ -80,6 +82,10 @@ networks = ["brief"]
 ttl = 1
 
 [[rules]]
+networks = ["asked"]
+effect = "polkit"
+
+[[rules]]
 networks = ["*"]
 effect = "deny"
 guests = ["gateway"]
@@ -88,15 +94,13 @@ guests = ["gateway"]
 
 class TapsterSite(Site):
     name = "tapster"
+    bridge_conf = ""
     grounds = ("lan", "open")
 
     def __init__(self, lab: Lab) -> None:
         super().__init__(lab)
         try:
-            lab.host.run("sh", "-ec", "ip link add br7 type bridge; ip link set br7 up")
-            lab.host.run("ip", "link", "property", "add", "dev", "br7",
-                         "altname", "office7")  # fmt: skip
-            lab.bridge_conf("")
+            lab.bridge_conf(self.bridge_conf)
             lab.config(CONFIG)
             self.daemon = lab.daemon("--config", "/run/config")
         except BaseException:
@@ -112,6 +116,10 @@ class TapsterSite(Site):
         ipv4 = nic["ipv4"] or f"{LAN4}{number}"
         addresses = party(nic["mac"], ipv4, nic["ipv6"] or f"{LAN6}{number}")
         return Card(agent, fd, nic["ifname"], nic["bridge"], addresses, self.stack, nic)
+
+    def refusal(self, agent: Agent, bridge: str | bytes) -> str | None:
+        reply = agent(acts.ask, "Attach", {"bridge": bridge})
+        return str(reply["error"]) if "error" in reply else None
 
     def _make_scene(self, ground: str, trusted: bool) -> Scene:
         kinds = {"lan": "lanrouters", "open": "routers"}

@@ -45,13 +45,14 @@ class PeerSite(Site):
     """All users may use br0, which is what bridge.conf can say."""
 
     name = "peer"
+    bridge_conf = f"allow {LAN}\n"
     grounds = (LAN,)
 
     def __init__(self, lab: Lab) -> None:
         super().__init__(lab)
         lab.host.run("sh", "-ec", SETUP)
         lab.host.run("nft", "-f", "-", input=NAT)
-        lab.bridge_conf(f"allow {LAN}\n")
+        lab.bridge_conf(self.bridge_conf)
         self._numbers = itertools.count(1)
 
     def card(self, agent: Agent, ground: str, number: int = 60, **what: Any) -> Card:
@@ -63,6 +64,10 @@ class PeerSite(Site):
         mac = f"52:54:00:aa:{number:02x}:{next(self._numbers) % 256:02x}"
         addresses = party(mac, f"{LAN4}{number}", f"{LAN6}{number}")
         return Card(agent, fd, ifname, bridge, addresses, self.stack)
+
+    def refusal(self, agent: Agent, bridge: str | bytes) -> str | None:
+        fd, why = agent(acts.helper, PROGRAM, bridge)
+        return None if fd >= 0 else str(why)
 
     def _make_scene(self, ground: str, trusted: bool) -> Scene:
         made: Ground = self.ground(ground)

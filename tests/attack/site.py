@@ -28,6 +28,7 @@ from support.leases import party
 from support.spoofs import Party, Scene
 
 LAN = "br0"
+OFFICE, OFFICE_TOO = "br7", "office7"  # a bridge that users may not have
 LAN4, LAN6 = "10.99.0.", "2001:db8:1::"
 PATIENCE = 3.0  # seconds in which damage has to be undone
 LAN_SETUP = f"""
@@ -41,6 +42,9 @@ sysctl -qw net.ipv6.conf.lan0.disable_ipv6=1
 ip address add {LAN4}1/24 dev {LAN}
 ip link set lan0 up
 ip link set {LAN} up
+ip link add {OFFICE} type bridge
+ip link property add dev {OFFICE} altname {OFFICE_TOO}
+ip link set {OFFICE} up
 """
 
 
@@ -189,6 +193,7 @@ class Site(ABC):
     """A host whose users get taps. `close()` ends all of it."""
 
     name: str
+    bridge_conf: str  # as it is between attacks
     grounds: tuple[str, ...]  # each with taps of two users
 
     def __init__(self, lab: Lab) -> None:
@@ -222,6 +227,19 @@ class Site(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @contextmanager
+    def allowing(self, text: str) -> Iterator[None]:
+        """That is in bridge.conf for a while."""
+        self.lab.bridge_conf(text)
+        try:
+            yield
+        finally:
+            self.lab.bridge_conf(self.bridge_conf)
+
+    @abstractmethod
+    def refusal(self, agent: Agent, bridge: str | bytes) -> str | None:
+        """Why a tap on that bridge is not granted; None if it is."""
 
     @contextmanager
     def round(self) -> Iterator[None]:
