@@ -26,6 +26,7 @@ from ..kernel.rtnetlink import Link, Neighbour
 from ..model import OnTamper, State
 from . import tamper
 from .broker import Broker
+from .entries import Entries, has_entry
 from .ledger import Nic
 from .sweep import Sweep
 from .tamper import Change
@@ -34,8 +35,6 @@ _log = logging.getLogger(__name__)
 
 LOOK_AFTER = 0.05  # seconds until a tap is looked at that seems to be changed
 RESTORATIONS, WITHIN = 5, 60.0  # of one NIC, seconds
-_DISPLACED = 64  # forwarding entries of others that are remembered
-_THEFT = 1.0  # seconds between a stolen MAC and what it displaced, at most
 
 
 class Guard:
@@ -49,7 +48,7 @@ class Guard:
         self._timer: asyncio.TimerHandle | None = None
         self._restored: dict[str, deque[float]] = {}
         self._told: dict[str, set[Change]] = {}  # of what can't be undone
-        self._stolen: deque[tuple[float, int, str]] = deque(maxlen=_DISPLACED)
+        self._entries = Entries(self._netlink, broker.ledger, self._tell)
         self.sweep = Sweep(broker)
         # What else is to be done about a tap that was tampered with.
         self.on_tampered: Callable[[Nic, str], None] = lambda *_: None
@@ -97,9 +96,9 @@ class Guard:
             return
         nic = self._ledger.by_index(entry.ifindex)
         if nic is None:
-            self._put_back_of_stranger(entry)
+            self._entries.stranger_lost(entry)
         elif nic.mac == entry.mac and nic.ifindex not in self._suspects:
-            self._put_back_entry(nic)  # else it is going, or looked at anyway
+            self._entries.put_back(nic)  # else it is going, or looked at anyway
 
     # Looking
 
@@ -116,7 +115,7 @@ class Guard:
             if self._ledger.by_ifname(nic.ifname) is nic:
                 link = rtnetlink.get_link(self._netlink, nic.ifindex)
                 self._compare(nic, link)
-                self._put_back_entry(nic)
+                self._entries.put_back(nic)
 
     def look_at_all(self) -> None:
         """Compare every NIC with what it should be: at the start, and where the
@@ -125,21 +124,12 @@ class Guard:
         :raises NetlinkError: the kernel would not even answer.
         """
         links = {link.ifindex: link for link in rtnetlink.links(self._netlink)}
-        bridges: dict[int, list[Nic]] = {}
         for nic in list(self._ledger):
             link = links.get(nic.ifindex)
             if not nic.host_mac and link is not None:  # an older broker's
                 nic.host_mac = link.address
             self._compare(nic, link)
-            if _has_entry(nic):
-                bridges.setdefault(nic.bridge_index, []).append(nic)
-        for index, nics in bridges.items():
-            if index in links:
-                entries = rtnetlink.fdb_entries(self._netlink, index)
-                there = {(e.ifindex, e.mac) for e in entries if _is_static(e)}
-                for nic in nics:
-                    if (nic.ifindex, nic.mac) not in there:
-                        self._put_back_entry(nic)
+        self._entries.look_at_all(set(links))
 
     def _compare(self, nic: Nic, link: Link | None) -> None:
         if link is None or not tamper.is_of(nic, link):
@@ -226,7 +216,7 @@ class Guard:
 
     def _restore(self, nic: Nic, link: Link, found: list[Change], words: str) -> None:
         """Undo what can be undone; what can't is at least not forgotten."""
-        requests = [*_undo(nic, found), *self._entries_under(nic, link, itself=True)]
+        requests = [*_undo(nic, found), *self._entries.under(nic, link, itself=True)]
         try:
             if requests:
                 self._netlink.transact(requests)
@@ -248,7 +238,7 @@ class Guard:
             self._netlink.transact(
                 [
                     rtnetlink.set_link(nic.ifindex, nic.ifname, master=0, up=False),
-                    *self._entries_under(nic, link, itself=False),
+                    *self._entries.under(nic, link, itself=False),
                 ]
             )
         except NetlinkError as err:
@@ -301,66 +291,6 @@ class Guard:
         except OSError as err:
             _log.error("%s: its record: %s", nic.ifname, err)
 
-    # Forwarding entries
-
-    def _entries_under(self, nic: Nic, link: Link, *, itself: bool) -> list[Request]:
-        """What puts back the forwarding entry that a tap's MAC displaced.
-
-        :param itself: also if it is the NIC's own.
-        """
-        if link.address == nic.host_mac:
-            return []
-        now = asyncio.get_running_loop().time()
-        self._stolen.append((now, nic.bridge_index, link.address))
-        victim = self._ledger.by_mac(nic.bridge_index, link.address)
-        if victim is None or not _has_entry(victim):
-            return []
-        if victim is nic and not itself:
-            return []
-        return [rtnetlink.add_fdb(victim.ifindex, link.address, replace=True)]
-
-    def _put_back_entry(self, nic: Nic) -> None:
-        """See that frames to a guest come to its port."""
-        if nic.mac is None or not _has_entry(nic):
-            return
-        try:
-            known = rtnetlink.get_fdb(self._netlink, nic.bridge_index, nic.mac)
-            if known and known.ifindex == nic.ifindex and _is_static(known):
-                return
-            self._netlink.transact(
-                [rtnetlink.add_fdb(nic.ifindex, nic.mac, replace=True)]
-            )
-        except NetlinkError as err:
-            _log.info("%s: %s", nic.ifname, err)  # it is going
-            return
-        # A thief is told of by itself.
-        if known is None or self._ledger.by_index(known.ifindex) is None:
-            self._tell(nic, f"forwarding entry of {nic.mac} was removed; put back")
-
-    def _put_back_of_stranger(self, entry: Neighbour) -> None:
-        """An administrator's entry of another port, if a NIC displaced it."""
-        now = asyncio.get_running_loop().time()
-        for theft in self._stolen:
-            when, index, mac = theft
-            if (index, mac) == (entry.master, entry.mac) and now - when < _THEFT:
-                self._stolen.remove(theft)  # one that is deleted later was meant to be
-                break
-        else:
-            return
-        try:
-            self._netlink.transact([rtnetlink.put_fdb_back(entry)])
-        except NetlinkError as err:
-            _log.warning("%s", err)
-
-
-def _has_entry(nic: Nic) -> bool:
-    """Whether a NIC is to have a forwarding entry of its own."""
-    return nic.state is State.ACTIVE and not nic.trusted and nic.mac is not None
-
-
-def _is_static(entry: Neighbour) -> bool:
-    return bool(entry.state & rtnetlink.NUD_NOARP)
-
 
 def _undo(nic: Nic, found: Sequence[Change]) -> list[Request]:
     """What makes a tap what it was. One that was off its bridge stays down until
@@ -388,8 +318,27 @@ def _undo(nic: Nic, found: Sequence[Change]) -> list[Request]:
     settings = tamper.port_settings(nic)
     if joins or what & settings.keys():
         requests.append(rtnetlink.set_port(index, name, **settings))
-    if joins and _has_entry(nic):
+    if joins and has_entry(nic):
         requests.append(rtnetlink.add_fdb(index, str(nic.mac), replace=True))
     if joins or tamper.UP in what:
         requests.append(rtnetlink.set_link(index, name, up=True))
     return requests
+
+
+def name_again(broker: Broker, nic: Nic, link: Link) -> None:
+    """Have a recorded tap be called what it was made as, before rules are made that
+    name it; one that can't be is in quarantine."""
+    if link.name == nic.ifname:
+        return
+    words = f"changed by who has CAP_NET_ADMIN: name {nic.ifname} -> {link.name}"
+    try:
+        broker.env.netlink.transact(
+            [rtnetlink.set_link(nic.ifindex, link.name, name=nic.ifname)]
+        )
+    except NetlinkError as err:
+        nic.state = State.QUARANTINED
+        nic.reason = f"{words}; could not be put back"
+        broker.events.about("tampered", nic, f"{words}; could not be put back ({err})")
+        broker.events.about("quarantined", nic, nic.reason)
+        return
+    broker.events.about("tampered", nic, f"{words}; put back")

@@ -50,6 +50,7 @@ class Watch:
             ],
             live_links=True,
         )
+        self._lost = False
         self._handle: Callable[[Reply], None] = lambda _: None
         self._resynchronise: Callable[[], None] = lambda: None
 
@@ -86,10 +87,13 @@ class Watch:
             except OSError as err:
                 if err.errno != errno.ENOBUFS:
                     raise
-                _log.warning("netlink messages were lost; looking at everything again")
-                self._resynchronise()
+                self._lost = True
                 continue
             if replies is None:
+                if self._lost:
+                    self._lost = False
+                    _log.warning("netlink messages were lost; looking at all again")
+                    self._resynchronise()
                 return
             for reply in replies:
                 self._handle(reply)

@@ -359,8 +359,9 @@ class NetlinkMonitor:
         Only the kernel is listened to: messages from another process's port
         are dropped.
 
-        :raises OSError: ENOBUFS means that messages were lost and the reader
-            must look at the whole state again.
+        :raises OSError: ENOBUFS means that messages were lost, and more are, of
+            which nobody is told, until all that is there was read: then the
+            reader must look at the whole state again.
         """
         try:
             count, address = self._socket.recvfrom_into(self._buffer)
