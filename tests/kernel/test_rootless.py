@@ -330,15 +330,16 @@ done
 """
 
 
-def test_broker_has_three_capabilities_and_no_more(
+def test_broker_has_two_capabilities_and_no_more(
     lab: Lab, served: subprocess.Popen[Any]
 ) -> None:
     with Holder(lab) as one:
         one.nic()
         _, broker = brokers()
         status = Path(f"/proc/{broker}/status").read_text()
-        for kind in ("Eff", "Prm", "Bnd", "Amb"):
-            assert f"Cap{kind}:\t0000000000003400" in status
+        for kind in ("Eff", "Prm", "Bnd"):
+            assert f"Cap{kind}:\t0000000000001400" in status
+        assert "CapAmb:\t0000000000000000" in status
         assert f"Uid:\t{USER}\t{USER}" in status
 
 

@@ -5,10 +5,10 @@ of the network. Another program stands in for dnsmasq."""
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from ipaddress import IPv4Network
-from typing import cast
 
 import pytest
 
@@ -19,7 +19,19 @@ from tapster.networks.service import NameService
 SETTINGS = dnsmasq.Settings(
     "tapbr0", IPv4Network("10.0.0.0/24"), None, "x.internal", 1500, "/none", (), None
 )
-NO_LAUNCHER = cast(dnsmasq.Launcher, None)
+
+
+class Launcher:
+    """Signals; what is started is `Programs`'s."""
+
+    user = None
+    capabilities = 0
+
+    async def start_dnsmasq(self, bridge: str) -> Process:
+        raise NotImplementedError
+
+    def signal(self, running: Process, number: signal.Signals) -> None:
+        running.send_signal(number)
 
 
 class Programs:
@@ -53,7 +65,7 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Programs]:
 
 def run(work: Callable[[NameService], Awaitable[None]]) -> None:
     async def main() -> None:
-        service = NameService(lambda: SETTINGS, NO_LAUNCHER)
+        service = NameService(lambda: SETTINGS, Launcher())
         await service.start()
         async with asyncio.timeout(1):  # less than what a hung one is given to end
             await work(service)

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -209,11 +210,20 @@ def look_up(pid: int, uid: int, since: int) -> Program:
         os.close(process)
 
 
-def _executable(process: int) -> str | None:
+def _read_executable(process: int) -> str | None:
     try:
-        return _text(os.readlink(b"exe", dir_fd=process))
+        return os.fsdecode(os.readlink(b"exe", dir_fd=process))
     except OSError:
         return None
+
+
+# Another one where we may not, and somebody else may.
+read_executable: Callable[[int], str | None] = _read_executable
+
+
+def _executable(process: int) -> str | None:
+    path = read_executable(process)
+    return _text(os.fsencode(path)) if path is not None else None
 
 
 def _text(data: bytes) -> str:

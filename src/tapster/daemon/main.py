@@ -3,22 +3,21 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from ..errors import TapsterError
-from . import log
+from . import inherited, log
 from .options import parse
 
 
 def _prepare(verbose: bool) -> None:
     log.set_up(verbose)
-    # Files for dnsmasq are for its group to read (networks/dnsmasq.py).
-    os.umask(0o027)
+    inherited.put_right()
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command. Its errors are one line on stderr, and status 1."""
+    inherited.close_descriptors()
     try:
         options = parse(argv)
         _prepare(options.verbose)
@@ -26,8 +25,10 @@ def main(argv: list[str] | None = None) -> int:
             from .rootless import supervise
 
             return supervise(options)
+        from . import cage
         from .programs import Programs
 
+        cage.bound_programs()
         programs = Programs.start(options.runtime, options.config)
         try:
             from .serve import run

@@ -22,6 +22,8 @@ from . import spawner
 
 _log = logging.getLogger(__name__)
 
+_PATIENCE = 1.0  # seconds for a question, which takes some 50 µs
+
 
 class Ended(NamedTuple):
     """How a program ended."""
@@ -42,16 +44,24 @@ class Programs:
     """The spawner, and what it has started. `close` ends it, and hooks; dnsmasq
     goes on."""
 
-    def __init__(self, control: socket.socket, pid: int, user: str | None) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        questions: socket.socket,
+        pid: int,
+        user: str | None,
+    ) -> None:
         """Use `start`.
 
-        :param control: becomes this object's.
+        :param control, questions: become this object's.
         :param user: whom dnsmasq becomes; None: it stays who we are.
         """
         self.user = user
         self.capabilities = process.effective_capabilities()  # dnsmasq's, too
         self.pid = pid
         self._control = control
+        self._questions = questions
+        questions.settimeout(_PATIENCE)
         self._count = 0
         self._asked: dict[str, asyncio.Future[tuple[int, int]]] = {}
         self._running: dict[str, asyncio.Future[Ended]] = {}
@@ -69,7 +79,8 @@ class Programs:
         group = dnsmasq.group_of(user) if user is not None else ""
         if not sys.executable:
             raise BrokerUnavailable("where Python is, is not known")
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        questions, others = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [
             # No directory but Python's own: not even that of the file.
             *(sys.executable, "-I", "-S", os.path.abspath(spawner.__file__)),
@@ -83,20 +94,22 @@ class Programs:
                 os.environ,
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
-                    (os.POSIX_SPAWN_DUP2, 2, 1),
+                    (os.POSIX_SPAWN_DUP2, others.fileno(), 1),
                 ],
                 setsid=True,  # what a terminal tells us is not meant for it
                 setsigmask=(),
                 setsigdef=(signal.SIGPIPE, signal.SIGCHLD),
             )
         except OSError as err:
-            ours.close()
+            control.close()
+            questions.close()
             raise BrokerUnavailable(
                 f"cannot start {sys.executable}: {err.strerror}"
             ) from err
         finally:
             theirs.close()
-        return cls(ours, pid, user)
+            others.close()
+        return cls(control, questions, pid, user)
 
     def watch(self, lost: Callable[[], None]) -> None:
         """Hear its answers from now on, in the running loop.
@@ -111,6 +124,7 @@ class Programs:
         """End the spawner, and wait until it has ended the hooks."""
         self._lost = None  # the loop, and its reader, have ended
         self._control.close()
+        self._questions.close()
         try:
             os.waitpid(self.pid, 0)
         except ChildProcessError:
@@ -126,8 +140,15 @@ class Programs:
         :raises BrokerFailure: it was not started; the message says why.
         :raises ProcessLookupError: it has ended already.
         """
-        pid, pidfd = await self._ask("dnsmasq", self._number(), [bridge], [])
-        return process.Process(pid, pidfd)
+        number = self._number()
+        pid, pidfd = await self._ask("dnsmasq", number, [bridge], [])
+        try:
+            return process.Process(pid, pidfd)
+        except ProcessLookupError:
+            raise
+        except OSError as err:
+            self._end(number)
+            raise BrokerFailure(f"dnsmasq is not held: {err.strerror}") from err
 
     async def start_hook(
         self,
@@ -158,6 +179,33 @@ class Programs:
             raise
         return Hook(pid, pidfd, ended)
 
+    def signal(self, running: process.Process, number: signal.Signals) -> None:
+        """Signal a dnsmasq, which may be another user's; nothing happens if it is
+        gone."""
+        data = f"signal\0\0{number.name}".encode()
+        try:
+            socket.send_fds(self._control, [data], [running.pidfd])
+        except OSError:
+            try:
+                running.send_signal(number)
+            except PermissionError as err:
+                _log.error("dnsmasq %d could not be signalled: %s", running.pid, err)
+
+    def executable(self, directory: int) -> str | None:
+        """The file that a process runs; None if it is not to be known.
+
+        :param directory: of the process, in /proc.
+        """
+        if self._questions.fileno() < 0:
+            return None
+        try:
+            socket.send_fds(self._questions, [b"?"], [directory])
+            answer = self._questions.recv(os.pathconf("/", "PC_PATH_MAX"))
+        except OSError:
+            self._questions.close()  # it may be late, and answer another question
+            return None
+        return None if answer in (b"", b"\0") else os.fsdecode(answer)
+
     def _number(self) -> str:
         self._count += 1
         return str(self._count)
@@ -184,7 +232,7 @@ class Programs:
                     await asyncio.sleep(0.001)
             return await asyncio.shield(asked)
         except asyncio.CancelledError:
-            asked.add_done_callback(_end_unwanted)
+            asked.add_done_callback(lambda asked: self._end_unwanted(number, asked))
             raise
         except OSError as err:
             raise BrokerFailure(f"no program can be started: {err}") from err
@@ -211,6 +259,9 @@ class Programs:
         if what == "started" and asked is not None and fds:
             asked.set_result((int(rest[0]), fds[0]))
             return
+        if what == "started" and asked is not None:
+            self._end(number)
+            asked.set_exception(BrokerFailure("no descriptor for another program"))
         for fd in fds:
             os.close(fd)
         if what == "refused" and asked is not None:
@@ -240,13 +291,16 @@ class Programs:
         self._asked.clear()
         self._running.clear()
 
+    def _end_unwanted(
+        self, number: str, asked: asyncio.Future[tuple[int, int]]
+    ) -> None:
+        """A program that nobody waits for any more."""
+        if not asked.cancelled() and asked.exception() is None:
+            os.close(asked.result()[1])
+            self._end(number)
 
-def _end_unwanted(asked: asyncio.Future[tuple[int, int]]) -> None:
-    """A program that nobody waits for any more."""
-    if not asked.cancelled() and asked.exception() is None:
-        _, pidfd = asked.result()
+    def _end(self, number: str) -> None:
         try:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        os.close(pidfd)
+            self._control.send(f"end\0{number}".encode())
+        except OSError as err:
+            _log.error("a program goes on that nobody wants: %s", err)

@@ -25,7 +25,7 @@ import traceback
 from ipaddress import IPv4Network, IPv6Network
 
 from ..errors import BrokerUnavailable, TapsterError
-from ..kernel import namespaces, process, rtnetlink, tun
+from ..kernel import capabilities, namespaces, process, rtnetlink, tun
 from ..kernel.netlink import NetlinkError, NetlinkSocket
 from ..paths import is_private
 from . import activation
@@ -40,9 +40,9 @@ RESOLVER = "169.254.169.53"
 BROKEN = 70  # the broker's exit status for an error nobody foresaw (EX_SOFTWARE)
 _RESTARTS = 5  # a minute
 _CAPABILITIES = [
-    process.CAP_NET_BIND_SERVICE,  # dnsmasq's
-    process.CAP_NET_ADMIN,
-    process.CAP_NET_RAW,  # dnsmasq's
+    capabilities.NET_BIND_SERVICE,  # dnsmasq's
+    capabilities.NET_ADMIN,
+    capabilities.NET_RAW,  # dnsmasq's
 ]
 
 
@@ -276,7 +276,9 @@ class _Supervisor:
         else:
             namespaces.setns(self._namespaces[0], namespaces.CLONE_NEWUSER)
             namespaces.setns(self._namespaces[1], namespaces.CLONE_NEWNET)
-        namespaces.keep_capabilities(_CAPABILITIES)
+        capabilities.bound(_CAPABILITIES)
+        # SETPCAP, to have less later (cage.py).
+        capabilities.keep([*_CAPABILITIES, capabilities.SETPCAP], _CAPABILITIES)
         # After the change of credentials, which would clear it.
         process.prctl(process.PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
@@ -289,8 +291,10 @@ class _Supervisor:
             loopback = rtnetlink.get_link(netlink, "lo")
             if loopback is not None:
                 netlink.transact([rtnetlink.set_link(loopback.ifindex, "lo", up=True)])
+        from . import cage
         from .programs import Programs
 
+        cage.bound_programs()
         programs = Programs.start(self._options.runtime, self._options.config)
         try:
             from .serve import Rootless, run

@@ -19,11 +19,12 @@ from ..kernel import process
 from ..kernel.netlink import NetlinkError, NetlinkSocket
 from ..kernel.nft import Nft, NftError
 from ..kernel.nftelem import ElementSocket
+from ..networks import dnsmasq
 from ..networks.forwarding import Forwarding
 from ..networks.managed import Environment
 from ..networks.store import StateStore
 from ..policy.config import Config, load
-from . import activation, eager, reconcile
+from . import activation, audit, cage, eager, reconcile
 from .activation import notify
 from .broker import Broker
 from .events import Events
@@ -153,10 +154,7 @@ def _environment(
 ) -> Environment:
     networks = os.path.join(options.runtime, "networks")
     try:
-        # What is below belongs to dnsmasq's group where it has one: it must
-        # pass, and nobody else can look.
-        os.makedirs(networks, exist_ok=True)
-        os.chmod(networks, 0o711)  # noqa: S103 - it holds names, not secrets
+        dnsmasq.prepare_parent(networks, programs.user)
         store = _store(options, rootless)
     except OSError as err:
         raise BrokerUnavailable(
@@ -206,10 +204,12 @@ async def _serve(
     eager.install(loop)
     stop = asyncio.Event()
     programs.watch(stop.set)
+    if os.geteuid() == 0:  # who else may trace others' processes?
+        audit.read_executable = programs.executable
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     env = _environment(options, programs, rootless)
-    events = Events()
+    events = Events(config.limits.watchers, config.limits.watchers_per_user)
     ledger = Ledger(os.path.join(options.runtime, "nics"))
     polkit = Polkit()
     hooks = Hooks(options.config, options.runtime, programs, events)
@@ -239,6 +239,7 @@ async def _serve(
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    cage.close()
     notify("READY=1")
     _log.info("serving %s", options.socket)
     await stop.wait()

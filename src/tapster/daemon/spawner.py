@@ -105,7 +105,6 @@ class _Child:
     def __init__(self, request: str, pid: int, limit: float | None) -> None:
         self.request = request
         self.pid = pid
-        self.pidfd = os.pidfd_open(pid)
         self.limit = limit  # time.monotonic() by when a hook has to have ended
         self.is_late = False
         self.mark = ""  # what all that it starts has in its environment
@@ -128,11 +127,17 @@ class Spawner:
         self._hooks = hooks
         self._user = user
         self._group = group
-        self._children: dict[int, _Child] = {}  # by pidfd
+        self._children: dict[int, _Child] = {}  # by pid
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._questions = questions
         self._poll.register(questions, select.POLLIN)
+        # Not a pidfd for each child: there is one for each network, and they
+        # would be more than the descriptors that programs should be left with.
+        self._ended, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._poll.register(self._ended, select.POLLIN)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
 
     def run(self) -> None:
         while True:
@@ -144,8 +149,9 @@ class Spawner:
                 elif fd == self._questions.fileno():
                     if not self._tell_program():
                         self._poll.unregister(self._questions)
-                elif fd in self._children:
-                    self._reap(self._children[fd])
+                elif fd == self._ended:
+                    os.read(fd, 4096)
+                    self._reap()
             self._end_hooks(time.monotonic())
 
     def _patience(self) -> int | None:
@@ -167,13 +173,13 @@ class Spawner:
             return False
         words = data.decode("utf-8", "surrogateescape").split("\0")
         request = words[1] if len(words) > 1 else ""
-        if words[0] == "signal" and len(words) == 3 and len(fds) == 1:
-            try:
-                self._signal(fds[0], words[2])
-            finally:
-                os.close(fds[0])
-            return True
         try:
+            if words[0] == "signal":
+                self._signal(fds, words[-1])
+                return True
+            if words[0] == "end":
+                self._end(request)
+                return True
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 raise Refused("the request is too long")
             if words[0] == "dnsmasq" and len(words) == 3:
@@ -185,9 +191,8 @@ class Spawner:
         except (Refused, OSError, ValueError) as err:
             self._answer(f"refused\0{request}\0{err}")
         else:
-            self._children[child.pidfd] = child
-            self._poll.register(child.pidfd, select.POLLIN)
-            self._answer(f"started\0{request}\0{child.pid}", child.pidfd)
+            self._children[child.pid] = child
+            self._tell_started(child)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -199,6 +204,18 @@ class Spawner:
             socket.send_fds(self._control, [data], list(fds))
         except (BrokenPipeError, ConnectionResetError):
             pass  # the next read says so, too
+
+    def _tell_started(self, child: _Child) -> None:
+        word = f"started\0{child.request}\0{child.pid}"
+        try:
+            pidfd = os.pidfd_open(child.pid)
+        except OSError:
+            self._answer(word)  # without it, the broker has it ended
+            return
+        try:
+            self._answer(word, pidfd)
+        finally:
+            os.close(pidfd)
 
     # What is started
 
@@ -319,10 +336,17 @@ class Spawner:
 
     # What is signalled, and looked at
 
-    def _signal(self, pidfd: int, number: str) -> None:
+    def _end(self, request: str) -> None:
+        """Kill what was started by this request."""
+        for child in self._children.values():
+            if child.request == request:
+                end_group(child.pid)
+
+    def _signal(self, fds: list[int], number: str) -> None:
         """Signal a dnsmasq of ours. If another process has its pid by now, then it
         is gone, and nobody gets the signal."""
         try:
+            (pidfd,) = fds
             with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
                 (pid,) = re.findall(r"^Pid:\t(\d+)$", file.read(), re.MULTILINE)
             with open(f"/proc/{pid}/cmdline", "rb") as file:
@@ -356,23 +380,27 @@ class Spawner:
 
     # How it ends
 
-    def _reap(self, child: _Child) -> None:
+    def _reap(self) -> None:
+        """Tell of all that have ended."""
         how = os.WEXITED | os.WNOHANG
-        if child.limit is not None:
-            if os.waitid(os.P_PIDFD, child.pidfd, how | os.WNOWAIT) is None:
+        while True:
+            try:
+                result = os.waitid(os.P_ALL, 0, how | os.WNOWAIT)
+            except ChildProcessError:
                 return
-            end_group(child.pid)
-        result = os.waitid(os.P_PIDFD, child.pidfd, how)
-        if result is None:
-            return
-        status = result.si_status
-        if result.si_code != os.CLD_EXITED:
-            status = -status
-        self._poll.unregister(child.pidfd)
-        os.close(child.pidfd)
-        del self._children[child.pidfd]
-        late = "late" if child.is_late else ""
-        self._answer(f"ended\0{child.request}\0{status}\0{late}")
+            if result is None:
+                return
+            child = self._children.pop(result.si_pid, None)
+            if child is not None and child.limit is not None:
+                end_group(child.pid)
+            os.waitid(os.P_PID, result.si_pid, how)
+            if child is None:
+                continue
+            status = result.si_status
+            if result.si_code != os.CLD_EXITED:
+                status = -status
+            late = "late" if child.is_late else ""
+            self._answer(f"ended\0{child.request}\0{status}\0{late}")
 
     def _end_hooks(self, now: float) -> None:
         for child in self._children.values():

@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-import struct
 
-from . import process
 from .process import oserror
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
-
-PR_CAPBSET_DROP = 24
-_CAP_VERSION_3 = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -52,24 +47,3 @@ def enter_new() -> None:
     ):
         with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
             file.write(text)
-
-
-def keep_capabilities(numbers: list[int]) -> None:
-    """Give up all capabilities but these; programs we start keep them too.
-
-    :raises OSError: one of them is not held.
-    """
-    mask = sum(1 << number for number in numbers)
-    for number in range(64):
-        if not mask >> number & 1:
-            try:
-                process.prctl(PR_CAPBSET_DROP, number)
-            except OSError:
-                break  # beyond the last that this kernel knows
-    header = struct.pack("Ii", _CAP_VERSION_3, 0)
-    low, high = mask & 0xFFFFFFFF, mask >> 32
-    data = struct.pack("6I", low, low, low, high, high, high)
-    if _libc.capset(header, data) < 0:
-        raise oserror("capset")
-    for number in numbers:
-        process.prctl(process.PR_CAP_AMBIENT, process.PR_CAP_AMBIENT_RAISE, number)

@@ -13,6 +13,7 @@ import select
 import signal
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
@@ -113,12 +114,15 @@ class Process:
         """
         self.pid = pid
         self.pidfd = os.pidfd_open(pid) if pidfd is None else pidfd
-        started = start_time(pid)
-        if started is None:
+        try:
+            started = start_time(pid)
+            if started is None:
+                raise ProcessLookupError(
+                    errno.ESRCH, os.strerror(errno.ESRCH), "pidfd_open"
+                )
+        except BaseException:
             os.close(self.pidfd)
-            raise ProcessLookupError(
-                errno.ESRCH, os.strerror(errno.ESRCH), "pidfd_open"
-            )
+            raise
         self.started = started
 
     def send_signal(self, number: signal.Signals) -> None:

@@ -49,6 +49,9 @@ class Launcher(Protocol):
         :raises ProcessLookupError: it has ended already.
         """
 
+    def signal(self, running: process.Process, number: signal.Signals) -> None:
+        """Signal it; nothing happens if it is gone."""
+
 
 class Settings(NamedTuple):
     """What one dnsmasq serves."""
@@ -157,19 +160,27 @@ def names(ipv4: str, ipv6: str | None, name: str, domain: str) -> str:
     return text
 
 
+def prepare_parent(directory: str, user: str | None) -> None:
+    """Make the directory of all networks. What is made in there later is of its
+    group, dnsmasq's: the broker can't give files away by then.
+
+    :raises OSError: it can't be made.
+    """
+    os.makedirs(directory, exist_ok=True)
+    if user is not None:
+        os.chown(directory, -1, pwd.getpwnam(user).pw_gid)
+    # dnsmasq must pass, and nobody else can look.
+    os.chmod(directory, 0o711 if user is None else 0o2711)
+
+
 def prepare_directory(settings: Settings) -> None:
     """Make the directory, readable for the broker and dnsmasq alone."""
-    group = -1
-    if settings.user is not None:
-        group = pwd.getpwnam(settings.user).pw_gid
     for path in (
         settings.directory,
         f"{settings.directory}/dhcp",
         f"{settings.directory}/hosts",
     ):
         os.makedirs(path, mode=0o750, exist_ok=True)
-        os.chown(path, -1, group)
-        os.chmod(path, 0o2750 if group >= 0 else 0o750)
     write_file(f"{settings.directory}/dnsmasq.conf", configuration(settings))
 
 
@@ -246,7 +257,7 @@ async def spawn(settings: Settings, launcher: Launcher) -> process.Process:
                 raise BrokerFailure(f"dnsmasq was not ready within {START_LIMIT:.0f} s")
             await asyncio.sleep(_POLL)
     except BaseException:
-        running.send_signal(signal.SIGKILL)
+        launcher.signal(running, signal.SIGKILL)
         running.close()
         raise
     return running

@@ -79,7 +79,7 @@ class NameService:
             if self._running is None:
                 await self._respawn()
             else:
-                self._running.send_signal(signal.SIGHUP)
+                self._launcher.signal(self._running, signal.SIGHUP)
 
     async def restart(self) -> None:
         """Start it anew with other settings, unless it has been stopped; leases
@@ -114,7 +114,7 @@ class NameService:
         self._reload = None
         dnsmasq.trim_log(self._settings().directory)
         if self._running is not None:
-            self._running.send_signal(signal.SIGHUP)
+            self._launcher.signal(self._running, signal.SIGHUP)
 
     def _watch(self, running: Process) -> None:
         self._running = running
@@ -161,11 +161,11 @@ class NameService:
         loop.remove_reader(running.pidfd)
         gone = loop.create_future()
         loop.add_reader(running.pidfd, _finish, gone)
-        running.send_signal(signal.SIGTERM)
+        self._launcher.signal(running, signal.SIGTERM)
         try:
             await asyncio.wait_for(gone, _END_LIMIT)
         except TimeoutError:
-            running.send_signal(signal.SIGKILL)
+            self._launcher.signal(running, signal.SIGKILL)
         self._forget()
 
 

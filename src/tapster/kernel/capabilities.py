@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a process may, and how it gives that up: capabilities(7).
+
+All of it concerns the calling thread, and what it starts afterwards: to be called
+while there is but one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import struct
+from collections.abc import Collection
+
+from . import process
+
+CHOWN = 0
+DAC_READ_SEARCH = 2
+KILL = 5
+SETGID = 6
+SETUID = process.CAP_SETUID
+SETPCAP = 8
+NET_BIND_SERVICE = process.CAP_NET_BIND_SERVICE
+NET_ADMIN = process.CAP_NET_ADMIN
+NET_RAW = process.CAP_NET_RAW
+SYS_PTRACE = 19
+
+_PR_CAPBSET_READ = 23
+_PR_CAPBSET_DROP = 24
+_AMBIENT_CLEAR_ALL = 4
+_VERSION_3 = 0x20080522
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mask(numbers: Collection[int]) -> int:
+    """As the kernel writes a set down."""
+    return sum(1 << number for number in set(numbers))
+
+
+def _halves(numbers: Collection[int]) -> tuple[int, int]:
+    return mask(numbers) & 0xFFFFFFFF, mask(numbers) >> 32
+
+
+def bound(numbers: Collection[int]) -> bool:
+    """Have no program that is started from now on get any but these.
+
+    :returns: False if that is not ours to say, without CAP_SETPCAP.
+    """
+    for number in range(64):
+        if number in numbers:
+            continue
+        try:
+            process.prctl(_PR_CAPBSET_DROP, number)
+        except OSError as err:
+            if err.errno == errno.EPERM:
+                return False
+            break  # beyond the last that this kernel knows
+    return True
+
+
+def keep(numbers: Collection[int], programs: Collection[int] = ()) -> None:
+    """Have these and no others, for good.
+
+    :param programs: those of them that what we start has, too, not as root.
+    :raises OSError: one of them is not held.
+    """
+    low, high = _halves(numbers)
+    passed = _halves(programs)
+    header = struct.pack("Ii", _VERSION_3, 0)
+    data = struct.pack("6I", low, low, passed[0], high, high, passed[1])
+    if _libc.capset(header, data) < 0:
+        raise process.oserror("capset")
+    process.prctl(process.PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
+    for number in programs:
+        process.prctl(process.PR_CAP_AMBIENT, process.PR_CAP_AMBIENT_RAISE, number)
