@@ -255,6 +255,45 @@ def test_tampering(lab: Lab) -> None:
     pairs(lab)
 
 
+EXAMPLE = Path(__file__).resolve().parents[2] / "data/hooks.d/50-rules-and-route"
+
+
+def test_the_example(lab: Lab) -> None:
+    lab.config(CONFIG + "[networks.lab]\n[[rules]]\nnetworks = ['default', 'lab']\n")
+    hook(lab, EXAMPLE.name, EXAMPLE.read_text().replace("alice", str(USER)))
+
+    def site() -> str:
+        return lab.host.run("nft", "list", "table", "bridge", "site").stdout
+
+    def route() -> str:
+        return lab.host.run("ip", "route", "show", "198.51.100.0/28").stdout
+
+    with broker(lab, ends_well=False) as daemon:
+        with attach(lab, USER, network="lab", name="router") as nic:
+            assert f'"{nic.ifname}" : jump {nic.ifname}' in site()
+            assert f"via {nic.ipv4} dev {nic.bridge}" in route()
+            with attach(lab, OTHER, network="lab", name="router") as other:
+                assert site().count("tcp dport 25 counter") == 2
+                assert site().count("iifname vmap @taps") == 1
+                assert f"via {nic.ipv4} dev {nic.bridge}" in route()
+            until("it", lambda: other.ifname not in site())
+            assert route() and nic.ifname in site()
+        lab.host.run("ip", "link", "add", "br9", "type", "bridge")
+        lab.bridge_conf("allow br9\n")
+        with attach(lab, USER, bridge="br9") as waiting:
+            assert waiting.ifname in site()
+        lab.host.run("ip", "link", "del", "br9")
+        until("it", lambda: nic.ifname not in site() and not route())
+        until_nothing_is_left(lab, networks=True)
+        # A detach whose attach came to nothing is no error.
+        lab.host.run("nft", "delete", "table", "bridge", "site")
+        words = {"USER": "x", "NETWORK": "lab", "IFNAME": nic.ifname}
+        env = {f"TAPSTER_{name}": value for name, value in words.items()}
+        lab.host.run(f"{DIRECTORY}/{EXAMPLE.name}", "detach", env=env)
+        lab.host.run("nft", "delete", "table", "bridge", "site")
+        assert "ERROR" not in daemon.log and "hook" not in daemon.log, daemon.log
+
+
 # --- a hook that says no
 
 

@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapster.daemon import hook_process, hook_words
+from tapster.connection import TIMEOUT
+from tapster.daemon import hook_process, hook_words, spawner
 from tapster.daemon.hook_process import LINE, LINES, Lines
 from tapster.daemon.hook_records import Due, Records, parse
 from tapster.daemon.ledger import Nic
 from tapster.model import State
+from tapster.policy.config import HookSettings
 
 NIC = Nic(
     *("tapsternaaaaaaa", 7, "br0", 3, None, 1000, "alice", 12, "vm1"),
@@ -170,3 +172,50 @@ def test_what_a_hook_is_told_fits_its_pipe() -> None:
     words = dict.fromkeys(hook_words.OF_NIC, "x" * 1024)
     told = hook_words.of_event("attach", "x" * 64, words, True, "é" * 1024)
     assert len(hook_words.as_stdin(told)) < hook_process.STDIN_LIMIT
+
+
+class TestDocument:
+    """docs/hooks.md says what the code does."""
+
+    TEXT = (Path(__file__).resolve().parents[2] / "docs/hooks.md").read_text()
+
+    def rows(self, heading: str) -> list[list[str]]:
+        part = self.TEXT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+        table = [line for line in part.splitlines() if line.startswith("|")]
+        return [[c.strip(" `") for c in row.split("|")[1:-1]] for row in table[2:]]
+
+    def test_every_event(self) -> None:
+        assert tuple(row[0] for row in self.rows("Events")) == hook_words.EVENTS
+
+    def test_every_word(self) -> None:
+        said = {row[0]: row[2] for row in self.rows("What it is told")}
+        for of, words in (
+            ("taps", hook_words.OF_NIC),
+            ("networks", hook_words.OF_NETWORK),
+        ):
+            assert {w for w, whose in said.items() if whose in (of, "both")} == {*words}
+        both = {word for word, whose in said.items() if whose == "both"}
+        assert both == {*hook_words.OF_NIC} & {*hook_words.OF_NETWORK}
+        assert [w for w, of in said.items() if of == "all"] == [*hook_words.OF_EACH]
+
+    def test_every_type(self) -> None:
+        for word, kind, *_ in self.rows("What it is told"):
+            assert (kind.startswith("integer")) == (word in hook_words.NUMBERS)
+
+    def test_the_environment(self) -> None:
+        assert f"`PATH={spawner.DEFAULT_PATH}`" in self.TEXT
+        assert f"`{hook_process.MARK}`" in self.TEXT
+
+    def test_the_limits(self) -> None:
+        assert f"{LINES} lines of {LINE} bytes" in self.TEXT
+        settings = HookSettings()
+        assert (
+            f"`timeout_seconds` in `[hooks]`, {settings.timeout_seconds} by"
+            in self.TEXT
+        )
+        assert f"Callers wait {TIMEOUT:.0f} seconds" in self.TEXT
+
+    def test_the_example(self) -> None:
+        path = Path(__file__).resolve().parents[2] / "data/hooks.d/50-rules-and-route"
+        assert f"```sh\n{path.read_text()}```" in self.TEXT
+        assert os.access(path, os.X_OK)
