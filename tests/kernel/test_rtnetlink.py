@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -323,6 +324,63 @@ class TestMonitor:
             assert monitor.read() is None
         finally:
             monitor.close()
+
+    def test_links_that_are_up_or_go_down_are_heard(self) -> None:
+        """Not one that is being made, which is told of again and again."""
+        monitor = NetlinkMonitor([rtnetlink.RTNLGRP_LINK], [], live_links=True)
+
+        def heard() -> list[tuple[int, str, bool]]:
+            found = []
+            while (replies := monitor.read()) is not None:
+                for reply in replies:
+                    made = rtnetlink.parse_link(reply)
+                    if reply.type == rtnetlink.RTM_NEWLINK and made.name == "tap-a":
+                        up = bool(made.flags & rtnetlink.IFF_UP)
+                        found.append((made.mtu, made.address, up))
+            return found
+
+        fd = tun.create("tap-a", vnet_hdr=False)
+        try:
+            mac = "02:00:00:00:00:01"
+            ip("link", "set", "tap-a", "mtu", "1400", "address", mac)
+            assert heard() == []
+            ip("link", "set", "tap-a", "up")
+            assert heard() == [(1400, mac, True)]
+            ip("link", "set", "tap-a", "mtu", "1300")
+            assert heard() == [(1300, mac, True)]
+            ip("link", "set", "tap-a", "down")
+            assert heard() == [(1300, mac, False)]
+            ip("link", "set", "tap-a", "mtu", "1200")
+            assert heard() == []
+        finally:
+            os.close(fd)
+            monitor.close()
+
+    def test_what_a_holder_sets_is_read(self) -> None:
+        fd = tun.create("tap-a", vnet_hdr=False)
+        try:
+            with NetlinkSocket() as netlink:
+                made = rtnetlink.get_link(netlink, "tap-a")
+                assert made is not None
+                assert (made.persist, made.owner, made.group) == (False, None, None)
+                for request, value in ((tun.TUNSETPERSIST, 1), (0x400454CC, 7)):
+                    fcntl.ioctl(fd, request, value)
+                made = rtnetlink.get_link(netlink, "tap-a")
+                assert made is not None
+                assert (made.persist, made.owner, made.group) == (True, 7, None)
+                # Nobody else's, though it has no carrier.
+                fcntl.ioctl(fd, 0x400454E2, bytes(4))
+                assert tun.take_over("tap-a") is None
+                os.close(fd)
+                fd = -1
+                taken = tun.take_over("tap-a")
+                assert taken is not None
+                tun.forget(taken)
+                os.close(taken)
+                assert rtnetlink.get_link(netlink, "tap-a") is None
+        finally:
+            if fd >= 0:
+                os.close(fd)
 
     def test_lost_messages_are_told(self) -> None:
         monitor = NetlinkMonitor(

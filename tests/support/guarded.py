@@ -13,7 +13,7 @@ from typing import Any
 from lab import Daemon, Lab, until
 from support import frames
 from support.frames import BROADCAST, Tap, arrives
-from support.host import elements, link, nics, tool
+from support.host import elements, link, nics, port, tool
 from tapster import client
 
 
@@ -84,3 +84,45 @@ def is_home(lab: Lab, nic: client.Nic) -> bool:
     """Whether a guest's MAC leads to its port, for good."""
     entries = [e for e in known_to(lab, nic.bridge) if e["mac"] == nic.mac]
     return [(e["ifname"], e["state"]) for e in entries] == [(nic.ifname, "static")]
+
+
+def change(lab: Lab, nic: client.Nic, command: str) -> None:
+    lab.host.run("sh", "-ec", command.replace("TAP", nic.ifname))
+
+
+CHANGES = {
+    "ip link set TAP mtu 1400": "MTU 1500 -> 1400",
+    "ip link set TAP down": "up yes -> no",
+    "ip link set TAP promisc on": "promisc no -> yes",
+    "ip link set TAP allmulticast on": "allmulti no -> yes",
+    "ip link set TAP arp off": "noarp no -> yes",
+    "ip link set TAP alias nobody": "alias tapster nic",
+    "ip link set TAP name other0": "-> other0",
+    "ip link set TAP down; ip link set TAP name tapsterother": "-> tapsterother",
+    "ip link set TAP nomaster": "-> none",
+    "ip link set TAP master br8": "bridge ",
+    "bridge link set dev TAP locked off": "locked 1 -> 0",
+    "bridge link set dev TAP learning on": "learning 0 -> 1",
+    "bridge link set dev TAP flood on": "flood 0 -> 1",
+    "bridge link set dev TAP isolated on": "isolated 0 -> 1",
+    "bridge link set dev TAP guard off": "guard 1 -> 0",
+    "bridge link set dev TAP root_block off": "protect 1 -> 0",
+    "echo 0 > /sys/class/net/TAP/brport/group_fwd_mask": "group_fwd_mask",
+    "bridge fdb del MAC dev TAP master": "forwarding entry of",
+    "ip link set TAP nomaster; ip link set TAP down mtu 1300": "MTU 1500 -> 1300",
+}
+
+
+def device(lab: Lab, nic: client.Nic) -> tuple[Any, ...]:
+    """All of a tap that is ours to decide, as other tools tell it."""
+    wanted = ("ifname", "flags", "mtu", "master", "address", "ifalias", "altnames")
+    found = link(lab.host, nic.ifname)
+    settings = port(lab.host, nic.ifname)
+    settings = {k: v for k, v in settings.items() if k not in ("flags", "state")}
+    entries = [e for e in known_to(lab, nic.bridge) if e["ifname"] == nic.ifname]
+    return (
+        [found.get(key) for key in wanted],
+        found["linkinfo"]["info_slave_data"]["group_fwd_mask"],
+        settings,
+        sorted((e["mac"], e["state"]) for e in entries if e["mac"] == nic.mac),
+    )

@@ -138,7 +138,7 @@ def changes(nic: Nic, link: Link) -> list[Change]:
             found.append(Change(what, _word(wanted), _word(value)))
 
     if nic.state is State.QUARANTINED:
-        compare(BRIDGE, 0, link.master)
+        compare(BRIDGE, None, link.master or None)
         compare(UP, False, bool(link.flags & rtnetlink.IFF_UP))
         return found
     if nic.host_mac:
@@ -149,7 +149,7 @@ def changes(nic: Nic, link: Link) -> list[Change]:
     compare(NAME, nic.ifname, link.name)
     compare(ALIAS, _cut(alias(nic)), link.alias)
     compare(MTU, nic.mtu, link.mtu)
-    compare(BRIDGE, nic.bridge_index, link.master)
+    compare(BRIDGE, nic.bridge_index, link.master or None)
     compare(UP, True, bool(link.flags & rtnetlink.IFF_UP))
     for flag, bit in FLAGS.items():
         compare(flag, False, bool(link.flags & bit))
@@ -166,4 +166,4 @@ def _cut(text: str) -> str:
 def _word(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "none" if value is None or value == 0 else str(value)
+    return "none" if value is None else str(value)
