@@ -38,7 +38,7 @@ def main() -> None:
     for line in sys.stdin:
         method, parameters = json.loads(line)
         try:
-            reply, fds = connection.call(method, parameters)
+            reply, fds = connection.call(method, parameters, fds=True)
         except TapsterError as err:
             reply, fds = {"error": type(err).__name__}, []
         held += fds

@@ -364,6 +364,15 @@ def test_who_manages() -> None:
     one = Rulebook([allow(manage=True, guests=("web-*",))])
     assert policy.may_manage(ALICE, LAN._replace(name="web-1"), one).allowed
     assert not policy.may_manage(ALICE, LAN._replace(name="db"), one).allowed
+    # A network is no guest: who manages some of its guests does not manage it.
+    assert not policy.may_manage(ALICE, LAN, one).allowed
+
+
+def test_who_manages_anyway_need_not_ask_polkit() -> None:
+    asking = allow("f:1", effect="polkit", manage=True)
+    book = Rulebook([asking, allow("f:2", manage=True)])
+    assert not policy.may_manage(ALICE, LAN, book).ask
+    assert policy.may_manage(ALICE, LAN, Rulebook([asking, allow("f:2")])).ask
 
 
 def test_who_may_reload() -> None:
@@ -372,6 +381,13 @@ def test_who_may_reload() -> None:
     assert not policy.may_reload(BOB, Rulebook([star])).allowed
     assert not policy.may_reload(ALICE, Rulebook([replace(star, manage=False)])).allowed
     assert not policy.may_reload(ALICE, Rulebook([allow(manage=True)])).allowed
+    for some in (
+        replace(star, guests=("*-1",)),
+        replace(star, macs=("52:*",)),
+        replace(star, macs=("*e",)),
+    ):
+        assert not policy.may_reload(ALICE, Rulebook([some])).allowed
+    assert policy.may_reload(ALICE, Rulebook([replace(star, macs=("*",))])).allowed
     no = deny(networks=("*",))
     assert not policy.may_reload(ALICE, Rulebook([star, no])).allowed
     assert policy.may_reload(ROOT, Rulebook([no])).allowed

@@ -5,6 +5,7 @@ decision goes by besides the rules."""
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from typing import Any
 import pytest
 
 from tapster.daemon.audit import Act
-from tapster.daemon.judge import ATTACH, Consents, Judge
+from tapster.daemon.judge import ATTACH, MANAGE, Consents, Judge
 from tapster.daemon.ledger import Ledger, Nic
 from tapster.daemon.polkit import Answer
 from tapster.model import AttachRequest, NetworkDefinition, Peer, Rule, State
-from tapster.policy.config import Config
+from tapster.policy import bridge_conf, lxc_usernet
+from tapster.policy.bridge_conf import Verdict
+from tapster.policy.config import Authorization, Config
 from tapster.policy.decide import Decision
 from tapster.policy.rulebook import DEFAULT_NETWORK, Target
+from tapster.policy.values import Names
 
 ALICE = Peer(1000, 1000, frozenset({1000}), 1)
 YES, NO = Answer(True, "yes"), Answer(False, "polkit does not allow it")
@@ -32,7 +36,7 @@ class Polkit:
 
     def __init__(self, *answers: Answer) -> None:
         self.answers = list(answers)
-        self.asked: list[tuple[str, Mapping[str, str], bool]] = []
+        self.asked: list[tuple[str, dict[str, str], bool]] = []
         self.meanwhile: Callable[[], None] = lambda: None
 
     async def authorize(
@@ -123,8 +127,11 @@ class TestPolkit:
         polkit = Polkit(YES)
         decision, _ = confirm(make(ledger, polkit, ASKING), "web")
         assert decision.allowed
-        told = {"user": polkit.asked[0][1]["user"], "network": "lan", "guest": "web"}
-        assert polkit.asked == [(ATTACH, told, False)]
+        ((action, told, interactive),) = polkit.asked
+        assert action == ATTACH
+        del told["user"]
+        assert told == {"verb": "attach", "network": "lan", "guest": "web"}
+        assert not interactive
 
     def test_is_asked_about_the_name_that_the_guest_gets(self, ledger: Ledger) -> None:
         """Its yes to vm1 is none to the next that is free, once vm1 is not."""
@@ -191,3 +198,116 @@ class TestPolkit:
         decision, _ = confirm(judge)
         assert not decision.allowed
         assert len(polkit.asked) < 20
+
+    def test_a_client_that_goes_is_on_record(self, ledger: Ledger) -> None:
+        events = Events()
+
+        class Gone(Polkit):
+            async def authorize(self, *_: Any) -> Answer:
+                raise asyncio.CancelledError
+
+        judge = make(ledger, Gone(YES), ASKING, events=events)
+        with pytest.raises(asyncio.CancelledError):
+            confirm(judge, "web")
+        ((act, reason),) = events.denied
+        assert act.rule == "f:1"
+        assert "went while polkit was asked" in reason
+
+
+class TestSight:
+    """Whether a caller sees what others have: polkit may have a word there, too."""
+
+    LAN, LAB = Target(network="lan", name="web"), Target(network="lab", name="web")
+
+    def test_polkit_is_asked_once_whatever_number_of_rules(
+        self, ledger: Ledger
+    ) -> None:
+        polkit = Polkit(YES)
+        rules = [
+            Rule(f"f:{n}", networks=(name,), effect="polkit", manage=True)
+            for n, name in enumerate(("lan", "lab", "lan"))
+        ]
+        sees = asyncio.run(make(ledger, polkit, *rules).sight(ALICE))
+        assert sees(self.LAN)
+        assert sees(self.LAB)
+        ((action, told, interactive),) = polkit.asked
+        assert action == MANAGE
+        assert set(told) == {"verb", "user"}
+        assert told["verb"] == "list"
+        assert not interactive
+
+    def test_polkit_s_no_leaves_what_other_rules_allow(self, ledger: Ledger) -> None:
+        asking = Rule("f:1", networks=("*",), effect="polkit", manage=True)
+        granting = Rule("f:2", networks=("lab",), manage=True)
+        sees = asyncio.run(make(ledger, Polkit(NO), asking, granting).sight(ALICE))
+        assert not sees(self.LAN)
+        assert sees(self.LAB)
+
+    @pytest.mark.parametrize("peer", [Peer(0, 0, frozenset(), 1), ALICE])
+    def test_nobody_is_asked_about_root_or_whom_no_rule_is_about(
+        self, ledger: Ledger, peer: Peer
+    ) -> None:
+        polkit = Polkit(NO)
+        rules = [
+            Rule(
+                "f:1",
+                users=frozenset({0, 7}),
+                networks=("*",),
+                effect="polkit",
+                manage=True,
+            )
+        ]
+        sees = asyncio.run(make(ledger, polkit, *rules).sight(peer))
+        assert sees(self.LAN) is peer.is_root
+        assert polkit.asked == []
+
+
+class TestFiles:
+    def test_lxc_usernet_is_refused_as_the_configuration_is(
+        self, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also by a system's broker that does not run as root."""
+        path = tmp_path / "usernet"
+        path.write_text("alice tap br0 10\n")
+        path.chmod(0o666)
+        tmp_path.chmod(0o755)
+        monkeypatch.setattr(
+            lxc_usernet.look_up,
+            "__kwdefaults__",
+            {"names": Names({"alice": ALICE.uid}.__getitem__, {"": 0}.__getitem__)},
+        )
+        monkeypatch.setattr(os, "geteuid", lambda: os.stat(path).st_uid)
+        settings = Authorization(bridge_conf="/nowhere", lxc_usernet=str(path))
+        for owner_only in (True, False):
+            judge = make(ledger, Polkit(NO), owner_only=owner_only)
+            judge.config = Config(authorization=settings)
+            decision = judge.judge(ALICE, AttachRequest(), Target(bridge="br0"))
+            assert decision.allowed is not owner_only
+
+    def test_what_a_user_writes_into_an_included_file_does_not_flood_the_log(
+        self,
+        ledger: Ledger,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        said: list[str] = []
+
+        def decide(*_: Any, **__: Any) -> Verdict:
+            return Verdict(False, "no rule", None, tuple(said))
+
+        monkeypatch.setattr(bridge_conf, "decide", decide)
+        judge = make(ledger, Polkit(NO))
+
+        def told(peer: Peer, *notes: str) -> int:
+            said[:] = notes
+            judge.judge(peer, AttachRequest(), Target(bridge="br0"))
+            return len(caplog.records)
+
+        for number in range(300):
+            many = told(
+                ALICE, f"/home/alice/b:1: {number}", f"/home/alice/b:2: {number}"
+            )
+        assert 0 < many <= 60
+        # What others' requests find is told all the same, and once.
+        assert told(Peer(1001, 1001, frozenset(), 1), "/etc/b:1: odd") == many + 1
+        assert told(Peer(1001, 1001, frozenset(), 1), "/etc/b:1: odd") == many + 1

@@ -18,6 +18,7 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -181,6 +182,10 @@ def test_a_person_is_asked_only_where_that_was_offered(
             {"user": "a", "bridge": "br0"},
             " for $(user) to attach a guest to bridge $(bridge)",
         ),
+        (
+            {"verb": "attach", "user": "a", "network": "lan"},
+            " for $(user) to attach a guest to network $(network)",
+        ),
     ],
 )
 def test_the_message_names_what_there_is(
@@ -193,6 +198,40 @@ def test_the_message_names_what_there_is(
         assert fake.questions[0].details == {**details, **message}
 
     run(body)
+
+
+@pytest.mark.parametrize(
+    ("action", "details", "text"),
+    [
+        (
+            "forward",
+            {"user": "a", "network": "lan", "guest": "web", "port": "tcp/80"},
+            (
+                "for $(user) to forward $(port) of this host to guest $(guest)"
+                " on network $(network)"
+            ),
+        ),
+        (
+            "manage",
+            {"verb": "detach", "user": "a", "bridge": "br0", "guest": "web"},
+            "for $(user) to manage guest $(guest) on bridge $(bridge)",
+        ),
+        (
+            "manage",
+            {"verb": "reload", "user": "a"},
+            "for $(user) to have the configuration of tapster's networks read anew",
+        ),
+    ],
+)
+def test_the_message_is_about_what_is_to_be_done(
+    action: str, details: dict[str, str], text: str
+) -> None:
+    from tapster.daemon import authority
+
+    subject: Any = SimpleNamespace(pid=1, started=1, uid=1, pidfd=1)
+    message = authority.check(subject, f"io.tapster.{action}", details, True, "1")
+    told = message.body[2]["polkit.message"]
+    assert told == f"Authentication is required {text}"
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,12 @@ _AUTHORITY = DBusAddress(
 _INTERACTION = 1  # AllowUserInteraction
 _ANSWER = "(bba{ss})"
 
+_CONFIGURATION = "the configuration of tapster's networks"
 # What an agent shows beside the password, and all that whoever types it in is
 # told. The action file's own text could not leave out a detail that is not there.
 _PURPOSES = {
     "io.tapster.attach": ("attach", "a guest", "to"),
-    "io.tapster.forward": ("forward a port of this host to", "a guest", "on"),
+    "io.tapster.forward": ("forward $(port) of this host to", "a guest", "on"),
     "io.tapster.manage": ("manage", "other users' guests", "on"),
 }
 
@@ -95,6 +96,11 @@ def _message(action: str, details: Mapping[str, str]) -> dict[str, str]:
         return {}
     verb, what, joint = _PURPOSES[action]
     whose = " for $(user)" if "user" in details else ""
+    if details.get("verb") == "reload":
+        text = f"Authentication is required{whose} to have {_CONFIGURATION} read anew"
+        return {"polkit.message": text}
+    if "port" not in details:
+        verb = verb.replace("$(port)", "a port")
     if "guest" in details:
         what = "guest $(guest)"
     where = "any network"

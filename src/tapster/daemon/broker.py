@@ -81,7 +81,7 @@ class Broker:
         polkit: Polkit,
         hooks: Hooks,
     ) -> None:
-        self.judge = Judge(config, ledger, events, polkit)
+        self.judge = Judge(config, ledger, events, polkit, owner_only=not env.rootless)
         events.may_see = self.judge.may_see
         self.expiry = expiry.Expiry(ledger, self._expire)
         self.env = env

@@ -7,8 +7,9 @@ tab or of D-Bus. Whoever is refused learns no more than that; the log has why.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import os
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import NoReturn
@@ -37,6 +38,7 @@ from .events import Events, may_see
 from .ledger import EVERYBODY, Ledger, on_linux_bridge
 from .people import user_name
 from .polkit import Polkit
+from .throttle import Throttle
 from .usage import used
 
 _log = logging.getLogger(__name__)
@@ -48,19 +50,29 @@ _QUESTIONS = 16  # that one request may put to polkit
 # What polkit has said yes to in one request: by which rule, and to what.
 Consents = set[tuple[Rule | None, Target]]
 _NOTES = 256  # oddities of files that were told once, and are not again
+_NOTES_AT_ONCE, _NOTES_A_SECOND = 50, 0.2  # by one user's requests
 
 
 class Judge:
     """What one broker decides by. Its configuration may change at any time."""
 
     def __init__(
-        self, config: Config, ledger: Ledger, events: Events, polkit: Polkit
+        self,
+        config: Config,
+        ledger: Ledger,
+        events: Events,
+        polkit: Polkit,
+        *,
+        owner_only: bool = True,
     ) -> None:
+        """:param owner_only: as of the configuration's own files."""
         self.config = config
+        self._owner_only = owner_only
         self._ledger = ledger
         self._events = events
         self._polkit = polkit
         self._told: dict[str, None] = {}
+        self._notes = Throttle(_NOTES_AT_ONCE, _NOTES_A_SECOND)
 
     # Attaching
 
@@ -82,14 +94,21 @@ class Judge:
         return explain(peer, guest, self.config.book, decision)
 
     async def ask_about(
-        self, peer: Peer, subject: Peer, guest: Target, decision: Decision, port: object
+        self,
+        peer: Peer,
+        subject: Peer,
+        guest: Target,
+        decision: Decision,
+        port: Port | None,
     ) -> Decision:
         """What polkit says to a decision that asks it, without asking anybody. Of
         other users than the caller it can't be known: it judges processes."""
         refusal: str | None = "polkit decides, and can be asked by that user only"
         if subject is peer:
-            action = ATTACH if port is None else FORWARD
-            refusal = await self._ask(peer, action, guest, interactive=False)
+            action, verb = ATTACH, "attach"
+            if port is not None:
+                action, verb = FORWARD, "add-forward"
+            refusal = await self._ask(peer, action, guest, verb=verb, port=port)
         if refusal is None:
             return decision
         reason = f"{decision.reason}, but {refusal}"
@@ -137,17 +156,17 @@ class Judge:
             reader,
             strict_includes=settings.strict_includes,
         )
-        self._tell("bridge.conf", verdict.notes)
+        self._tell(peer, "bridge.conf", verdict.notes)
         return verdict
 
     def _usernet(self, peer: Peer, bridge: str) -> Usernet | None:
         path = self.config.authorization.lxc_usernet
         if not path:
             return None
-        grant = lxc_usernet.look_up(path, bridge, peer, owner_only=os.geteuid() == 0)
-        self._tell("lxc-usernet", grant.notes)
+        grant = lxc_usernet.look_up(path, bridge, peer, owner_only=self._owner_only)
+        self._tell(peer, "lxc-usernet", grant.notes)
         if grant.problem is not None:
-            self._tell("lxc-usernet", (grant.problem,))
+            self._tell(peer, "lxc-usernet", (grant.problem,))
             return None
         taken = Counter(n.share for n in self._ledger.on_bridge(bridge) if n.share)
         shares = tuple(
@@ -155,10 +174,14 @@ class Judge:
         )
         return Usernet(shares, ", ".join(grant.places))
 
-    def _tell(self, what: str, notes: tuple[str, ...]) -> None:
-        """Log what is odd about a file, once: it is read at each request."""
+    def _tell(self, peer: Peer, what: str, notes: tuple[str, ...]) -> None:
+        """Log what is odd about a file, once: it is read at each request. An
+        included file may be a user's, who finds something new to say each time."""
+        now = time.monotonic()
         for note in notes:
             if note not in self._told:
+                if not self._notes.admits(peer.uid, now):
+                    return
                 if len(self._told) >= _NOTES:
                     self._told.clear()
                 self._told[note] = None
@@ -253,10 +276,10 @@ class Judge:
         granted = [
             rule
             for rule in self.config.book.managing
-            if rule.effect == POLKIT
-            and concerns(rule, peer)
-            and await self._ask(peer, MANAGE, Target(), interactive=False) is None
+            if rule.effect == POLKIT and not peer.is_root and concerns(rule, peer)
         ]
+        if granted and await self._ask(peer, MANAGE, Target(), verb="list"):
+            granted = []
 
         def sees(target: Target) -> bool:
             decision = may_manage(peer, target, self.config.book)
@@ -322,7 +345,22 @@ class Judge:
                 reason = "what polkit is asked about won't stay"
                 decision = decision._replace(allowed=False, reason=reason)
                 break
-            refusal = await self._ask(act.peer, action, question[1], interactive)
+            try:
+                refusal = await self._ask(
+                    act.peer,
+                    action,
+                    question[1],
+                    interactive,
+                    verb=act.verb,
+                    port=act.port,
+                )
+            except asyncio.CancelledError:
+                act.rule = decision.place
+                reason = (
+                    f"{decision.reason}, but its client went while polkit was asked"
+                )
+                self._events.denied_act(act, reason)
+                raise
             if refusal is not None:
                 reason = f"{decision.reason}, but {refusal}"
                 decision = decision._replace(allowed=False, reason=reason)
@@ -332,14 +370,26 @@ class Judge:
         return decision
 
     async def _ask(
-        self, peer: Peer, action: str, target: Target, interactive: bool
+        self,
+        peer: Peer,
+        action: str,
+        target: Target,
+        interactive: bool = False,
+        *,
+        verb: str,
+        port: Port | str | None = None,
     ) -> str | None:
-        """:returns: why polkit does not allow it; None if it does."""
+        """
+        :param verb: as in the log's records; "list" for what lists show.
+        :returns: why polkit does not allow it; None if it does.
+        """
         details: Mapping[str, str | None] = {
+            "verb": verb,
             "user": user_name(peer.uid),
             "network": target.network,
             "bridge": target.bridge,
             "guest": target.name,
+            "port": str(port) if port is not None else None,
         }
         told = {key: value for key, value in details.items() if value}
         answer = await self._polkit.authorize(peer, action, told, interactive)

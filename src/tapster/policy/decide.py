@@ -23,6 +23,7 @@ from .rulebook import DENY, EVERY_NETWORK, Rulebook, Target, concerns, is_about
 MAX_NICS = 16  # a user, on the networks of a rule that does not say
 POLKIT = "polkit"
 NOT_ABOUT_USER = "not about this user"  # the outcome of such a rule
+_ANY_MAC = "gg:gg:gg:gg:gg:gg"  # which is like those patterns that all are like
 _MOST_PLACES = 8  # of rules, in a reason
 _FREE_PORTS = (Port("tcp", 1024, 65535), Port("udp", 1024, 65535))
 
@@ -159,23 +160,34 @@ def may_forward(peer: Peer, target: Target, port: Port, book: Rulebook) -> Decis
 
 
 def may_manage(peer: Peer, target: Target, book: Rulebook) -> Decision:
-    """Whether the caller may see and change what other users have there."""
+    """Whether the caller may see and change what other users have there. What has
+    no guest's name is nothing of those who manage guests of some names."""
     if peer.is_root:
         return Decision(True, "root")
     denied = _denied(peer, target, book)
     if denied is not None:
         return denied
+    asking = None
     for rule in book.grants(peer, target):
-        if rule.manage and _misfit(rule, target) is None:
-            reason = f"managed by {rule.place}"
-            return Decision(True, reason, rule, rule.place, rule.effect == POLKIT)
-    return Decision(False, "another user's")
+        if (
+            not rule.manage
+            or _misfit(rule, target)
+            or (rule.guests and not target.name)
+        ):
+            continue
+        ask = rule.effect == POLKIT
+        found = Decision(True, f"managed by {rule.place}", rule, rule.place, ask)
+        if not ask:
+            return found
+        asking = asking or found
+    return asking or Decision(False, "another user's")
 
 
 def may_reload(peer: Peer, book: Rulebook) -> Decision:
     """Whether the caller may have the configuration read anew: root, and who
-    manages every network."""
-    return may_manage(peer, Target(network=EVERY_NETWORK), book)
+    manages every network, with whatever guests are there."""
+    every = Target(network=EVERY_NETWORK, mac=_ANY_MAC)
+    return may_manage(peer, every, book)
 
 
 def explain(
