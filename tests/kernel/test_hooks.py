@@ -8,9 +8,12 @@ import os
 import signal
 import socket
 import subprocess
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -35,6 +38,7 @@ from tapster import errors
 
 DIRECTORY = "/run/config/hooks.d"
 DUE = f"{RUNTIME}/hooks-due"
+KILLS = 20
 CONFIG = "[broker]\nnetwork_grace_seconds = 0.1\n"
 # What it was told, and that it has heard it to the end.
 LOG = """#!/bin/sh
@@ -740,3 +744,42 @@ def test_the_broker_is_stopped_meanwhile(lab: Lab) -> None:
         assert daemon.stop() == 0
     assert due(lab) == [] and told(lab, nic.ifname) == ["10-a attach", "10-a detach"]
     pairs(lab)
+
+
+LOAD = """if True:
+    import sys, tapster, time
+    while True:
+        try:
+            with tapster.attach(socket='/run/tapster/io.tapster.Broker', timeout=5):
+                time.sleep(0.02)
+        except tapster.errors.TapsterError:
+            time.sleep(0.01)
+"""
+
+
+def test_killed_at_any_moment_under_load(lab: Lab) -> None:
+    """Everybody hears of its end: once, or again if it was cut off at that."""
+    for name in ("10-a", "20-b"):
+        hook(lab, name, LOG + "sleep 0.0$(($$ % 3))\n" + HEARD)
+    random = Random(7)
+    with ExitStack() as stack:
+        for uid in (USER, OTHER):
+            for _ in range(3):
+                guest = lab.host.popen(lab.python, "-c", LOAD, user=uid)
+                stack.callback(guest.wait)
+                stack.callback(guest.kill)
+        for _ in range(KILLS):
+            daemon = lab.daemon("--config", "/run/config")
+            time.sleep(random.uniform(0, 0.4))
+            kill(daemon)
+    with broker(lab):
+        pass
+    begun = Counter((n, d) for n, e, d, _ in lines(lab) if e == "attach")
+    first = Counter((n, d) for n, e, d, a in lines(lab) if e == "detach" and a == "0")
+    heard = Counter((n, d) for n, e, d, _ in lines(lab, "/run/heard") if e == "detach")
+    assert len(begun) > 2 * KILLS
+    assert set(begun.values()) == {1} and set(first.values()) == {1}
+    assert set(begun) <= set(heard)
+    again = Counter((n, d) for n, e, d, a in lines(lab) if e == "detach" and a == "1")
+    for pair, times in heard.items():
+        assert times <= 1 + again[pair]

@@ -80,12 +80,15 @@ class Hooks:
 
     def __init__(
         self,
-        configuration: str,
+        configuration: str | None,
         runtime: str,
         programs: Programs,
         events: Events,
     ) -> None:
-        """:param configuration: the directory of `tapster.toml`."""
+        """
+        :param configuration: the directory of `tapster.toml`; None: there are no
+            hooks, as for a rootless broker, which no administrator has set up.
+        """
         self._configuration = configuration
         self._records = Records(
             os.path.join(os.path.abspath(runtime), hook_records.DIRECTORY)
@@ -307,6 +310,8 @@ class Hooks:
         reason: str | None = None,
     ) -> str | None:
         """Run one hook to its end; what went wrong, if anything did."""
+        if self._configuration is None:
+            return "not run: this broker has no hooks"
         device = _device(words)
         told = hook_words.of_event(event, name, words, again, reason)
         mark = f"{self._records.path(device)}/{event}/{name}"
@@ -368,6 +373,8 @@ class Hooks:
         :raises RefusedByHook: only if `must`: what is there is not to be run, and
             nobody knows what it was to see to.
         """
+        if self._configuration is None:
+            return ()
         found = hook_files.find(self._configuration)
         if found.refused or found.passed or self._said:
             self._say(found)

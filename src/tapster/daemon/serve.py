@@ -212,7 +212,8 @@ async def _serve(
     events = Events(config.limits.watchers, config.limits.watchers_per_user)
     ledger = Ledger(os.path.join(options.runtime, "nics"))
     polkit = Polkit()
-    hooks = Hooks(options.config, options.runtime, programs, events)
+    of_hooks = None if rootless else options.config
+    hooks = Hooks(of_hooks, options.runtime, programs, events)
     broker = Broker(config, env, ledger, events, polkit, hooks)
     forwards = Forwards(broker, os.path.join(env.store.directory, "forwards.json"))
     watch, leases = Watch(), LeaseWatch()
