@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tapster.daemon import tamper
 from tapster.daemon.ledger import Nic
-from tapster.kernel import rtnetlink
+from tapster.kernel import netlink, rtnetlink
 from tapster.kernel.rtnetlink import IFF_LOWER_UP, IFF_UP, Link
 from tapster.model import State
 
@@ -201,3 +201,23 @@ def test_long_names_are_cut_as_the_kernel_cuts_them(user: str, guest: str) -> No
     kept = tamper.alias(one).encode()[:255].decode(errors="replace")
     assert tamper.changes(one, link(one, alias=kept)) == []
     assert len(tamper.altname(one)) <= 127
+
+
+@pytest.mark.parametrize("one", KINDS)
+@pytest.mark.parametrize("name", [None, *SETTINGS])
+def test_a_message_is_read_unless_it_says_all_is_well(
+    one: Nic, name: str | None
+) -> None:
+    """Whatever `is_as_set` lets pass, reading would have let pass."""
+    said = {**dict.fromkeys(SETTINGS, 0), **tamper.port_settings(one)}
+    if name is not None:
+        said[name] ^= 1
+    body = b"".join(rtnetlink.port_attribute(*each) for each in said.items())
+    payload = bytes(16) + netlink.nested(rtnetlink.IFLA_PROTINFO, body)
+    port = rtnetlink.parse_port(netlink.Reply(16, memoryview(payload)))
+    assert port == {SETTINGS[key]: value for key, value in said.items()}
+    found = tamper.changed_settings(one, port)
+    if tamper.is_as_set(one, payload):
+        assert found == []
+    elif one.state is not State.WAITING:
+        assert [change.what for change in found] == [name]

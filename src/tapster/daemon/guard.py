@@ -67,8 +67,14 @@ class Guard:
         if nic is None:
             return
         if rtnetlink.link_family(reply) == rtnetlink.AF_BRIDGE:
-            if tamper.changed_settings(nic, rtnetlink.parse_port(reply)):
+            if not tamper.is_as_set(nic, bytes(reply.payload)) and (
+                tamper.changed_settings(nic, rtnetlink.parse_port(reply))
+            ):
                 self._look_soon(nic)
+            return
+        # Nothing else has changed in that moment. It is how each attach ends, and
+        # what went down before is looked at.
+        if rtnetlink.link_came_up(reply) and nic.state is not State.QUARANTINED:
             return
         link = rtnetlink.parse_link(reply)
         found = tamper.changes(nic, link)
@@ -228,6 +234,8 @@ class Guard:
             self._tell(nic, f"{words}; could not be put back ({err}); in quarantine")
             self._quarantine(nic, f"{words}; could not be put back")
             return
+        if any(c.what in (tamper.BRIDGE, tamper.UP) for c in found):
+            self._look_soon(nic)  # of what is down nothing more was told
         undone = [c for c in found if c.what not in tamper.FOR_GOOD]
         self._tell(nic, f"{words}; {'put back' if undone else 'it ends when closed'}")
 

@@ -247,15 +247,13 @@ def set_port(index: int, what: str, **settings: int) -> Request:
 @functools.lru_cache(64)
 def _protinfo(settings: tuple[tuple[str, int], ...]) -> bytes:
     """The settings themselves. There are few kinds of ports, and many ports."""
-    return nested(
-        IFLA_PROTINFO,
-        *(
-            attr_u16(PORT_SETTINGS[name], value)
-            if name == "group_fwd_mask"
-            else attr_u8(PORT_SETTINGS[name], value)
-            for name, value in settings
-        ),
-    )
+    return nested(IFLA_PROTINFO, *(port_attribute(*each) for each in settings))
+
+
+def port_attribute(name: str, value: int) -> bytes:
+    """One setting of a port as the kernel takes it, and tells it."""
+    pack = attr_u16 if name == "group_fwd_mask" else attr_u8
+    return pack(PORT_SETTINGS[name], value)
 
 
 PORT_SETTINGS = {
@@ -484,6 +482,12 @@ def parse_port(reply: Reply) -> dict[int, int]:
 def link_index(reply: Reply) -> int:
     """Only the index of RTM_NEWLINK or RTM_DELLINK: what the watch needs first."""
     return int(_header(_IFINFO, reply)[2])
+
+
+def link_came_up(reply: Reply) -> bool:
+    """Whether RTM_NEWLINK tells that a device was set up just now."""
+    _, _, _, flags, change = _header(_IFINFO, reply)
+    return bool(flags & change & IFF_UP) and change != 0xFFFFFFFF
 
 
 def link_family(reply: Reply) -> int:
