@@ -14,6 +14,7 @@ import errno
 import json
 import os
 import socket as sockets
+import sys
 import time
 
 from tapster import errors
@@ -52,16 +53,38 @@ def open_socket(path: str, deadline: float) -> sockets.socket:
     """
     sock = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
     try:
-        while True:
-            sock.settimeout(seconds_left(deadline))
-            try:
-                sock.connect(path)
-                return sock
-            except BlockingIOError:
-                time.sleep(0.005)
+        sock.settimeout(seconds_left(deadline))
+        try:
+            sock.connect(path)
+        except BlockingIOError:
+            _connect_in_line(sock, path, deadline)
+        return sock
     except BaseException:
         sock.close()
         raise
+
+
+def _connect_in_line(sock: sockets.socket, path: str, deadline: float) -> None:
+    """Connect as one of many. The kernel lets those in who wait, one by one; to try
+    again now and then would be to let the others in first."""
+    sock.settimeout(None)
+    while True:
+        left = seconds_left(deadline)
+        # struct timeval, of two longs; zero would be no limit
+        size = 8 if sys.maxsize > 1 << 32 else 4
+        limit = (int(left), int(left % 1 * 1e6) or 1)
+        words = [number.to_bytes(size, sys.byteorder) for number in limit]
+        sock.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDTIMEO, b"".join(words))
+        try:
+            sock.connect(path)
+            sock.getpeername()
+            return
+        except BlockingIOError:
+            continue  # the time is over
+        except OSError as error:
+            # After a signal Python takes it for connected, which it is not.
+            if error.errno != errno.ENOTCONN:
+                raise
 
 
 def try_open_socket(path: str, deadline: float) -> sockets.socket | None:

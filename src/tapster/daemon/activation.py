@@ -12,6 +12,9 @@ import socket
 from ..errors import BrokerUnavailable
 
 _FIRST_FD = 3  # SD_LISTEN_FDS_START
+# Who floods the socket fills it: the fewer are in it, the sooner comes another's
+# turn. Who finds it full is let in by the kernel in turn.
+BACKLOG = 64
 
 
 def notify(state: str) -> None:
@@ -48,6 +51,7 @@ def activated_socket() -> socket.socket | None:
         or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     ):
         raise ValueError("what was passed is not a listening Unix stream socket")
+    sock.listen(BACKLOG)
     return sock
 
 
@@ -75,7 +79,7 @@ def listen(path: str, mode: int) -> socket.socket:
             pass
         sock.bind(temporary)
         os.chmod(temporary, mode)
-        sock.listen(1024)
+        sock.listen(BACKLOG)
         os.rename(temporary, path)
     except OSError as err:
         sock.close()

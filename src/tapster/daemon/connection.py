@@ -29,13 +29,11 @@ from asyncvarlink import (
     VarlinkInterfaceServerProtocol,
     VarlinkMethodCall,
 )
-from asyncvarlink.serviceinterface import VarlinkServiceInterface
 from asyncvarlink.types import JSONObject
 
 from ..errors import BrokerBusy, BrokerFailure
 from ..model import Peer
 from ..policy.config import Limits
-from ..version import __version__
 from ..wire.errors import INTERFACE, to_wire
 from ..wire.interface import BrokerInterface, Service
 from .caller import CALLER, Caller
@@ -47,7 +45,7 @@ from .transport import DESCRIPTOR_LIMIT, Socket, Transport
 
 _log = logging.getLogger(__name__)
 
-MESSAGE_LIMIT = 64 * 1024  # bytes
+MESSAGE_LIMIT = 16 * 1024  # bytes
 CALL_LIMIT = 16  # calls a client may be ahead before we stop reading
 REPLY_LIMIT = 64  # replies a client may leave unread
 
@@ -73,24 +71,16 @@ class Connection(VarlinkInterfaceServerProtocol):
         shared: Shared | None = None,
     ) -> None:
         """:param shared: the listener's; None is for a connection alone."""
+        self._shared = shared or Shared(Limits())
         registry = VarlinkInterfaceRegistry()
         registry.register_interface(BrokerInterface(service, peer))
-        registry.register_interface(
-            VarlinkServiceInterface(
-                vendor="tapster",
-                product="tapsterd",
-                version=__version__,
-                url="https://varlink.org",
-                registry=registry,
-            )
-        )
+        registry.register_interface(self._shared.introspection)
         super().__init__(registry)
         self.peer = peer
         self.accepted = time.clock_gettime(time.CLOCK_BOOTTIME)
         self.last_activity = asyncio.get_running_loop().time()
         self.calls = 0  # running now
         self._on_lost = on_lost
-        self._shared = shared or Shared(Limits())
         self._messages: deque[bytes] = deque()  # that nobody has looked at
         self._is_served = False  # one of them is, or waits for it
         self._part = bytearray()  # of a message: what came since the last NUL
@@ -404,3 +394,5 @@ class Connection(VarlinkInterfaceServerProtocol):
             future.cancel()
         self._end_hangup()
         self._on_lost(self)
+        # In circles with it, this would be in memory until somebody looks for those.
+        self._base = self._socket = None

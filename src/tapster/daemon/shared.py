@@ -5,8 +5,15 @@ who may be, what is to be got rid of, and how much is worth a line."""
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
+from asyncvarlink import VarlinkInterfaceRegistry
+from asyncvarlink.serviceinterface import VarlinkServiceInterface
+
+from ..model import Peer
 from ..policy.config import Limits
+from ..version import __version__
+from ..wire.interface import BrokerInterface, Service
 from .pace import Pace
 from .received import Disposal
 from .throttle import OTHERS, Throttle
@@ -20,6 +27,7 @@ class Shared:
         self.turns = Turns(limits.calls_per_user)
         self.pace = Pace(limits.requests_per_second, limits.requests_at_once)
         self.disposal = Disposal()
+        self.introspection = _introspection()
         self._throttle = Throttle()
 
     def may_log(self, uid: int) -> bool:
@@ -32,3 +40,19 @@ class Shared:
             f"{count} more lines of {'others' if uid == OTHERS else f'uid {uid}'}"
             for uid, count in self._throttle.collect()
         ]
+
+
+def _introspection() -> VarlinkServiceInterface:
+    """org.varlink.service, which says the same to everybody."""
+    described = VarlinkInterfaceRegistry()
+    told = VarlinkServiceInterface(
+        vendor="tapster",
+        product="tapsterd",
+        version=__version__,
+        url="https://varlink.org",
+        registry=described,
+    )
+    nobody = Peer(0, 0, frozenset(), 0)
+    described.register_interface(BrokerInterface(cast(Service, None), nobody))
+    described.register_interface(told)
+    return told
