@@ -511,14 +511,14 @@ def test_others_go_on_meanwhile(lab: Lab) -> None:
 
 
 def test_at_the_same_time(lab: Lab) -> None:
-    """Each waits for nine others to be told, which would never come if they were
-    told one after the other."""
+    """Each waits for 19 others to be told, which would never come if they were told
+    one after the other."""
     lab.host.run("mkdir", "/run/there")
     meet = """touch "/run/there/$TAPSTER_IFNAME"
-    while [ "$(ls /run/there | wc -l)" -lt 10 ]; do sleep 0.02; done"""
+    while [ "$(ls /run/there | wc -l)" -lt 20 ]; do sleep 0.02; done"""
     hook(lab, "10-meet", on("attach", meet))
     with broker(lab), attach_network(lab), ExitStack() as stack:
-        waiting = [Later(lab, uid) for uid in (USER, OTHER) for _ in range(5)]
+        waiting = [Later(lab, uid) for uid in (USER, OTHER) for _ in range(10)]
         for one in waiting:
             stack.callback(one.die)
             assert "nic" in one.answer()["parameters"]
@@ -576,6 +576,7 @@ def test_a_tap_that_goes_meanwhile(lab: Lab, take: Callable[[Lab, str], None]) -
         go(lab)
         answer = waiting.answer()
         assert answer["error"].endswith("BrokerFailure"), answer
+        assert "taken away" in answer["parameters"]["message"]
         assert told(lab) == ["10-wait attach", "10-wait detach"]
     pairs(lab)
 
@@ -755,6 +756,22 @@ LOAD = """if True:
         except tapster.errors.TapsterError:
             time.sleep(0.01)
 """
+
+
+def test_the_broker_is_stopped_while_an_attach_is_told(lab: Lab) -> None:
+    lab.config(CONFIG + "[hooks]\ntimeout_seconds = 1\n")
+    hook(lab, "10-slow", on("attach", "sleep 0.5"))
+    hook(lab, "20-never")
+    with broker(lab, ends_well=False) as daemon:
+        waiting = Later(lab)
+        until("it", lambda: told(lab))
+        assert daemon.stop() == 0
+        assert "Traceback" not in daemon.log, daemon.log
+        waiting.die()
+    with broker(lab):
+        pass
+    assert told(lab) == ["10-slow attach", "10-slow detach"]
+    pairs(lab)
 
 
 def test_killed_at_any_moment_under_load(lab: Lab) -> None:

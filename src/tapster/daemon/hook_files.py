@@ -10,15 +10,18 @@ is the opened file, and what was opened is what is run (`hook_process.py`).
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import NamedTuple
 
 from ..errors import ConfigError
 from ..policy.files import opened_directory, opened_file
+
+_log = logging.getLogger(__name__)
 
 DIRECTORY = "hooks.d"  # beside tapster.toml
 # As run-parts(8) has it: no editor's or package manager's copy is a hook.
@@ -79,6 +82,35 @@ def _sort(path: str, fd: int, present: list[str]) -> Found:
         except (ConfigError, OSError) as err:
             refused.append(_words(os.path.join(path, name), err))
     return Found(tuple(names), tuple(refused), tuple(passed))
+
+
+class HookDirectory:
+    """What is in it now; what is wrong with it is logged once, as long as it is."""
+
+    def __init__(self, configuration: str) -> None:
+        """:param configuration: the directory of `tapster.toml`."""
+        self._configuration = configuration
+        self._said: set[str] = set()
+
+    def find(self) -> Found:
+        found = find(self._configuration)
+        if found.refused or found.passed or self._said:
+            self._say(found)
+        return found
+
+    def opened(self, name: str) -> AbstractContextManager[int]:
+        """As the function of that name."""
+        return opened(self._configuration, name)
+
+    def _say(self, found: Found) -> None:
+        passed = [f"{name} is not run: its name is no hook's" for name in found.passed]
+        for text in found.refused:
+            if text not in self._said:
+                _log.error("no hook is run: %s", text)
+        for text in passed:
+            if text not in self._said:
+                _log.warning("%s: %s", DIRECTORY, text)
+        self._said = {*found.refused, *passed}
 
 
 @contextmanager

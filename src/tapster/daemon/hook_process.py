@@ -30,7 +30,7 @@ MARK = "TAPSTER_RUN"  # in the environment of a run and all that it starts
 
 _READ = 64 * 1024
 _LAST_READS = 64  # after the end: what a pipe holds, and no more than that
-_KILL_LIMIT = 2.0  # seconds for the kernel to end what was killed
+_KILL_LIMIT = 3.0  # seconds for the kernel to end what was killed
 _POLL = 0.01
 
 
@@ -105,7 +105,10 @@ async def run(
         os.close(hook.pidfd)
         started()
         # Cancelled when the broker ends, and the spawner ends it then.
-        ended = await asyncio.shield(hook.ended)
+        await asyncio.wait([hook.ended], timeout=order.seconds + _KILL_LIMIT)
+        if not hook.ended.done():
+            return f"took longer than {order.seconds:g} s and can't be killed"
+        ended = hook.ended.result()
         for _ in range(_LAST_READS):
             if not _read(output, lines):
                 break

@@ -60,6 +60,22 @@ def of_network(network: ManagedNetwork) -> Words:
     return {name: told[name] for name in OF_NETWORK}
 
 
+def device_of(words: Mapping[str, Any]) -> str:
+    """What they are about: the tap, or the bridge of a network."""
+    return str(words.get("ifname", words["bridge"]))
+
+
+def of_record(words: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as fields of an audit record."""
+    names: tuple[str, ...] = ("network", "bridge", "uid", "user")
+    if "ifname" in words:  # a network's other words are about no one guest
+        names += ("name", "ifname", "mac", "ipv4", "ipv6", "pid")
+    told = {name: words[name] for name in names}
+    if told["uid"] is None:
+        del told["uid"], told["user"]
+    return {"owner": words["uid"], **told}
+
+
 def of_event(
     event: str, hook: str, words: Mapping[str, Any], again: bool, reason: str | None
 ) -> Words:

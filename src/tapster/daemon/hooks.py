@@ -17,18 +17,19 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Collection, Coroutine, Hashable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import BrokerFailure, ConfigError
+from ..errors import BrokerFailure
 from ..networks.managed import ManagedNetwork
 from ..policy.config import HookSettings
-from . import hook_files, hook_process, hook_records, hook_words
+from . import hook_process, hook_records, hook_words
 from .events import Events
+from .hook_files import HookDirectory
 from .hook_places import Places
 from .hook_records import Due, Records
-from .hook_words import ATTACH, DETACH, NETWORK_DOWN, NETWORK_UP, TAMPER, Words
+from .hook_telling import Teller
+from .hook_words import ATTACH, DETACH, NETWORK_DOWN, NETWORK_UP, TAMPER, device_of
 from .ledger import EVERYBODY, Nic
 from .programs import Programs
 
@@ -89,11 +90,14 @@ class Hooks:
         :param configuration: the directory of `tapster.toml`; None: there are no
             hooks, as for a rootless broker, which no administrator has set up.
         """
-        self._configuration = configuration
+        self._directory = HookDirectory(configuration) if configuration else None
         self._records = Records(
             os.path.join(os.path.abspath(runtime), hook_records.DIRECTORY)
         )
         self._programs = programs
+        self._teller = Teller(
+            self._directory, programs, self._records, lambda: self.settings()
+        )
         self._events = events
         self.settings: Callable[[], HookSettings] = HookSettings
         self._places = Places(lambda: self.settings().at_once)
@@ -101,7 +105,6 @@ class Hooks:
         self._last: dict[Hashable, asyncio.Future[None]] = {}  # by `_Life.key`
         self._tasks: dict[asyncio.Future[None], _Life] = {}
         self._repeats: dict[str, tuple[str, Nic, str | None] | None] = {}
-        self._said: set[str] = set()
         self._closing = False  # no beginning is told any more
         self._stopping = False  # nor anything else
 
@@ -110,7 +113,7 @@ class Hooks:
     async def attach(self, nic: Nic) -> None:
         """Tell of a NIC that is all made, and that nobody has yet.
 
-        :raises RefusedByHook: the NIC is not to be handed out; once it is gone,
+        :raises BrokerFailure: the NIC is not to be handed out; once it is gone,
             `gone` tells those that were told of it.
         """
         names = self._find(must=True)
@@ -122,6 +125,8 @@ class Hooks:
 
     def gone(self, nic: Nic) -> None:
         """A tap does not exist any more: tell those that were told of it, soon."""
+        if nic.ifname in self._repeats:
+            self._repeats[nic.ifname] = None
         life = self._lives.pop(nic.ifname, None)
         if life is not None:
             self._start_end(life, DETACH)
@@ -206,33 +211,34 @@ class Hooks:
     # Telling it
 
     async def _begin(self, life: _Life, event: str, names: tuple[str, ...]) -> None:
-        """:raises RefusedByHook: of a NIC alone."""
+        """:raises BrokerFailure: of a NIC alone; it is not to be handed out."""
         life.told = asyncio.get_running_loop().create_future()
         try:
             for before in (self._last.get(life.key), self._last.get(life.bridge)):
                 if before is not None and before in self._tasks:
                     await asyncio.wait([before])
             for name in names:
-                problem = await self._begin_one(life, event, name)
-                if problem is None:
-                    continue
-                self._failed(life.due.words, event, name, problem, is_alone=True)
-                if not life.is_network:
-                    raise RefusedByHook(f"hook {name}: {problem}")
+                async with self._places.place(life.uid):
+                    if life.gone:
+                        return  # as whoever waits for this will see
+                    if self._closing and not life.is_network:
+                        raise BrokerFailure("the broker ends", "try again later")
+                    problem = await self._begin_one(life, event, name)
+                if problem is not None:
+                    self._failed(life.due.words, event, name, problem)
+                    if not life.is_network:
+                        raise RefusedByHook(f"hook {name}: {problem}")
         finally:
             life.told.set_result(None)
 
     async def _begin_one(self, life: _Life, event: str, name: str) -> str | None:
-        async with self._places.place(life.uid):
-            if self._closing or life.gone:
-                return "the broker ends" if self._closing else "the NIC was taken away"
-            life.due.begun.append(name)
-            try:
-                self._records.write(life.due)
-            except OSError as err:
-                life.due.begun.pop()
-                return f"not run, as it can't be noted down: {err}"
-            return await self._run(name, event, life.due.words)
+        life.due.begun.append(name)
+        try:
+            self._records.write(life.due)
+        except OSError as err:
+            life.due.begun.pop()
+            return f"not run, as it can't be noted down: {err}"
+        return await self._teller.tell(name, event, life.due.words)
 
     def _start_end(self, life: _Life, event: str) -> None:
         life.gone = True
@@ -255,7 +261,7 @@ class Hooks:
                 again = due.ending == name
                 due.ending = name
                 self._note(due)
-                problem = await self._run(name, event, due.words, again)
+                problem = await self._teller.tell(name, event, due.words, again)
                 if self._programs.is_lost:
                     return  # and so is this broker: the next one tells it
                 due.begun.remove(name)
@@ -290,7 +296,7 @@ class Hooks:
                 if self._stopping:
                     return
                 words = life.due.words
-                problem = await self._run(name, event, words, reason=reason)
+                problem = await self._teller.tell(name, event, words, reason=reason)
             if problem is not None:
                 self._failed(words, event, name, problem)
         loop = asyncio.get_running_loop()
@@ -301,69 +307,18 @@ class Hooks:
         if more is not None:
             self.run_later(*more)
 
-    async def _run(
-        self,
-        name: str,
-        event: str,
-        words: Words,
-        again: bool = False,
-        reason: str | None = None,
-    ) -> str | None:
-        """Run one hook to its end; what went wrong, if anything did."""
-        if self._configuration is None:
-            return "not run: this broker has no hooks"
-        device = _device(words)
-        told = hook_words.of_event(event, name, words, again, reason)
-        mark = f"{self._records.path(device)}/{event}/{name}"
-
-        def tell(line: str) -> None:
-            _log.info("hook %s, %s of %s: %s", name, event, device, line)
-
-        try:
-            with ExitStack() as stack:
-                file = hook_files.opened(self._configuration, name)
-                return await hook_process.run(
-                    self._programs,
-                    hook_process.Order(
-                        name,
-                        stack.enter_context(file),
-                        event,
-                        hook_words.as_environment(told, mark),
-                        hook_words.as_stdin(told),
-                        self.settings().timeout_seconds,
-                    ),
-                    tell,
-                    stack.close,
-                )
-        except (ConfigError, BrokerFailure) as err:
-            return f"not run: {err.oneline()}"
-        except OSError as err:
-            return f"not run: {err.strerror}"
-
     def _failed(
-        self,
-        words: Mapping[str, Any],
-        event: str,
-        name: str,
-        problem: str,
-        *,
-        is_alone: bool = False,
+        self, words: Mapping[str, Any], event: str, name: str, problem: str
     ) -> None:
         """Say so; of an attach, its request says it to the audit log."""
-        device = _device(words)
-        _log.error("hook %s, %s of %s: %s", name, event, device, problem)
-        if is_alone and event == ATTACH:
-            return
-        known = ("network", "bridge", "name", "ifname", "mac", "ipv4", "ipv6", "pid")
-        about = {key: words[key] for key in known if key in words}
-        if "ifname" not in words:  # a network has one of each family, not its own
-            about = {key: words[key] for key in ("network", "bridge")}
-        if words["uid"] is not None:
-            about |= {key: words[key] for key in ("uid", "user")}
-        self._events.changed(
-            "failed", None, f"hook {name}, {event}: {problem}",
-            owner=words["uid"], **about,
-        )  # fmt: skip
+        _log.error("hook %s, %s of %s: %s", name, event, device_of(words), problem)
+        if event != ATTACH:
+            self._events.changed(
+                "failed",
+                None,
+                f"hook {name}, {event}: {problem}",
+                **hook_words.of_record(words),
+            )
 
     # What is there
 
@@ -373,25 +328,12 @@ class Hooks:
         :raises RefusedByHook: only if `must`: what is there is not to be run, and
             nobody knows what it was to see to.
         """
-        if self._configuration is None:
+        if self._directory is None:
             return ()
-        found = hook_files.find(self._configuration)
-        if found.refused or found.passed or self._said:
-            self._say(found)
+        found = self._directory.find()
         if must and found.refused:
             raise RefusedByHook(found.refused[0])
         return found.names
-
-    def _say(self, found: hook_files.Found) -> None:
-        """Each once, as long as it is so."""
-        passed = [f"{name}: not run, its name is no hook's" for name in found.passed]
-        for text in found.refused:
-            if text not in self._said:
-                _log.error("no hook is run: %s", text)
-        for text in passed:
-            if text not in self._said:
-                _log.warning("%s/%s", hook_files.DIRECTORY, text)
-        self._said = {*found.refused, *passed}
 
     def _start(
         self, work: Coroutine[None, None, None], life: _Life
@@ -415,8 +357,3 @@ class Hooks:
                 del self._last[key]
 
         task.add_done_callback(forget)
-
-
-def _device(words: Mapping[str, Any]) -> str:
-    """What the words are about."""
-    return str(words.get("ifname", words["bridge"]))
