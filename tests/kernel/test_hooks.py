@@ -458,10 +458,18 @@ def test_nothing_is_handed_out_past_one_that_cannot_be_trusted(
         assert told(lab) == []
         (line,) = [s for s in daemon.log.splitlines() if "no hook is run" in s]
         assert DIRECTORY in line and why in line
+        (found,) = [f for f in findings(lab, 0) if f["code"] == "hook"]
+        assert why in found["message"] and found["severity"] == "error"
+        (found,) = [f for f in findings(lab, USER) if f["code"] == "hook"]
+        assert DIRECTORY not in found["message"]
         lab.host.run("rm", "-rf", f"{DIRECTORY}/10-bad")
         lab.host.run("chmod", "0755", DIRECTORY)
         with attach(lab, USER):
             assert told(lab) == ["20-good attach"]
+
+
+def findings(lab: Lab, uid: int) -> list[dict[str, Any]]:
+    return list(ask(lab, uid, "Diagnose")["findings"])
 
 
 SWAP = """

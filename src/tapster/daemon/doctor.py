@@ -69,6 +69,19 @@ def of_configuration(problem: str | None) -> Finding:
     )
 
 
+def of_hook(problem: str | None) -> Finding:
+    """A hook that is not to be trusted, so that nothing is handed out.
+
+    :param problem: which, and why; None where the caller should not be told.
+    """
+    return Finding(
+        "hook",
+        "error",
+        f"no NIC is handed out: {problem or 'one of the hooks cannot be run'}",
+        "correct it, or take its right to be executed away; see docs/hooks.md",
+    )
+
+
 # Looking
 
 

@@ -322,6 +322,10 @@ class Hooks:
 
     # What is there
 
+    def refused(self) -> tuple[str, ...]:
+        """What keeps NICs from being handed out, and why."""
+        return self._directory.find().refused if self._directory else ()
+
     def _find(self, *, must: bool = False) -> tuple[str, ...]:
         """The hooks that there are now.
 

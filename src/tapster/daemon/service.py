@@ -287,6 +287,11 @@ class BrokerService:
             found = await asyncio.to_thread(_examine, bridges)
         if self._tier == "rootless":  # those programs are not in its namespace
             found = [f for f in found if f.code not in doctor.OF_MANAGERS]
+        refused = self._broker.hooks.refused()
+        if refused and not peer.is_root:
+            found.insert(0, doctor.of_hook(None))
+        elif refused:
+            found[:0] = map(doctor.of_hook, refused)
         problem = self._broker.config.problem
         if problem is not None:
             found.insert(0, doctor.of_configuration(problem if peer.is_root else None))

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Hooks of a broker that is user tapster, as data/tapsterd.service has it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import USER, Lab, until, why_not
+from support.host import RUNTIME, attach, inside, until_nothing_is_left
+from tapster import errors
+
+BROKER = 23009
+CAPABILITIES = "-all,+net_admin,+net_raw,+net_bind_service"
+HOOK = """#!/bin/sh -e
+id -u >> /run/shared/who
+nft add table inet site_$1
+nft delete table inet site_$1
+ip route replace 198.51.100.0/28 dev eth0
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(this_machine_is_untouched: None) -> Iterator[Lab]:
+    """In a directory that a broker which is not root can get at."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with tempfile.TemporaryDirectory(prefix="tapster-") as name:
+        os.chmod(name, 0o755)
+        with Lab(Path(name)) as made:
+            made.config("[broker]\nnetwork_grace_seconds = 0.1\n")
+            made.host.run("mkdir", "/run/config/hooks.d")
+            yield made
+
+
+def test_roots_hooks_run_as_the_broker(lab: Lab) -> None:
+    who = f"{BROKER}:{BROKER}"
+    lab.host.run("install", "-d", f"-o{BROKER}", f"-g{BROKER}", RUNTIME, "/run/shared")
+    lab.host.run("chown", "-R", who, "/run/state")
+    path = Path(inside(lab, "/run/config/hooks.d/10-a"))
+    path.write_text(HOOK)
+    path.chmod(0o700)
+    daemon = lab.daemon(
+        "--config",
+        "/run/config",
+        prefix=(
+            "setpriv", f"--reuid={BROKER}", f"--regid={BROKER}", "--clear-groups",
+            f"--inh-caps={CAPABILITIES}", f"--ambient-caps={CAPABILITIES}",
+        ),
+    )  # fmt: skip
+    with pytest.raises(errors.BrokerFailure, match="a hook refused"):
+        attach(lab, USER)
+    assert f"{path.name}: Permission denied" in daemon.log
+    path.chmod(0o755)
+    for owner in (0, BROKER):
+        os.chown(path, owner, owner)
+        with attach(lab, USER):
+            assert lab.host.run("ip", "route", "show", "198.51.100.0/28").stdout
+    os.chown(path, USER, USER)
+    with pytest.raises(errors.BrokerFailure, match="a hook refused"):
+        attach(lab, USER)
+    os.chown(path, 0, 0)
+    until_nothing_is_left(lab, networks=True)
+    due = inside(lab, f"{RUNTIME}/hooks-due")
+    until("all are told", lambda: not os.listdir(due))
+    assert set(lab.host.run("cat", "/run/shared/who").stdout.split()) == {str(BROKER)}
+    assert daemon.stop() == 0
+    assert "Traceback" not in daemon.log, daemon.log
