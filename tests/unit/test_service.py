@@ -34,7 +34,9 @@ def test_diagnoses_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(service, "_examine", examine)
     broker: Any = SimpleNamespace(
-        instances=SimpleNamespace(all=list), config=SimpleNamespace(problem=None)
+        instances=SimpleNamespace(all=list),
+        config=SimpleNamespace(problem=None),
+        hooks=SimpleNamespace(refused=tuple),
     )
     nothing: Any = None
 
