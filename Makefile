@@ -6,7 +6,7 @@ ARGS :=
 SECONDS := 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format demo bench datapath flood fuzz varlink clean
+.PHONY: help setup test lint format demo bench attack datapath flood fuzz varlink clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -32,6 +32,9 @@ demo: setup ## two guests of an ordinary user on a network, in a minute
 bench: setup ## how fast it is, next to qemu-bridge-helper
 	@$(PYTHON) benchmarks/run.py $(ARGS)
 	@$(PYTHON) benchmarks/decision.py $(filter --quick,$(ARGS))
+
+attack: setup ## attack it as users would, and QEMU's helper beside it
+	@$(PYTHON) tools/attack.py $(ARGS)
 
 datapath: setup ## what a port's checks cost a frame, and a guest
 	@$(PYTHON) benchmarks/datapath.py $(ARGS)

@@ -220,12 +220,11 @@ def still_open(fds: Sequence[int]) -> int:
 
 
 def start_watch() -> int:
-    """A connection on which events come, for `events`."""
+    """A connection on which events come, for `events`; -1: it is refused."""
     with connected() as sock:
         sock.sendall(json.dumps(WATCH).encode() + b"\0")
-        while not sock.recv(65536):
-            pass
-        return sock.detach()
+        granted = b'"watching"' in sock.recv(65536)
+        return sock.detach() if granted else -1
 
 
 def events(fd: int, seconds: float) -> list[dict[str, Any]]:

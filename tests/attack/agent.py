@@ -46,8 +46,12 @@ class Agent:
 
     def __call__(self, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
         """What the function returns there; an exception of it is raised here."""
-        _send(self._socket, pickle.dumps((function, args, named)))
-        good, value = pickle.loads(_receive(self._socket))  # noqa: S301 - our own
+        try:
+            _send(self._socket, pickle.dumps((function, args, named)))
+            good, value = pickle.loads(_receive(self._socket))  # noqa: S301 - our own
+        except (Gone, BrokenPipeError, ConnectionResetError):
+            status = self._process.wait(5)
+            raise Gone(f"{function.__name__}: ended with status {status}") from None
         if not good:
             raise value
         return value

@@ -14,9 +14,11 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from attack import acts
+from attack.agent import Agent
 from attack.registry import attack, control
 from attack.routed import listening
 from attack.site import LAN, OFFICE, OFFICE_TOO, Site, eventually
@@ -228,21 +230,6 @@ def dropped_replies(site: Site) -> str | None:
 
 
 @attack(
-    "watchers that never read",
-    "events without end wait in the broker's memory",
-    not_for_peer=NO_SERVICE,
-)
-def deaf_watchers(site: Site) -> str | None:
-    def act() -> None:
-        call = json.dumps(acts.WATCH).encode() + b"\0"
-        control(site.user(acts.connections, 100, call), "watchers are taken")
-        for _ in range(150):
-            site.user(acts.ask, "Attach")  # two events each, which are theirs
-
-    return survives(site, act)
-
-
-@attack(
     "names of 15 and 16 bytes",
     "the list is asked about one name, the kernel about another (CVE-2019-13164)",
 )
@@ -369,7 +356,16 @@ def privileged_forward(site: Site) -> str | None:
     not_for_peer=NO_SERVICE,
 )
 def watch_others(site: Site) -> str | None:
-    hers, his = site.other(acts.start_watch), site.user(acts.start_watch)
+    watches: list[int] = []
+
+    def watching(agent: Agent) -> bool:
+        """Places of watchers that were cut off may be taken for a while."""
+        watches.append(agent(acts.start_watch))
+        return watches[-1] >= 0
+
+    control(eventually(partial(watching, site.other), 10), "the victim may watch")
+    control(eventually(partial(watching, site.user), 10), "the attacker may watch")
+    hers, his = (fd for fd in watches if fd >= 0)
     for agent, name in ((site.other, "secret"), (site.user, "mine")):
         reply = agent(acts.ask, "Attach", {"network": "default", "name": name})
         control(not error(reply), f"{name} is granted: {reply}")
@@ -531,3 +527,18 @@ def cut_off(site: Site) -> str | None:
     again = {"name": "cut"}
     free = eventually(lambda: not error(site.user(acts.ask, "Attach", again)))
     return None if free else "its name is never free again"
+
+
+@attack(
+    "watchers that never read",
+    "events without end wait in the broker's memory",
+    not_for_peer=NO_SERVICE,
+)
+def deaf_watchers(site: Site) -> str | None:
+    def act() -> None:
+        call = json.dumps(acts.WATCH).encode() + b"\0"
+        control(site.user(acts.connections, 100, call), "watchers are taken")
+        for _ in range(150):
+            site.user(acts.ask, "Attach")  # two events each, which are theirs
+
+    return survives(site, act)

@@ -158,13 +158,17 @@ class Ground:
 
 
 def arrives(
-    frame: bytes, sender: frames.Wire, receiver: frames.Wire, good: bytes
+    frame: bytes,
+    sender: frames.Wire,
+    receiver: frames.Wire,
+    good: bytes,
+    seconds: float = 5,
 ) -> bool:
     """As in support.frames; where nothing arrives at all that is no, too. What
     waits at the receiver is dropped first: a queue that is full proves nothing."""
     drain(receiver)
     try:
-        return frames.arrives(frame, sender, receiver, good)
+        return frames.arrives(frame, sender, receiver, good, seconds)
     except (AssertionError, OSError):
         return False
 
@@ -267,9 +271,9 @@ class Site(ABC):
         """What is closed when the round is over."""
         return self._round
 
-    def ground(self, name: str, *, leases: bool = False) -> Ground:
-        """Two users' taps on it."""
-        attacker = self.card(self.user, name, 60)
+    def ground(self, name: str, *, by: Agent | None = None) -> Ground:
+        """Two users' taps on it; the attacker is another process if need be."""
+        attacker = self.card(by or self.user, name, 60)
         victim = self.card(self.other, name, 61)
         station = self.router
         if attacker.bridge != LAN:

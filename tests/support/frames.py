@@ -53,7 +53,7 @@ def arp(src: str, sender: str, ip: str, target: str, *, dst: str = BROADCAST,
 
 
 def checksum(data: bytes) -> int:
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data[: len(data) // 2 * 2]))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data[: len(data) // 2 * 2]))
     if len(data) % 2:
         total += data[-1] << 8
     while total >> 16:
@@ -220,14 +220,16 @@ def _marked(frame: bytes, mark: bytes) -> bytes:
     return frame.replace(HERE, mark) if HERE in frame else frame + mark
 
 
-def arrives(frame: bytes, sender: Wire, receiver: Wire, known_good: bytes) -> bool:
-    """Whether a frame gets from one to the other. `known_good` does."""
+def arrives(
+    frame: bytes, sender: Wire, receiver: Wire, known_good: bytes, seconds: float = 5
+) -> bool:
+    """Whether a frame gets from one to the other. `known_good` does, in the time."""
     token, last = secrets.token_bytes(16), secrets.token_bytes(16)
     with one_processor():
         sender.send(_marked(frame, token))
         sender.send(_marked(known_good, last))
         arrived = False
-        for seen in receiver.frames():
+        for seen in receiver.frames(seconds):
             arrived = arrived or token in seen
             if last in seen:
                 return arrived

@@ -128,7 +128,7 @@ class Watcher:
                 return event
 
     def close(self) -> None:
-        self._stream.close()
+        self._stream.close()  # type: ignore[attr-defined]  # it is a generator
         self._connection.close()
 
     def __enter__(self) -> Watcher:
