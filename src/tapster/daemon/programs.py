@@ -85,13 +85,13 @@ class Programs:
             # No directory but Python's own: not even that of the file.
             *(sys.executable, "-I", "-S", os.path.abspath(spawner.__file__)),
             *(os.path.join(runtime, "networks"), os.path.join(config, "hooks.d")),
-            *(user or "", group),
         ]
         try:
             pid = os.posix_spawn(
                 sys.executable,
                 command,
-                os.environ,
+                # Not on the command line: it is no dnsmasq.
+                {**os.environ, "DNSMASQ_USER": user or "", "DNSMASQ_GROUP": group},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
                     (os.POSIX_SPAWN_DUP2, others.fileno(), 1),

@@ -240,7 +240,7 @@ async def _serve(
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-    cage.close()
+    cage.close(rootless=rootless is not None)
     notify("READY=1")
     _log.info("serving %s", options.socket)
     await stop.wait()

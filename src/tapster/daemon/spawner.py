@@ -449,7 +449,8 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # It ends when the broker does, whoever else is told to.
         signal.signal(number, signal.SIG_IGN)
-    Spawner(control, questions, *sys.argv[1:5]).run()
+    user, group = (os.environ.get(f"DNSMASQ_{kind}", "") for kind in ("USER", "GROUP"))
+    Spawner(control, questions, sys.argv[1], sys.argv[2], user, group).run()
     return 0
 
 

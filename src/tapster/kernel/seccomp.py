@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""System call filters: which calls there are for a process, and with what.
+
+seccomp(2). The program is our own, a list that is gone through once: libseccomp
+has no "else" for a call's arguments but the filter's default, and can't tell
+calls that nobody knew yet from those that nobody is to make. Names it knows
+better than we could, on every architecture: they are looked up in it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from . import process
+
+ALLOW = 0x7FFF0000
+KILL_PROCESS = 0x80000000
+_ERRNO = 0x00050000
+
+# The last that there was when this was written, of Linux 6.18. A number beyond is
+# answered as by a kernel that has no such call: a libc that tries it goes on with
+# an older one.
+NEWEST = 470
+# The same everywhere, and younger than some libseccomp that is in use.
+_YOUNG = {
+    "cachestat": 451,
+    "fchmodat2": 452,
+    "futex_wake": 454,
+    "futex_wait": 455,
+    "futex_requeue": 456,
+    "mseal": 462,
+}
+
+_SET_MODE_FILTER = 1
+_FLAG_TSYNC = 1
+_X32 = 0x40000000  # calls of x86's third ABI, which has the architecture of the first
+_ARCH_X86_64 = 0xC000003E
+
+# Classic BPF, bpf(4) of the BSDs: loads, jumps, and the end
+_LOAD, _AND, _EQUAL, _GREATER, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x25, 0x35, 0x06
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # struct seccomp_data
+_LIMIT = 4096  # instructions
+
+Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, operand
+
+
+def error(number: int) -> int:
+    """The action that answers with this errno."""
+    return _ERRNO | number
+
+
+class Condition(NamedTuple):
+    """The bits of an argument under `mask` are `value`. Of an argument only the
+    lower 32 bits count, as they do for the calls in question."""
+
+    argument: int  # from 0
+    mask: int
+    value: int
+
+
+class Case(NamedTuple):
+    """What is done if all the conditions hold."""
+
+    action: int
+    conditions: tuple[Condition, ...]
+
+
+class Rule(NamedTuple):
+    """What is done with these calls: by the first case that holds, or else."""
+
+    names: tuple[str, ...]
+    otherwise: int
+    cases: tuple[Case, ...] = ()
+
+
+class Names:
+    """System calls' numbers on one architecture."""
+
+    def __init__(self, architecture: str | None = None) -> None:
+        """
+        :param architecture: e.g. "aarch64", to look at; None: this machine's.
+        :raises OSError: libseccomp is not installed, or knows no such one.
+        """
+        library = ctypes.CDLL("libseccomp.so.2")
+        self._find = library.seccomp_syscall_resolve_name_arch
+        self._find.argtypes = [ctypes.c_uint32, ctypes.c_char_p]
+        library.seccomp_arch_native.restype = ctypes.c_uint32
+        library.seccomp_arch_resolve_name.restype = ctypes.c_uint32
+        library.seccomp_arch_resolve_name.argtypes = [ctypes.c_char_p]
+        if architecture is None:
+            self.token = int(library.seccomp_arch_native())
+        else:
+            self.token = int(library.seccomp_arch_resolve_name(architecture.encode()))
+        if not self.token:
+            raise OSError(errno.EINVAL, f"no such architecture: {architecture}")
+
+    def __call__(self, name: str) -> int | None:
+        """None: there is no such call there."""
+        found = int(self._find(self.token, name.encode()))
+        return found if found >= 0 else _YOUNG.get(name)
+
+
+def program(
+    rules: Iterable[Rule], default: int, token: int, names: Callable[[str], int | None]
+) -> list[Instruction]:
+    """The BPF program of these rules: pure.
+
+    :param default: for calls that no rule is about.
+    :param token: AUDIT_ARCH_* of the architecture; calls of any other are fatal.
+    """
+    code: list[Instruction] = [
+        (_LOAD, 0, 0, _ARCHITECTURE),
+        (_EQUAL, 1, 0, token),
+        (_RETURN, 0, 0, KILL_PROCESS),
+        (_LOAD, 0, 0, _NUMBER),
+    ]
+    if token == _ARCH_X86_64:
+        code += [(_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, KILL_PROCESS)]
+    code += [(_GREATER, 0, 1, NEWEST), (_RETURN, 0, 0, error(errno.ENOSYS))]
+    seen: set[int] = set()
+    # Those with arguments first: the kernel keeps in mind what is allowed whatever
+    # they are, and does not ask again.
+    for rule in sorted(rules, key=lambda rule: not rule.cases):
+        body = _body(rule)
+        for name in rule.names:
+            number = names(name)
+            if number is None:
+                continue
+            if number in seen:
+                raise ValueError(f"two rules for {name}")
+            seen.add(number)
+            code += [(_EQUAL, 0, len(body), number), *body]
+    code.append((_RETURN, 0, 0, default))
+    if len(code) > _LIMIT:
+        raise ValueError("too long a filter")
+    return code
+
+
+def _body(rule: Rule) -> list[Instruction]:
+    """Decides one call. It ends always, so that the number is still loaded where
+    another call's rule begins."""
+    body: list[Instruction] = []
+    for case in rule.cases:
+        rest = 3 * len(case.conditions) + 1
+        for argument, mask, value in case.conditions:
+            rest -= 3
+            offset = _ARGUMENTS + 8 * argument
+            if sys.byteorder == "big":
+                offset += 4
+            body += [
+                (_LOAD, 0, 0, offset),
+                (_AND, 0, 0, mask),
+                (_EQUAL, 0, rest, value),
+            ]
+        body.append((_RETURN, 0, 0, case.action))
+    body.append((_RETURN, 0, 0, rule.otherwise))
+    if len(body) > 255:  # a jump's reach
+        raise ValueError(f"too many cases for {rule.names[0]}")
+    return body
+
+
+def load(rules: Iterable[Rule], default: int) -> None:
+    """Have a filter apply to every thread of this process, and to what it starts,
+    for ever. What is fatal is in the kernel's log (audit) as well.
+
+    :raises OSError: the kernel takes none, or libseccomp is not installed.
+    """
+    names = Names()
+    instructions = program(rules, default, names.token, names)
+    text = b"".join(struct.pack("=HBBI", *each) for each in instructions)
+    buffer = ctypes.create_string_buffer(text, len(text))
+    descriptor = struct.pack("@HP", len(instructions), ctypes.addressof(buffer))
+    number = names("seccomp")
+    assert number is not None  # noqa: S101 - for the type checker
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    result = libc.syscall(
+        ctypes.c_long(number),
+        ctypes.c_long(_SET_MODE_FILTER),
+        ctypes.c_long(_FLAG_TSYNC),
+        descriptor,
+    )
+    if result < 0:
+        raise process.oserror("seccomp")
+    if result > 0:  # a thread that has filters of its own
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), "seccomp")
