@@ -139,6 +139,9 @@ async def test_one_life(world: World) -> None:
     world.hooks.gone(one)  # nobody is told twice
     await turns()
     assert len(world.started) == 4
+    # And nothing is kept of it.
+    hooks = world.hooks
+    assert not any((hooks._lives, hooks._last, hooks._tasks, hooks._repeats))
 
 
 @told
