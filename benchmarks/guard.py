@@ -46,6 +46,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--quick", action="store_true", help="a check only")
+    parser.add_argument(
+        "--times", type=int, default=_TIMES, metavar="N", help="thefts of each line"
+    )
     parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -68,7 +71,7 @@ def main(arguments: list[str]) -> int:
         space.furnish()
         space.raise_descriptor_limit()
         levels = _QUICK_LEVELS if options.quick else LEVELS
-        result = measure(levels, _QUICK_TIMES if options.quick else _TIMES)
+        result = measure(levels, _QUICK_TIMES if options.quick else options.times)
     except space.Failed as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
