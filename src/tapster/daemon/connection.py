@@ -83,6 +83,8 @@ class Connection(VarlinkInterfaceServerProtocol):
         self._on_lost = on_lost
         self._messages: deque[bytes] = deque()  # that nobody has looked at
         self._is_served = False  # one of them is, or waits for it
+        self._wants_turn = False  # to read
+        self._has_turn = False
         self._part = bytearray()  # of a message: what came since the last NUL
         self._part_since = 0.0  # when that began
         self._descriptors = 0
@@ -122,6 +124,28 @@ class Connection(VarlinkInterfaceServerProtocol):
 
     # What a client sends
 
+    def readable(self) -> None:
+        """Something has come, which is read in a turn of its user's."""
+        if not self._wants_turn:
+            self._wants_turn = True
+            self._shared.turns.ask(self.peer.uid, self._read)
+
+    def _read(self) -> asyncio.Future[None] | None:
+        """A turn to read, and to serve a message that this completes.
+
+        :returns: as `_serve`.
+        """
+        self._wants_turn = False
+        if self._is_lost() or self._base is None:
+            return None
+        self._has_turn = True
+        self._base.read()
+        self._has_turn = False
+        if self._is_served or not self._messages:
+            return None
+        self._is_served = True
+        return self._serve()
+
     def descriptors_received(self, fds: list[int]) -> None:
         """Get rid of them; closing them is nothing to wait for."""
         self._shared.disposal.close(self.peer.uid, fds)
@@ -155,7 +179,7 @@ class Connection(VarlinkInterfaceServerProtocol):
 
     def _serve_next(self) -> None:
         """Have the next message served, one at a time, or more of them read."""
-        if self._is_served:
+        if self._is_served or self._has_turn:
             return
         if self._messages:
             self._is_served = True

@@ -17,8 +17,9 @@ DESCRIPTOR_LIMIT = 8  # a connection; no call takes any
 
 
 class Receiver(Protocol):
-    """Who is told what came."""
+    """Who is told that something came, and what."""
 
+    def readable(self) -> None: ...
     def descriptors_received(self, fds: list[int]) -> None: ...
     def message_received(
         self, data: bytes, fds: FileDescriptorArray | None
@@ -47,11 +48,21 @@ class Socket(socket.socket):
 
 
 class Transport(VarlinkTransport):
-    """Reads once a turn of the event loop. asyncvarlink's own way, which tells
+    """Reads when its protocol says so, and once. asyncvarlink's own way, which tells
     which message a descriptor came with, goes on for as long as a client sends
     and lets nobody else have a turn; here no call takes descriptors."""
 
+    _at_end = False
+
     def _handle_read_socket(self) -> None:
+        # Again in each turn of the loop until it is read, which is cheaper than to
+        # have the kernel told twice.
+        cast(Receiver, self._protocol).readable()
+
+    def read(self) -> None:
+        """Read what is there, a little of it at most."""
+        if self._recvfd is None or self._closing or self._paused or self._at_end:
+            return
         connection = cast(socket.socket, self._recvfd)
         receiver = cast(Receiver, self._protocol)
         fds: list[int] = []
@@ -69,6 +80,7 @@ class Transport(VarlinkTransport):
         if data:
             receiver.message_received(data, None)
         else:
+            self._at_end = True
             self._loop.remove_reader(connection)
             self._loop.call_soon(self._eof_received)
 

@@ -77,7 +77,7 @@ class Limits:
     calls_per_user: int = 64
     # What has something done; who is faster waits. See daemon/pace.py.
     requests_per_second: int = 50  # of a user
-    requests_at_once: int = 500
+    requests_at_once: int = 256
     watchers: int = 256
     watchers_per_user: int = 16
 
