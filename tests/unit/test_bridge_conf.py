@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tapster.policy import access, bridge_conf, mounts
 from tapster.policy.access import Contents, Reader, Undecidable, acl_permits
-from tapster.policy.bridge_conf import Source, Verdict, decide, judge, parse
+from tapster.policy.bridge_conf import Source, Verdict, decide, judge, judge_all, parse
 
 ME = Reader(os.getuid(), os.getgid(), frozenset(os.getgroups()))
 
@@ -37,7 +37,11 @@ def over(files: dict[str, bytes], bridge: str = "br0", strict: bool = False) -> 
             raise Undecidable("too large")
         return Contents(data, (0, hash(path)), path == b"/d")
 
-    return judge("/m", bridge, load, strict)
+    verdict = judge("/m", bridge, load, strict)
+    # Of many bridges each is judged as if it were the only one.
+    others = [bridge, "br0", "br1", "all", "", "x" * 16]
+    assert judge_all("/m", others, load, strict)[bridge] == verdict
+    return verdict
 
 
 @pytest.mark.parametrize(

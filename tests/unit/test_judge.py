@@ -292,10 +292,10 @@ class TestFiles:
     ) -> None:
         said: list[str] = []
 
-        def decide(*_: Any, **__: Any) -> Verdict:
-            return Verdict(False, "no rule", None, tuple(said))
+        def decide(_: str, bridges: list[str], *__: Any, **___: Any) -> Any:
+            return {b: Verdict(False, "no rule", None, tuple(said)) for b in bridges}
 
-        monkeypatch.setattr(bridge_conf, "decide", decide)
+        monkeypatch.setattr(bridge_conf, "decide_all", decide)
         judge = make(ledger, Polkit(NO))
 
         def told(peer: Peer, *notes: str) -> int:
@@ -311,3 +311,74 @@ class TestFiles:
         # What others' requests find is told all the same, and once.
         assert told(Peer(1001, 1001, frozenset(), 1), "/etc/b:1: odd") == many + 1
         assert told(Peer(1001, 1001, frozenset(), 1), "/etc/b:1: odd") == many + 1
+
+
+class TestWhatIsNotThere:
+    """It takes as much to refuse as what is, or others who wait could tell."""
+
+    @pytest.mark.parametrize("bridge", ["br0", "br9"])
+    def test_bridge_conf_is_read_for_any_bridge(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, bridge: str
+    ) -> None:
+        read: list[str] = []
+
+        def decide(_: str, bridges: list[str], *__: Any, **___: Any) -> Any:
+            read.extend(bridges)
+            return {b: Verdict(False, "no rule", None, ()) for b in bridges}
+
+        monkeypatch.setattr(bridge_conf, "decide_all", decide)
+        judge = make(ledger, Polkit(NO))
+        target = Target(bridge=bridge) if bridge == "br0" else Target()
+        decision = judge.judge(ALICE, AttachRequest(bridge=bridge), target)
+        assert not decision.allowed
+        assert read == [bridge]
+
+    def test_nothing_is_kept_of_it(self, ledger: Ledger) -> None:
+        judge = make(ledger, Polkit(NO))
+        before = {key: len(value) for key, value in vars(ledger).items()
+                  if hasattr(value, "__len__")}  # fmt: skip
+        for number in range(50):
+            request = AttachRequest(network=f"n{number}")
+            assert not judge.judge(ALICE, request, Target()).allowed
+        for key, size in before.items():
+            assert len(getattr(ledger, key)) == size, key
+
+
+class TestSteps:
+    def test_of_very_many_rules_some_are_told(self, ledger: Ledger) -> None:
+        mine = [
+            Rule(f"m:{n}", users=frozenset({1000}), networks=("lan",), guests=("x",))
+            for n in range(3000)
+        ]
+        others = [
+            Rule(f"o:{n}", users=frozenset({7}), networks=("lan",)) for n in range(3000)
+        ]
+        judge = make(ledger, Polkit(NO), *others, *mine)
+        guest = LAN._replace(name="web")
+        decision, _ = judge.would(ALICE, AttachRequest(name="web"), LAN, None)
+        own, more = judge.steps(ALICE, guest, decision, own=True)
+        assert own[0].place == "m:0"
+        assert len(own) + more == 3000
+        assert len(own) <= 100
+        every, more = judge.steps(ALICE, guest, decision, own=False)
+        assert every[0].place == "m:0"
+        assert len(every) + more == 3000
+        # All of it fits into what a client takes.
+        assert sum(len(str(step)) for step in every) < 512 * 1024
+
+    def test_of_few_all_are_told_in_their_order(self, ledger: Ledger) -> None:
+        rules = [
+            Rule("f:1", users=frozenset({7}), networks=("lan",)),
+            Rule("f:2", networks=("lan",), guests=("db",)),
+            Rule("f:3", networks=("lan",), effect="deny", guests=("vip",)),
+            Rule("f:4", groups=frozenset({1000}), networks=("*",)),
+        ]
+        judge = make(ledger, Polkit(NO), *rules)
+        guest = LAN._replace(name="web")
+        decision, _ = judge.would(ALICE, AttachRequest(name="web"), LAN, None)
+        told, more = judge.steps(ALICE, guest, decision, own=True)
+        assert [step.place for step in told] == ["f:2", "f:3", "f:4"]
+        assert told[-1].outcome == "decides"
+        assert more == 0
+        told, _ = judge.steps(ALICE, guest, decision, own=False)
+        assert [step.place for step in told] == ["f:1", "f:2", "f:3", "f:4"]

@@ -42,6 +42,9 @@ class Service:
         assert (peer.uid, peer.pid) == (os.getuid(), os.getpid())
         self.asked.append(words)
 
+    async def until(self, moment: float) -> None:
+        await asyncio.sleep(moment - asyncio.get_running_loop().time())
+
     async def list_networks(self, peer: Peer) -> list[interface.NetworkInfo]:
         self._note(peer, "list_networks")
         isolated = dict.fromkeys(

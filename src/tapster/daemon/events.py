@@ -9,6 +9,7 @@ read loses its watch, and costs nobody else anything.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -19,6 +20,7 @@ from ..wire.interface import REFUSAL_SECONDS, Event
 from . import audit
 from .audit import NOBODY, Act
 from .ledger import Nic
+from .moment import Moments
 from .people import user_name
 from .throttle import OTHERS, Throttle
 
@@ -62,6 +64,7 @@ class Events:
         self._watchers: set[_Watcher] = set()
         self._throttle = Throttle()
         self._summary: asyncio.TimerHandle | None = None
+        self.moments = Moments()
         self.may_see: Callable[[Peer, Event], bool] = may_see
 
     # What there is to tell
@@ -166,8 +169,9 @@ class Events:
             if not (others or peer.uid == event.uid) or not self.may_see(peer, event):
                 continue
             if wait and not peer.is_root:
-                loop = asyncio.get_running_loop()
-                loop.call_later(wait, self._tell_late, watcher, event)
+                moment = asyncio.get_running_loop().time() + wait
+                late = functools.partial(self._tell_late, watcher, event)
+                self.moments.call_at(moment, late)
             else:
                 watcher.offer(audit.seen_by(peer, event))
 
@@ -228,3 +232,4 @@ class Events:
             self._sum_up()
         for watcher in self._watchers:
             watcher.offer(None)
+        self.moments.close()

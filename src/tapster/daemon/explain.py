@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ..errors import InvalidRequest, NotAuthorized
 from ..model import AttachRequest, Peer
-from ..policy.decide import NOT_ABOUT_USER, Decision, Facts, Step
+from ..policy.decide import Decision, Facts, Step
 from ..policy.rulebook import Target
 from ..wire import interface as wire
 from .audit import Act
@@ -43,26 +43,28 @@ async def explain(
     if port is not None and request.bridge is not None:
         raise InvalidRequest("forward: not on a Linux bridge", "name a network")
     subject = peer if user is None else await _subject(broker, peer, user)
-    target, _ = resolve(request, broker.bridges.find, broker.config)
     judge = broker.judge
+    target, facts = Target(), Facts()
 
     def decide() -> Decision:
-        return judge.would(subject, judge.guest(subject, request, target), port)
+        nonlocal target, facts
+        target, _ = resolve(request, broker.bridges.find, broker.config)
+        decision, facts = judge.would(subject, request, target, port)
+        return decision
 
     decision = await broker.settled(subject.uid, decide)
     guest = judge.guest(subject, request, target)
-    steps = judge.steps(subject, guest, decision)
-    facts = judge.facts(subject, guest)
+    is_told_all = peer.is_root or broker.env.rootless  # whose own the broker is
+    if not (is_told_all or decision.allowed or decision.over_quota):
+        return _withheld(subject)
+    steps, more = judge.steps(subject, guest, decision, own=not is_told_all)
     if decision.allowed and decision.ask:
         decision = await judge.ask_about(peer, subject, guest, decision, port)
+        if not (decision.allowed or is_told_all):
+            return _withheld(subject)
     told = _told(subject, guest, decision, facts, steps)
-    if peer.is_root or broker.env.rootless:  # whose own the broker is
-        return told
-    told.steps = [step for step in told.steps if step.outcome != NOT_ABOUT_USER]
-    if not decision.allowed and not decision.over_quota:
-        told.reason, told.rule, told.steps, told.notes = _UNIFORM, None, [], []
-        told.polkit, told.max_nics, told.nics = False, None, 0
-        told.network_max_nics = told.network_nics = None
+    if more:
+        told.notes.append(f"{more} more rules are not shown")
     return told
 
 
@@ -78,6 +80,24 @@ async def _subject(broker: Broker, peer: Peer, user: str) -> Peer:
     if found is None:
         raise InvalidRequest("user: there is no such user", "a name or a number")
     return found
+
+
+def _withheld(subject: Peer) -> wire.Explanation:
+    """All that whoever may not have something is told."""
+    return wire.Explanation(
+        user=user_name(subject.uid),
+        uid=subject.uid,
+        allowed=False,
+        reason=_UNIFORM,
+        rule=None,
+        polkit=False,
+        max_nics=None,
+        nics=0,
+        network_max_nics=None,
+        network_nics=None,
+        steps=[],
+        notes=[],
+    )
 
 
 def _told(

@@ -28,7 +28,7 @@ from ..model import Forward, Mode, Peer, Port, State
 from ..networks import elements, records
 from ..networks.claims import reservation_for
 from ..networks.dnsmasq import write_file
-from ..policy.decide import decide
+from ..policy.decide import Decision, decide
 from ..policy.rulebook import DEFAULT_NETWORK, Target
 from .audit import Act
 from .broker import Broker
@@ -313,8 +313,10 @@ class Forwards:
         """:raises NotAuthorized, ForwardRefused: no port can lead there."""
         broker = self._broker
         definition = broker.config.networks.get(name)
-        target = Target(network=name, name=guest) if definition else Target()
+        target = Target(network=name, name=guest)
         decision = decide(act.peer, target, broker.config.book)
+        if definition is None:  # which takes as long as one that is denied
+            decision = Decision(False, "no such network")
         if definition is None or not decision.allowed:
             broker.judge.refuse(act, decision)
         if broker.env.rootless:

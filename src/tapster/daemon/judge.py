@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from ..errors import BrokerFailure, NotAuthorized, QuotaExceeded
@@ -19,6 +19,7 @@ from ..model import AttachRequest, Mode, NetworkDefinition, Peer, Port, Rule, Sc
 from ..policy import bridge_conf, lxc_usernet
 from ..policy.config import Config
 from ..policy.decide import (
+    NOT_ABOUT_USER,
     POLKIT,
     Decision,
     Facts,
@@ -30,6 +31,7 @@ from ..policy.decide import (
     may_forward,
     may_manage,
     may_reload,
+    none,
 )
 from ..policy.rulebook import DEFAULT_NETWORK, Target, concerns
 from ..wire.interface import Event
@@ -50,6 +52,9 @@ _QUESTIONS = 16  # that one request may put to polkit
 # What polkit has said yes to in one request: by which rule, and to what.
 Consents = set[tuple[Rule | None, Target]]
 _NOTES = 256  # oddities of files that were told once, and are not again
+# Of rules that an explanation tells of: a client takes no more than 1 MiB, and what
+# each comes to takes time.
+_MOST_STEPS, _MOST_OWN_STEPS = 1000, 100
 _NOTES_AT_ONCE, _NOTES_A_SECOND = 50, 0.2  # by one user's requests
 
 
@@ -79,19 +84,49 @@ class Judge:
     def judge(self, peer: Peer, request: AttachRequest, target: Target) -> Decision:
         """As things are now. The quota is among them, polkit is not."""
         target = self.guest(peer, request, target)
+        if target.network is None and target.bridge is None:
+            self._pretend(peer, request)
         return decide(peer, target, self.config.book, self.facts(peer, target))
 
-    def would(self, peer: Peer, guest: Target, port: Port | None) -> Decision:
-        """What a request would be answered, or one to forward a port."""
-        book = self.config.book
-        decision = decide(peer, guest, book, self.facts(peer, guest))
+    def _pretend(self, peer: Peer, request: AttachRequest) -> None:
+        """Look at all that would have been looked at if there were such a thing:
+        while that takes its time, others wait, and could tell."""
+        network = None if request.bridge is not None else request.network
+        name = request.name or "vm1"
+        target = Target(network, request.bridge, name, request.mac)
+        decide(peer, target, self.config.book, self.facts(peer, target))
+
+    def would(
+        self, peer: Peer, request: AttachRequest, target: Target, port: Port | None
+    ) -> tuple[Decision, Facts]:
+        """What a request would be answered, or one to forward a port; and what
+        that went by."""
+        guest, book = self.guest(peer, request, target), self.config.book
+        if guest.network is None and guest.bridge is None:
+            self._pretend(peer, request)
+        facts = self.facts(peer, guest)
+        decision = decide(peer, guest, book, facts)
         if port is not None and (decision.allowed or decision.over_quota):
             decision = may_forward(peer, guest, port, book)
-        return decision
+        return decision, facts
 
-    def steps(self, peer: Peer, guest: Target, decision: Decision) -> list[Step]:
-        """What came of each rule on the way to a decision."""
-        return explain(peer, guest, self.config.book, decision)
+    def steps(
+        self, peer: Peer, guest: Target, decision: Decision, *, own: bool
+    ) -> tuple[list[Step], int]:
+        """What came of each rule on the way to a decision, and how many of the last
+        are left out.
+
+        :param own: only of those that are about that user.
+        """
+        book = self.config.book
+        if not own:
+            found = explain(peer, guest, book, decision)
+            if len(found) > _MOST_STEPS:
+                found = [step for step in found if step.outcome != NOT_ABOUT_USER]
+            return found[:_MOST_STEPS], max(len(found) - _MOST_STEPS, 0)
+        rules = book.about(peer, guest)
+        few = rules[:_MOST_OWN_STEPS]
+        return explain(peer, guest, book, decision, few), len(rules) - len(few)
 
     async def ask_about(
         self,
@@ -141,23 +176,27 @@ class Judge:
             most = definition.max_nics if definition is not None else None
             in_all = ledger.count_all(target.network or "") if most is not None else 0
             return Facts(count, in_all=in_all, most=most)
-        verdict = self._verdict(peer, target.bridge)
+        verdict = self._verdicts(peer, [target.bridge])[target.bridge]
         usernet = None
         if not verdict.allowed:
             usernet = self._usernet(peer, target.bridge)
         return Facts(count, verdict, usernet)
 
-    def _verdict(self, peer: Peer, bridge: str) -> bridge_conf.Verdict:
+    def _verdicts(
+        self, peer: Peer, bridges: Sequence[str]
+    ) -> dict[str, bridge_conf.Verdict]:
         settings = self.config.authorization
         reader = bridge_conf.Reader(peer.uid, peer.gid, peer.groups)
-        verdict = bridge_conf.decide(
+        verdicts = bridge_conf.decide_all(
             settings.bridge_conf,
-            bridge,
+            bridges,
             reader,
             strict_includes=settings.strict_includes,
         )
-        self._tell(peer, "bridge.conf", verdict.notes)
-        return verdict
+        for verdict in verdicts.values():
+            self._tell(peer, "bridge.conf", verdict.notes)
+            break  # they are of the files, and so of all bridges
+        return verdicts
 
     def _usernet(self, peer: Peer, bridge: str) -> Usernet | None:
         path = self.config.authorization.lxc_usernet
@@ -246,12 +285,16 @@ class Judge:
                 found.append((definition, decision))
         return found
 
-    def uses_bridge(self, peer: Peer, bridge: str) -> bool:
-        """Whether a caller may use a Linux bridge, its quota aside."""
-        target = Target(bridge=bridge)
-        facts = self.facts(peer, target)._replace(used=lambda *_: 0)
-        decision = decide(peer, target, self.config.book, facts)
-        return decision.allowed or decision.over_quota
+    def uses_bridges(self, peer: Peer, bridges: Sequence[str]) -> list[str]:
+        """Those Linux bridges that a caller may use, its quota aside."""
+        found = []
+        for bridge, verdict in self._verdicts(peer, bridges).items():
+            usernet = None if verdict.allowed else self._usernet(peer, bridge)
+            target, facts = Target(bridge=bridge), Facts(none, verdict, usernet)
+            decision = decide(peer, target, self.config.book, facts)
+            if decision.allowed or decision.over_quota:
+                found.append(bridge)
+        return found
 
     # Forwards
 

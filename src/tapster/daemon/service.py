@@ -91,13 +91,14 @@ class BrokerService:
                 )
                 for definition, decision in self._broker.judge.uses(peer)
             ],
-            "bridges": [
-                link.name
-                for link in rtnetlink.links(self._broker.env.netlink)
-                if link.kind == "bridge"
-                and not link.name.startswith(BRIDGE_PREFIX)
-                and self._broker.judge.uses_bridge(peer, link.name)
-            ],
+            "bridges": self._broker.judge.uses_bridges(
+                peer,
+                [
+                    link.name
+                    for link in rtnetlink.links(self._broker.env.netlink)
+                    if link.kind == "bridge" and not link.name.startswith(BRIDGE_PREFIX)
+                ],
+            ),
         }
 
     # Networks
@@ -271,6 +272,9 @@ class BrokerService:
         self, peer: Peer, request: AttachRequest, user: str | None, forward: str | None
     ) -> wire.Explanation:
         return await explain(self._broker, peer, request, user, forward)
+
+    async def until(self, moment: float) -> None:
+        await self._broker.events.moments.until(moment)
 
     # Diagnosis
 

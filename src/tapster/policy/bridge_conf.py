@@ -51,12 +51,13 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from tapster.policy.access import Contents, Effort, Reader, Undecidable, read_as
 
-__all__ = ["Reader", "Source", "Verdict", "decide", "judge", "parse"]
+__all__ = ["Reader", "Source", "Verdict", "decide", "decide_all", "judge", "judge_all"]
+__all__ += ["parse"]
 
 MAX_BYTES = 1 << 20  # of one request, all files together
 MAX_LINES = 16384
@@ -67,6 +68,7 @@ MAX_NOTES = 32
 
 _CHUNK = 4095  # the helper's buffer, less its NUL
 _IFNAMSIZ = 16
+_ALL = b"all"
 _WHITE = b" \t\n\f\r"
 _WORDS = (b"allow", b"deny", b"include")
 _IMPOSSIBLE = re.compile(rb"[\s/:]|^\.{0,2}$")  # in the name of an interface
@@ -154,12 +156,19 @@ def decide(
 
     :param strict_includes: refuse where the helper passes over an include.
     """
+    return decide_all(path, [bridge], reader, strict_includes)[bridge]
+
+
+def decide_all(
+    path: str, bridges: Iterable[str], reader: Reader, strict_includes: bool = False
+) -> dict[str, Verdict]:
+    """The same for many bridges, by reading the files once."""
     effort = Effort(MAX_STEPS)
 
     def load(name: bytes, limit: int) -> Contents:
         return read_as(name, reader, limit, effort)
 
-    return judge(path, bridge, load, strict_includes)
+    return judge_all(path, bridges, load, strict_includes)
 
 
 def judge(path: str, bridge: str, load: Load, strict_includes: bool = False) -> Verdict:
@@ -168,47 +177,45 @@ def judge(path: str, bridge: str, load: Load, strict_includes: bool = False) -> 
     :param load: the contents of a file for the caller, at most so many bytes;
         raises `OSError` for what the helper meets too, else `Undecidable`.
     """
-    request = _Request(bridge, load, strict_includes)
-    allowed, source, undecided = False, None, False
+    return judge_all(path, [bridge], load, strict_includes)[bridge]
+
+
+def judge_all(
+    path: str, bridges: Iterable[str], load: Load, strict_includes: bool = False
+) -> dict[str, Verdict]:
+    """`decide_all` in the same way."""
+    names = {bridge: _encoded(bridge) for bridge in bridges}
+    wanted = frozenset(filter(None, names.values()))
+    request = _Request(wanted, load, strict_includes)
+    refusal = request.refusal(path) if wanted else None
+    return {
+        bridge: request.verdict(name, refusal)
+        if name
+        else Verdict(False, "the bridge's name cannot be one", None, (), True)
+        for bridge, name in names.items()
+    }
+
+
+def _encoded(bridge: str) -> bytes:
+    """As the kernel has it; empty if it can't be a name."""
     try:
-        if not 0 < len(request.bridge) < _IFNAMSIZ or b"\0" in request.bridge:
-            raise Undecidable("the bridge's name cannot be one")
-        error = request.read(path.encode("utf-8", "surrogateescape"))
-        if error:
-            reason, undecided = error, True
-        elif request.denied:
-            source = request.denied
-            reason = f"denied by {_place(source)}"
-        elif request.allowed:
-            allowed, source = True, request.allowed
-            reason = f"allowed by {_place(source)}"
-        else:
-            reason = f"no rule of {_show(request.main)} allows it"
-    except OSError as problem:
-        reason = f"cannot be read as the caller: {_show(request.main)}: "
-        reason += str(problem.strerror)
-        undecided = problem.errno not in (errno.ENOENT, errno.ENOTDIR)
-    except Undecidable as problem:
-        reason = f"{request.place or _show(request.main)}: {problem}"
-        undecided = True
+        name = bridge.encode("utf-8", "surrogateescape")
     except UnicodeError:
-        reason, undecided = "a name that cannot be encoded", True
-    return Verdict(allowed, reason, source, request.told(), undecided)
+        return b""
+    return name if len(name) < _IFNAMSIZ and b"\0" not in name else b""
 
 
 class _Request:
     """What one request has read so far."""
 
-    def __init__(self, bridge: str, load: Load, strict: bool) -> None:
+    def __init__(self, bridges: frozenset[bytes], load: Load, strict: bool) -> None:
         self.load = load
         self.strict = strict
-        try:
-            self.bridge = bridge.encode("utf-8", "surrogateescape")
-        except UnicodeError:
-            self.bridge = b""
+        self.matching = bridges | {_ALL}
         self.main = b""
-        self.allowed: Source | None = None
-        self.denied: Source | None = None
+        # By bridge, or "all": the first rule about it, and which it was of all.
+        self.allowed: dict[bytes, tuple[int, Source]] = {}
+        self.denied: dict[bytes, tuple[int, Source]] = {}
         self.place = ""  # the include being read
         self.notes: list[str] = []
         self.unsaid = 0
@@ -216,6 +223,34 @@ class _Request:
         self.lines_left = MAX_LINES
         self.files_left = MAX_FILES
         self.open: list[tuple[int, int]] = []  # a chain of includes
+
+    def refusal(self, path: str) -> tuple[str, bool] | None:
+        """Take in all there is. Why that allows nobody anything, if it does not,
+        and whether nobody knows what it denies."""
+        try:
+            error = self.read(path.encode("utf-8", "surrogateescape"))
+        except OSError as problem:
+            reason = f"cannot be read as the caller: {_show(self.main)}: "
+            reason += str(problem.strerror)
+            return reason, problem.errno not in (errno.ENOENT, errno.ENOTDIR)
+        except Undecidable as problem:
+            return f"{self.place or _show(self.main)}: {problem}", True
+        except UnicodeError:
+            return "a name that cannot be encoded", True
+        return (error, True) if error else None
+
+    def verdict(self, bridge: bytes, refusal: tuple[str, bool] | None) -> Verdict:
+        """What was read says about a bridge."""
+        notes = self.told()
+        if refusal is not None:
+            reason, undecided = refusal
+            return Verdict(False, reason, None, notes, undecided)
+        if source := _first(self.denied, bridge):
+            return Verdict(False, f"denied by {_place(source)}", source, notes)
+        if source := _first(self.allowed, bridge):
+            return Verdict(True, f"allowed by {_place(source)}", source, notes)
+        reason = f"no rule of {_show(self.main)} allows it"
+        return Verdict(False, reason, None, notes)
 
     def read(self, path: bytes) -> str | None:
         """Take in a file and what it includes; the error in it, if there is one.
@@ -245,11 +280,10 @@ class _Request:
                 self.include(path, line)
             elif line.remark:
                 self.note(_complaint(path, line))
-            elif line.argument in (b"all", self.bridge):
-                if line.word == b"deny":
-                    self.denied = self.denied or _source(path, line)
-                else:
-                    self.allowed = self.allowed or _source(path, line)
+            elif line.argument in self.matching:
+                rules = self.denied if line.word == b"deny" else self.allowed
+                if line.argument not in rules:
+                    rules[line.argument] = len(rules), _source(path, line)
         self.open.pop()
         return _complaint(path, parsed.error) if parsed.error else None
 
@@ -282,6 +316,12 @@ class _Request:
     def told(self) -> tuple[str, ...]:
         more = (f"and {self.unsaid} more",) if self.unsaid else ()
         return (*self.notes, *more)
+
+
+def _first(rules: dict[bytes, tuple[int, Source]], bridge: bytes) -> Source | None:
+    """The first rule about a bridge, by its name or as one of all."""
+    found = [rules[name] for name in (_ALL, bridge) if name in rules]
+    return min(found)[1] if found else None
 
 
 def _source(path: bytes, line: Line) -> Source:

@@ -11,7 +11,7 @@ What is asked for exists: whoever asks has looked up the network before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from itertools import islice
 from typing import NamedTuple
@@ -52,7 +52,7 @@ class Usernet(NamedTuple):
         return sum(share.used for share in self.shares)
 
 
-def _none(_rule: Rule, _bridges: bool) -> int:
+def none(_rule: Rule, _bridges: bool) -> int:
     return 0
 
 
@@ -65,7 +65,7 @@ class Facts(NamedTuple):
     target is a Linux bridge.
     """
 
-    used: Callable[[Rule, bool], int] = _none
+    used: Callable[[Rule, bool], int] = none
     verdict: Verdict | None = None
     usernet: Usernet | None = None
     in_all: int = 0
@@ -191,12 +191,19 @@ def may_reload(peer: Peer, book: Rulebook) -> Decision:
 
 
 def explain(
-    peer: Peer, target: Target, book: Rulebook, decision: Decision
+    peer: Peer,
+    target: Target,
+    book: Rulebook,
+    decision: Decision,
+    rules: Iterable[Rule] | None = None,
 ) -> list[Step]:
-    """For each rule about the target, what came of it on the way to a decision."""
+    """For each rule about the target, what came of it on the way to a decision.
+
+    :param rules: the only ones that are to be told of; None is all of the book.
+    """
     return [
         Step(rule.place, rule.effect, _outcome(rule, peer, target, decision))
-        for rule in book.rules
+        for rule in (book.rules if rules is None else rules)
         if is_about(rule, target)
     ]
 

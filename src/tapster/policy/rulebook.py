@@ -7,6 +7,7 @@ up the caller and the target, and walks what is left in the order of the files.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -128,7 +129,16 @@ class Rulebook:
         """The rules about both that do not deny, in the same way."""
         return self._find(peer, target, 1)
 
+    def about(self, peer: Peer, target: Target) -> list[Rule]:
+        """All rules about both, whatever the guest is called, in that order."""
+        whoever = target._replace(name=None, mac=None)
+        found = [self._numbers(peer, whoever, kind) for kind in (0, 1)]
+        return [self.rules[number] for number in sorted(itertools.chain(*found))]
+
     def _find(self, peer: Peer, target: Target, kind: int) -> Iterator[Rule]:
+        return map(self.rules.__getitem__, self._numbers(peer, target, kind))
+
+    def _numbers(self, peer: Peer, target: Target, kind: int) -> Iterable[int]:
         found: list[list[int]] = []
         if target.bridge is not None:
             pair = self._bridges.get(target.bridge)
@@ -140,14 +150,14 @@ class Rulebook:
                 if pair is not None:
                     found += pair[kind].of(peer)
         if not found:
-            return iter(())
+            return ()
         numbers: Iterable[int] = found[0]  # in order, and each once
         if len(found) > 1:
             numbers = sorted(set().union(*found))
         for word, traits in (target.name, self._guests), (target.mac, self._macs):
             if word:
                 numbers = _likely(numbers, word.lower(), traits)
-        return map(self.rules.__getitem__, numbers)
+        return numbers
 
 
 def _likely(

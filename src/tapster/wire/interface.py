@@ -251,6 +251,9 @@ class Service(Protocol):
         self, peer: Peer, request: AttachRequest, user: str | None, forward: str | None
     ) -> Explanation: ...
     async def diagnose(self, peer: Peer) -> list[Finding]: ...
+    async def until(self, moment: float) -> None:
+        """Wait for a time of the event loop's, exactly."""
+        ...
 
 
 class Attached(TypedDict):
@@ -307,7 +310,7 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
         try:
             fd, nic = await self._service.attach(self._peer, request)
         except errors.RequestError as err:
-            raise await _refusal(err, arrived) from err
+            raise await _refusal(self._service, err, arrived) from err
         return {"fd": fd, "nic": nic}
 
     @varlinkmethod
@@ -319,7 +322,7 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
         try:
             await self._service.detach(self._peer, ifname, interactive is True)
         except errors.RequestError as err:
-            raise await _refusal(err, arrived) from err
+            raise await _refusal(self._service, err, arrived) from err
 
     @varlinkmethod(return_parameter="nics")
     async def List(self) -> list[Nic]:
@@ -363,7 +366,7 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
         try:
             return await self._service.reload(self._peer, interactive is True)
         except errors.RequestError as err:
-            raise await _refusal(err, arrived) from err
+            raise await _refusal(self._service, err, arrived) from err
 
     @varlinkmethod(return_parameter="forward")
     async def AddForward(
@@ -385,7 +388,7 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
                 self._peer, network, port, guest, guest_port, interactive is True
             )
         except errors.RequestError as err:
-            raise await _refusal(err, arrived) from err
+            raise await _refusal(self._service, err, arrived) from err
 
     @varlinkmethod
     async def RemoveForward(
@@ -402,7 +405,7 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
                 self._peer, network, port, interactive is True
             )
         except errors.RequestError as err:
-            raise await _refusal(err, arrived) from err
+            raise await _refusal(self._service, err, arrived) from err
 
     @varlinkmethod(return_parameter="forwards")
     async def ListForwards(self) -> list[ForwardInfo]:
@@ -432,9 +435,9 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
         try:
             found = await self._service.explain(self._peer, request, user, forward)
         except errors.RequestError as err:
-            raise await _refusal(err, arrived) from err
+            raise await _refusal(self._service, err, arrived) from err
         if not found.allowed:
-            await _wait_until(arrived + REFUSAL_SECONDS)
+            await _wait_until(self._service, arrived + REFUSAL_SECONDS)
         return found
 
     @varlinkmethod(return_parameter="findings")
@@ -468,16 +471,17 @@ def _quicken() -> None:
 _quicken()
 
 
-async def _wait_until(moment: float) -> None:
-    await asyncio.sleep(moment - asyncio.get_running_loop().time())
+async def _wait_until(service: Service, moment: float) -> None:
+    if moment > asyncio.get_running_loop().time():
+        await service.until(moment)
 
 
 async def _refusal(
-    error: errors.RequestError, arrived: float
+    service: Service, error: errors.RequestError, arrived: float
 ) -> TypedVarlinkErrorReply:
     """The reply for an error; a refusal's comes at its time."""
     if isinstance(error, _REFUSALS):
-        await _wait_until(arrived + REFUSAL_SECONDS)
+        await _wait_until(service, arrived + REFUSAL_SECONDS)
     return to_wire(error)
 
 

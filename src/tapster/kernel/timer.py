@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A timer that ends when it should, and not at the next whole millisecond.
+
+timerfd_create(2). epoll_wait(2), which an event loop sleeps by, counts whole
+milliseconds from when it was called: when it ends tells when it began.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+import time
+
+from .process import oserror
+
+_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC  # TFD_NONBLOCK | TFD_CLOEXEC
+_ABSTIME = 1  # TFD_TIMER_ABSTIME
+_SPEC = struct.Struct("@4l")  # struct itimerspec: interval, value
+_NANOSECONDS = 1_000_000_000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Timer:
+    """One timer, of CLOCK_MONOTONIC. `close()` closes its descriptor."""
+
+    def __init__(self) -> None:
+        """:raises OSError: there is none to be had."""
+        self._fd: int = _libc.timerfd_create(time.CLOCK_MONOTONIC, _FLAGS)
+        if self._fd < 0:
+            raise oserror("timerfd_create")
+
+    def fileno(self) -> int:
+        """A descriptor that can be read when the time has come."""
+        return self._fd
+
+    def set(self, moment: float) -> None:
+        """Have it end at that time, which may be past; another end is forgotten.
+
+        :param moment: as of time.monotonic().
+        """
+        seconds, rest = divmod(max(int(moment * _NANOSECONDS), 1), _NANOSECONDS)
+        wanted = _SPEC.pack(0, 0, seconds, rest)
+        if _libc.timerfd_settime(self._fd, _ABSTIME, wanted, None) < 0:
+            raise oserror("timerfd_settime")
+
+    def clear(self) -> None:
+        """Take note that it has ended."""
+        try:
+            os.read(self._fd, 8)
+        except BlockingIOError:
+            pass
+        except OSError as err:
+            if err.errno != errno.ECANCELED:
+                raise
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
