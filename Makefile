@@ -6,7 +6,7 @@ ARGS :=
 SECONDS := 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format demo bench attack datapath flood fuzz varlink clean
+.PHONY: help setup test lint format demo bench attack crash datapath flood fuzz varlink clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -34,7 +34,7 @@ bench: setup ## how fast it is, next to qemu-bridge-helper
 	@$(PYTHON) benchmarks/decision.py $(filter --quick,$(ARGS))
 
 attack: setup ## attack it as users would, and QEMU's helper beside it
-	@$(PYTHON) tools/attack.py $(ARGS)
+	@$(PYTHON) tools/attacks.py $(ARGS)
 
 datapath: setup ## what a port's checks cost a frame, and a guest
 	@$(PYTHON) benchmarks/datapath.py $(ARGS)
@@ -45,6 +45,10 @@ flood: setup ## what one user's flood does to another's attach
 
 fuzz: setup ## feed the wire and every parser for SECONDS (300)
 	@$(PYTHON) tools/fuzz/run.py --seconds $(SECONDS) $(ARGS)
+
+crash: setup ## kill the broker under load, ARGS=--kills=200 times, and compare
+	@$(PYTHON) tools/crash.py $(ARGS)
+	@TAPSTER_CRASH_STRIDE=1 $(PYTHON) -m pytest -q tests/kernel/test_crash.py
 
 varlink: setup ## write the .varlink file anew from src/tapster/wire/interface.py
 	@$(PYTHON) -m tapster.wire.interface

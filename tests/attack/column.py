@@ -47,6 +47,8 @@ def run(attack: Attack, site: Site) -> Outcome:
             observed = attack.run(site)
     except NotShown as reason:
         return Outcome(None, str(reason))
+    if observed and len(site.grounds) == 1:
+        observed = observed.removeprefix(f"{site.grounds[0]}: ")
     return Outcome(not observed, observed or "", seconds=time.monotonic() - start)
 
 

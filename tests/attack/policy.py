@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from attack import acts
-from attack.broker import error, others_are_served
+from attack.clients import error, others_are_served, survives
 from attack.ours import QUOTA
 from attack.peer import PROGRAM
 from attack.registry import attack, control
@@ -140,19 +140,23 @@ def swapped(site: Site) -> str | None:
     not_for_peer="it is a process of the attacker's own",
 )
 def endless(site: Site) -> str | None:
-    path = f"{HOME}/evil.conf"
-    with site.allowing(f"allow all\ninclude {path}\n"):
+    path, harms = f"{HOME}/evil.conf", []
+
+    def act() -> None:
         for kind in ("fifo", "loop", "huge", "lines", "/dev/zero", "/dev/stdin",
                      "/proc/kmsg", "/proc/self/mem", path):  # fmt: skip
             site.user(acts.replace, path, kind)
             site.user(acts.start_asking, {"bridge": OFFICE})
             if harm := others_are_served(site):
-                return f"{kind.rpartition('/')[2]}: {harm}"
+                harms.append(f"{kind.rpartition('/')[2]}: {harm}")
+
+    with site.allowing(f"allow all\ninclude {path}\n"):
+        harm = survives(site, act)
         site.user(acts.remove, path)
         site.user(acts.write, path, "\n")
         served = eventually(lambda: site.refusal(site.user, OFFICE) is None, 10)
         control(served, "with an honest include, the bridge is granted")
-    return None
+    return harms[0] if harms else harm
 
 
 @attack(

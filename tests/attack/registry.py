@@ -17,13 +17,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from attack.site import Site
 
-GROUPS = ("holder", "frames", "routed", "broker", "policy")
+GROUPS = (
+    "holder", "device", "frames", "segment", "routed", "clients", "broker", "policy"
+)  # fmt: skip
 TITLES = {
-    "holder": "by the holder of a tap's descriptor",
-    "frames": "by frames",
-    "routed": "by what the host routes and serves",
-    "broker": "by the broker's socket",
-    "policy": "by names, files and quotas",
+    "holder": "MACs, persistence, owners: a tap's holder",
+    "device": "Settings, queues, programs: devices",
+    "frames": "Frames in another's name",
+    "segment": "Frames in one's own name",
+    "routed": "What the host routes and serves",
+    "clients": "Clients without measure",
+    "broker": "What is asked of the broker",
+    "policy": "Names, files and quotas",
 }
 
 Run = Callable[["Site"], "str | None"]

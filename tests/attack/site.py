@@ -20,7 +20,7 @@ from typing import Any
 from attack import acts
 from attack.agent import Agent
 from attack.registry import control
-from lab import OTHER, USER, Lab
+from lab import OTHER, USER, Daemon, Lab
 from support import frames, host
 from support.frames import BROADCAST, PLAIN, Station, Tap
 from support.guest import Guest
@@ -199,6 +199,7 @@ class Site(ABC):
     name: str
     bridge_conf: str  # as it is between attacks
     grounds: tuple[str, ...]  # each with taps of two users
+    daemon: Daemon  # tapster's alone; nobody else has one
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab

@@ -74,7 +74,7 @@ def _sections(attacks: list[Attack]) -> Iterator[tuple[str, list[Attack]]]:
     for group in GROUPS:
         rows = [a for a in attacks if a.group == group and not a.known]
         if rows:
-            yield TITLES[group][0].upper() + TITLES[group][1:], rows
+            yield TITLES[group], rows
     if known := [attack for attack in attacks if attack.known]:
         yield "Known, and not closed", known
 

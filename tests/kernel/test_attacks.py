@@ -54,12 +54,24 @@ class TestHolder(Group):
     group = "holder"
 
 
+class TestDevice(Group):
+    group = "device"
+
+
 class TestFrames(Group):
     group = "frames"
 
 
+class TestSegment(Group):
+    group = "segment"
+
+
 class TestRouted(Group):
     group = "routed"
+
+
+class TestClients(Group):
+    group = "clients"
 
 
 class TestBroker(Group):

@@ -35,8 +35,12 @@ def test_the_page_lists_every_attack() -> None:
 
 def test_a_table_that_was_written_is_read_again() -> None:
     text = table.as_markdown(ATTACKS, columns())
-    page = table.put(f"a\n{table.BEGIN}old{table.END}\nb\n", text)
-    assert page.startswith("a\n") and page.endswith("\nb\n") and "old" not in page
+    page = table.put(f"a\n{table.BEGIN}what was there{table.END}\nb\n", text)
+    assert (
+        page.startswith("a\n")
+        and page.endswith("\nb\n")
+        and "what was there" not in page
+    )
     assert table.names(page) == table.order(ATTACKS)
     assert table.put(page, text) == page
     assert "a \\| b" in page

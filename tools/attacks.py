@@ -3,12 +3,12 @@
 
 Everything happens in namespaces of its own. Status 1: tapster did not hold.
 
-  tools/attack.py                    all of them, as a table
-  tools/attack.py --list             what there is
-  tools/attack.py -k persist         those whose name or group has that word
-  tools/attack.py --site tapster     without the peer
-  tools/attack.py --json
-  tools/attack.py --write            into docs/attacks.md
+  tools/attacks.py                    all of them, as a table
+  tools/attacks.py --list             what there is
+  tools/attacks.py -k persist         those whose name or group has that word
+  tools/attacks.py --site tapster     without the peer
+  tools/attacks.py --json
+  tools/attacks.py --write            into docs/attacks.md
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PAGE = ROOT / "docs" / "attacks.md"
 
 def arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="attack.py",
+        prog="attacks.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -58,10 +58,10 @@ def main(words: list[str]) -> int:
     sites = [chosen.site] if chosen.site else ["peer", "tapster"]
     reason = why_not() or (peer.why_not() if "peer" in sites else None)
     if reason or not attacks:
-        print(f"attack.py: {reason or 'there is no such attack'}", file=sys.stderr)
+        print(f"attacks.py: {reason or 'there is no such attack'}", file=sys.stderr)
         return 2
     if chosen.write and (chosen.k or chosen.site):
-        print("attack.py: --write is for the whole table", file=sys.stderr)
+        print("attacks.py: --write is for the whole table", file=sys.stderr)
         return 2
 
     def told(site: str, attack: registry.Attack, outcome: Outcome) -> None:
