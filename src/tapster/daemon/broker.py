@@ -560,6 +560,15 @@ class Broker:
         except (OSError, NftError) as err:
             _log.error("%s: %s", nic.ifname, err)
 
+    def catch_up(self) -> None:
+        """Hold all NICs to what their networks are: an earlier broker may have been
+        killed while it changed one after the other."""
+        for network in self.instances.all():
+            for nic in self.ledger.on_bridge(network.bridge):
+                changed = _not_as(network.definition, nic)
+                if changed:
+                    self._change_nic(nic, network.definition, changed)
+
     def _change_on_bridges(self) -> list[str]:
         """Hold NICs of networks of mode `bridge`, which are up as long as their
         bridge is, against what is wanted now."""
@@ -568,11 +577,7 @@ class Broker:
             definition = self.config.networks.get(nic.network or "")
             if definition is None or definition.bridge != nic.bridge:
                 continue
-            changed = set()
-            if nic.isolated != definition.is_isolating:
-                changed.add("isolation")
-            if Rate(nic.rate_egress, nic.rate_ingress) != definition.rate:
-                changed.add("rate")
+            changed = _not_as(definition, nic)
             if changed:
                 self._change_nic(nic, definition, changed)
                 changes.setdefault(definition.name, set()).update(changed)
@@ -615,3 +620,13 @@ class Broker:
         await self.hooks.stop()
         self.instances.restore_host()
         self.instances.cancel()
+
+
+def _not_as(definition: NetworkDefinition, nic: Nic) -> set[str]:
+    """In which properties a NIC is not as a network says that its NICs are."""
+    found = set()
+    if nic.isolated != definition.is_isolating:
+        found.add("isolation")
+    if Rate(nic.rate_egress, nic.rate_ingress) != definition.rate:
+        found.add("rate")
+    return found

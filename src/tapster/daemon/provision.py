@@ -16,7 +16,8 @@ from ..kernel import rtnetlink, tun
 from ..kernel.netlink import NetlinkError
 from ..kernel.nft import NftError
 from ..kernel.nftelem import Element
-from ..model import Rate
+from ..kernel.rtnetlink import Link
+from ..model import Rate, State
 from ..networks import addresses, elements, rates
 from ..networks.managed import Environment, ManagedNetwork
 from . import stages, tamper
@@ -185,6 +186,30 @@ class Provisioner:
             self.replace_elements(before, nic)
         if not rate.egress:
             self._env.nft.run(f"limit {nic.ifname}", text)
+
+    def finish(self, nic: Nic, link: Link) -> None:
+        """Do what an earlier broker wrote down and was killed before it did: a
+        guest's first MAC and what it ended, another rate or isolation.
+
+        :param link: the NIC's device, as it is.
+        :raises NetlinkError: the kernel refused.
+        """
+        requests = []
+        unlike = {change.what for change in tamper.changed_settings(nic, link.port)}
+        if unlike and unlike <= {"learning", "mab", "isolated"}:
+            settings = tamper.port_settings(nic)
+            requests.append(rtnetlink.set_port(nic.ifindex, nic.ifname, **settings))
+            if nic.state is State.ACTIVE and nic.mac is not None and not nic.trusted:
+                entry = rtnetlink.add_fdb(nic.ifindex, nic.mac, replace=True)
+                requests.append(entry)
+        index, name = nic.ifindex, nic.ifname
+        if nic.rate_ingress:
+            limit = rates.limit_ingress(index, name, nic.rate_ingress, nic.mtu)
+            requests.append(limit)
+        elif link.qdisc == "tbf":
+            requests.append(rates.lift_ingress(index, name))
+        if requests:
+            self._env.netlink.transact(requests)
 
     def replace_elements(self, before: elements.Guest, nic: Nic) -> None:
         """Have nftables know a port as it is now, and not as it was.

@@ -18,14 +18,14 @@ from ..kernel import rtnetlink
 from ..kernel.netlink import NetlinkError
 from ..kernel.nft import NftError
 from ..kernel.rtnetlink import Link
-from ..model import Mode
+from ..model import Mode, State
 from ..networks import dnsmasq, elements, managed, rates, ruleset
 from ..networks.managed import ManagedNetwork
 from .broker import Broker
 from .forwards import Forwards
 from .guard import name_again
 from .ledger import Nic
-from .tamper import is_recorded
+from .tamper import TAP_ALIAS, is_recorded
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
 
     for nic in found:
         broker.ledger.enter(nic)
+        _finish(broker, nic, links[nic.ifindex])
     for nic in vanished:
         _log.info("%s went while no broker ran", nic.ifname)
         broker.ledger.forget(nic.ifname)
@@ -81,13 +82,27 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
                 _log.error("network %s was not taken over whole: %s", network.key, err)
         else:
             await network.down()
-    _delete_lost_bridges(broker, links)
+    broker.catch_up()
+    _delete_lost_taps(broker, links)
+    _delete_lost_bridges(broker)
     broker.instances.restore_host()
     for nic in list(broker.ledger):
         broker.expiry.add(nic)
     there_are = [nic.ifname for nic in broker.ledger]
     there_are += [network.bridge for network in broker.instances.all()]
     broker.hooks.recall(set(there_are))
+
+
+def _finish(broker: Broker, nic: Nic, link: Link) -> None:
+    """What the earlier broker was doing with one NIC."""
+    if nic.state is State.QUARANTINED:
+        if link.name != nic.ifname:
+            broker.ledger.update(nic)
+        return
+    try:
+        broker.provisioner.finish(nic, link)
+    except NetlinkError as err:
+        _log.error("%s: %s", nic.ifname, err)
 
 
 def _recall_networks(broker: Broker) -> list[ManagedNetwork]:
@@ -105,11 +120,35 @@ def _recall_networks(broker: Broker) -> list[ManagedNetwork]:
     return networks
 
 
-def _delete_lost_bridges(broker: Broker, links: dict[int, Link]) -> None:
+def _delete_lost_taps(broker: Broker, links: dict[int, Link]) -> None:
+    """Taps that bear our mark and have no record: nobody knows any more what they
+    may, so that no frame passes, nobody could give them back, and they would
+    count for no one. Only CAP_NET_ADMIN can set that mark."""
+    for link in links.values():
+        if (
+            link.kind == "tun"
+            and link.name.startswith(ruleset.TAP_PREFIX)
+            and link.alias.startswith(TAP_ALIAS)
+            and broker.ledger.by_index(link.ifindex) is None
+        ):
+            try:
+                broker.env.netlink.transact(
+                    [rtnetlink.delete_link(link.ifindex, link.name)]
+                )
+            except NetlinkError as err:
+                _log.debug("%s", err)  # it was going
+                continue
+            _log.warning(
+                "%s had no record, and is taken away: %s", link.name, link.alias
+            )
+
+
+def _delete_lost_bridges(broker: Broker) -> None:
     """Bridges that bear our mark and have no record, if they have no port."""
     known = {network.bridge for network in broker.instances.all()}
-    used = {link.master for link in links.values()}
-    for link in links.values():
+    links = rtnetlink.links(broker.env.netlink)
+    used = {link.master for link in links}
+    for link in links:
         if (
             link.kind == "bridge"
             and link.name.startswith(managed.BRIDGE_PREFIX)

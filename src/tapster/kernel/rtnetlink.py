@@ -49,7 +49,7 @@ IFF_UP = 0x1
 IFF_NOARP, IFF_PROMISC, IFF_ALLMULTI = 0x80, 0x100, 0x200
 IFF_LOWER_UP = 0x10000
 
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU = 1, 3, 4
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_QDISC = 1, 3, 4, 6
 IFLA_MASTER, IFLA_PROTINFO, IFLA_LINKINFO, IFLA_IFALIAS = 10, 12, 18, 20
 IFLA_STATS64, IFLA_AF_SPEC, IFLA_EXT_MASK = 23, 26, 29
 RTEXT_FILTER_SKIP_STATS = 1 << 3
@@ -108,6 +108,7 @@ class Link(NamedTuple):
     persist: bool = False  # of a tap: outlasts its last descriptor
     owner: int | None = None  # of a tap: the uid that may attach to it
     group: int | None = None
+    qdisc: str = ""  # the kind of its queue
 
 
 class Neighbour(NamedTuple):
@@ -430,7 +431,7 @@ def _header(layout: struct.Struct, reply: Reply) -> tuple[Any, ...]:
 def parse_link(reply: Reply) -> Link:
     """Read RTM_NEWLINK or RTM_DELLINK; what the kernel left out is empty or 0."""
     _, _, index, flags, _ = _header(_IFINFO, reply)
-    name = address = kind = alias = ""
+    name = address = kind = alias = qdisc = ""
     mtu = master = 0
     altnames: list[str] = []
     port: dict[int, int] = {}
@@ -447,6 +448,8 @@ def parse_link(reply: Reply) -> Link:
             master = _number(value)
         elif number == IFLA_IFALIAS:
             alias = _text(value)
+        elif number == IFLA_QDISC:
+            qdisc = _text(value)
         elif number == IFLA_STATS64 and len(value) >= _STATS64.size:
             stats = _STATS64.unpack_from(value)
         elif number == IFLA_PROP_LIST:
@@ -463,7 +466,7 @@ def parse_link(reply: Reply) -> Link:
     return Link(
         index, name, flags, mtu, address, master, kind, alias, tuple(altnames), port,
         stats[0], stats[1], stats[2], stats[3], bool(tun.get(IFLA_TUN_PERSIST)),
-        tun.get(IFLA_TUN_OWNER), tun.get(IFLA_TUN_GROUP),
+        tun.get(IFLA_TUN_OWNER), tun.get(IFLA_TUN_GROUP), qdisc,
     )  # fmt: skip
 
 
