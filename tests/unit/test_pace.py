@@ -43,6 +43,13 @@ def test_who_would_wait_too_long_is_refused_and_pays_nothing() -> None:
     assert pace.wait(1, 1, 1.0) == LONGEST
 
 
+def test_what_costs_more_than_a_bucket_holds_can_be_had() -> None:
+    pace = Pace(1, 2)
+    assert pace.wait(1, 25, 0.0) == 0
+    assert pace.wait(1, 1, 0.0) is None
+    assert pace.wait(1, 1, 20.0) == pytest.approx(4.0)
+
+
 def test_memory_is_bounded_by_who_is_at_it() -> None:
     pace = Pace(10, 10, users=100)
     for uid in range(1, 10_000):

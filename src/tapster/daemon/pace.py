@@ -42,19 +42,20 @@ class Pace:
         return len(self._full)
 
     def wait(self, uid: int, cost: float, now: float) -> float | None:
-        """Take this from the user's bucket.
+        """Take this from the user's bucket, which may leave it with less than nothing.
 
-        :returns: seconds until it may be done; None: too many, it is not taken.
+        :returns: seconds until it may be done, as one is in the bucket then; None:
+            too many, it is not taken.
         """
         if uid == 0 or not cost:
             return 0.0
-        full = max(self._full.get(uid, now), now) + cost / self._rate
-        wait = full - now - self._burst / self._rate
+        full = max(self._full.get(uid, now), now)
+        wait = full - now - (self._burst - 1) / self._rate
         if wait > LONGEST:
             return None
         if uid not in self._full and len(self._full) >= self._users:
             self._forget(now)
-        self._full[uid] = full
+        self._full[uid] = full + cost / self._rate
         return max(wait, 0.0)
 
     def _forget(self, now: float) -> None:
