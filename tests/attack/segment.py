@@ -8,7 +8,8 @@ import os
 import socket
 import struct
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from attack import acts
 from attack.registry import attack, control
@@ -276,6 +277,65 @@ def discover(mac: str) -> bytes:
         "0.0.0.0", "255.255.255.255", 17, frames.udp(68, 67, frames.dhcp(mac))
     )
     return frames.ethernet(mac, BROADCAST, frames.IPV4, packet)
+
+
+@attack(
+    "IGMP and MLD queries, and PIM",
+    "the bridge sends all multicast to the attacker, whoever joined what",
+)
+def multicast_router(site: Site) -> str | None:
+    for name in site.grounds:
+        trusted = {"lan": "lanrouters", "open": "routers"}
+        for ground in ([trusted[name]] if site.name == "tapster" else []) + [name]:
+            card = site.card(site.user, ground, 60)
+            with snooping(site, card.bridge):
+                for frame in queries(card):
+                    card.wire.send(frame)
+                end = card.hello()
+                with frames.Station(site.lab.host, card.bridge) as station:
+                    control(arrives(end, card.wire, station, end), "it sends")
+                routers = router_ports(site, card.bridge)
+            if ground != name:
+                control(card.ifname in routers, f"{ground}: a trusted guest's do it")
+            elif card.ifname in routers:
+                return f"{name}: its port is one that leads to a multicast router"
+    return None
+
+
+@contextmanager
+def snooping(site: Site, bridge: str) -> Iterator[None]:
+    """The bridge looks at who joins what, as it does if nobody says otherwise."""
+    change = site.lab.host.run
+    before = host.link(site.lab.host, bridge)["linkinfo"]["info_data"]["mcast_snooping"]
+    change("ip", "link", "set", bridge, "type", "bridge", "mcast_snooping", "1")
+    try:
+        yield
+    finally:
+        change("ip", "link", "set", bridge, "type", "bridge",
+               "mcast_snooping", str(before))  # fmt: skip
+
+
+def router_ports(site: Site, bridge: str) -> str:
+    done = site.lab.host.run("bridge", "-d", "mdb", "show", "dev", bridge)
+    return done.stdout.partition("router ports on")[2]
+
+
+def queries(card: Card) -> list[bytes]:
+    """What a multicast router says: IGMPv2 and MLD general queries, PIM hello."""
+    igmp = bytes((0x11, 10, 0, 0)) + bytes(4)
+    igmp = igmp[:2] + frames.checksum(igmp).to_bytes(2, "big") + igmp[4:]
+    alert = b"\x94\4\0\0"
+    local, everybody = card.party.local, "ff02::1"
+    mld = frames.icmpv6(local, everybody, 130, bytes(20) + bytes(0))[40:]
+    chain = bytes((58,)) + spoofs6.ALERT[1] + mld
+    return [
+        frames.ethernet(card.mac, "01:00:5e:00:00:01", frames.IPV4,
+                        frames.ipv4(card.ipv4, "224.0.0.1", 2, igmp, options=alert)),
+        frames.ethernet(card.mac, frames.ALL_NODES, frames.IPV6,
+                        frames.ipv6(local, everybody, 0, chain, hops=1)),
+        frames.ethernet(card.mac, "01:00:5e:00:00:0d", frames.IPV4,
+                        frames.ipv4(card.ipv4, "224.0.0.13", 103, b"\x20\0\xdf\xff")),
+    ]  # fmt: skip
 
 
 @attack(

@@ -107,6 +107,8 @@ def port_settings(nic: Nic) -> dict[str, int]:
         "guard": 1,
         "protect": 1,
         "isolated": isolated,
+        # Else a guest that asks who listens gets all that anybody listens to.
+        "multicast_router": 0,
         "group_fwd_mask": LINK_LOCAL_GROUPS,
     }
 
