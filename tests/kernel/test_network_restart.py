@@ -185,7 +185,17 @@ class TestForwards:
                 bound(lab.host, TCP, 8080)
 
     @pytest.mark.parametrize(
-        "text", ["", "{", "[[1]]", '[["default", 1, "x", "y", 2]]']
+        "text",
+        [
+            *("", "{", "[[1]]", "7", "[" * 100_000, "x" * (2 << 20)),
+            '[["default", 1, "x", "y", 2]]',
+            '[["default", true, "tcp/8080", "web", 80]]',
+            '[["default", 23001, "tcp/8080", "web", "80"]]',
+            '[["default", 23001, "tcp/8080", "web", 99999999]]',
+            '[["default", 23001, "tcp/8080-8090", "web", 80]]',
+            '[["default", 23001, "tcp/8080", "we b }", 80]]',
+        ],
+        ids=lambda text: text[:60],
     )
     def test_that_are_damaged_keep_no_broker_from_starting(
         self, lab: Lab, broker: Broker, text: str

@@ -165,6 +165,38 @@ GOOD = dataclasses.asdict(nic())
         json.dumps(GOOD | {"state": "asleep"}),
         json.dumps(GOOD | {"ifname": "tapster2"}),
         "\udcff",
+        "[" * 100_000,
+        json.dumps(GOOD | {"reason": "x" * 100_000}),
+        *(
+            json.dumps(GOOD | {name: value})
+            for name, value in [
+                ("uid", True),
+                ("uid", -1),
+                ("uid", 2**32),
+                ("ifindex", 0),
+                ("ifindex", 2**40),
+                ("bridge_index", -1),
+                ("bridge", "a/b"),
+                ("mtu", -1),
+                ("rate_egress", -5),
+                ("rate_ingress", 10**30),
+                ("mac", "02:00:00:00:00:0g"),
+                ("mac", "02:00:00:00:00:01 } ; flush ruleset"),
+                ("mac", None),
+                ("host_mac", "x"),
+                ("ipv4", "10.70.1"),
+                ("ipv4", "10.70.1.2, 10.70.1.3"),
+                ("ipv6", "10.70.1.2"),
+                ("name", "a\nb"),
+                ("user", "a" * 300),
+                ("macs", [1]),
+                ("macs", "52:*"),
+                ("expires", 5),
+                ("expires", float("nan")),
+                ("expires", float("inf")),
+                ("share", "\0"),
+            ]
+        ),
     ],
 )
 def test_a_damaged_record_goes(ledger: Ledger, tmp_path: Path, text: str) -> None:
@@ -172,6 +204,59 @@ def test_a_damaged_record_goes(ledger: Ledger, tmp_path: Path, text: str) -> Non
     path.write_bytes(text.encode(errors="surrogateescape"))
     assert list(ledger.records()) == []
     assert not path.exists()
+
+
+def test_a_record_of_an_older_broker_is_read(ledger: Ledger, tmp_path: Path) -> None:
+    """Of one that knew fewer properties: what they say by default."""
+    first = ("ifname", "ifindex", "bridge", "bridge_index", "network", "uid", "user",
+             "pid", "name", "mac", "ipv4", "ipv6", "mtu", "state")  # fmt: skip
+    text = json.dumps({name: GOOD[name] for name in first})
+    (tmp_path / "nics/tapster1").write_text(text)
+    assert list(ledger.records()) == [nic()]
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646])
+def test_a_record_that_others_may_write_to_is_not_believed(
+    ledger: Ledger, tmp_path: Path, mode: int
+) -> None:
+    ledger.add(nic())
+    os.chmod(tmp_path / "nics/tapster1", mode)
+    assert list(Ledger(str(tmp_path / "nics")).records()) == []
+
+
+def test_what_is_no_file_is_removed(ledger: Ledger, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text(json.dumps(GOOD))
+    (tmp_path / "nics/tapster1").symlink_to(elsewhere)
+    (tmp_path / "nics/tapster2/inner").mkdir(parents=True)
+    os.mkfifo(tmp_path / "nics/tapster3")
+    assert list(ledger.records()) == []
+    assert os.listdir(tmp_path / "nics") == []
+    assert elsewhere.exists()
+
+
+def test_a_directory_is_its_owners_alone(tmp_path: Path) -> None:
+    directory = tmp_path / "nics"
+    directory.mkdir(mode=0o777)
+    os.chmod(directory, 0o777)
+    Ledger(str(directory))
+    assert directory.stat().st_mode & 0o777 == 0o700
+    directory.rmdir()
+    directory.symlink_to(tmp_path)
+    with pytest.raises(OSError, match="Not a directory"):
+        Ledger(str(directory))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_belongs_to_another_is_not_believed(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    ledger.add(nic())
+    os.chown(tmp_path / "nics/tapster1", 65534, 65534)
+    assert list(Ledger(str(tmp_path / "nics")).records()) == []
+    os.chown(tmp_path / "nics", 65534, 65534)
+    with pytest.raises(OSError, match="belongs to uid 65534"):
+        Ledger(str(tmp_path / "nics"))
 
 
 def test_records_are_private(ledger: Ledger, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_what_is_saved_is_loaded_in_its_order(store: StateStore) -> None:
 
 
 def test_the_longest_unused_are_forgotten(store: StateStore) -> None:
-    guests = {f"g{n}": str(n) for n in range(REMEMBERED + 3)}
+    guests = {f"g{n}": str(SUBNET[0] + n) for n in range(REMEMBERED + 3)}
     store.save("x", NetworkState(SUBNET, guests))
     found = list(store.load("x").guests)
     assert len(found) == REMEMBERED
@@ -69,6 +69,10 @@ def test_the_longest_unused_are_forgotten(store: StateStore) -> None:
         b'{"subnet4": "10.70.1.1/24", "guests": {}}',
         b'{"subnet4": null, "guests": {}}',
         b'{"subnet4": 5, "guests": {}}',
+        b'{"subnet4": "10.70.1.0/24", "guests": {"web": "10.70.1.9; x"}}',
+        b'{"subnet4": "10.70.1.0/24", "guests": {"web": null}}',
+        b"[" * 100_000,
+        b'"' + b"x" * (2 << 20) + b'"',
     ],
 )
 def test_a_damaged_file_is_put_aside(

@@ -25,7 +25,7 @@ from ..errors import (
 )
 from ..kernel.nft import NftError
 from ..model import Forward, Mode, Peer, Port, State
-from ..networks import elements, records
+from ..networks import elements, kept, records
 from ..networks.claims import reservation_for
 from ..networks.dnsmasq import write_file
 from ..policy.decide import Decision, decide
@@ -85,24 +85,33 @@ class Forwards:
 
     def _load(self) -> None:
         try:
-            with open(self._path, encoding="utf-8") as file:
-                kept = json.load(file)
-            for network, uid, port, guest, number in kept:
-                forward = Forward(records.parse_port(port), str(guest), int(number))
-                self._enter(Row(str(network), int(uid), forward))
+            found = kept.read_json(self._path)
         except FileNotFoundError:
-            pass
-        except (ValueError, TypeError, OverflowError, RecursionError) as err:
+            return
+        except ValueError as err:
             _log.warning("%s is damaged; forwards are lost: %s", self._path, err)
+            return
+        for entry in found if isinstance(found, list) else [found]:
+            try:
+                row = _kept_row(entry)
+                if row.place in self._rows or len(self._rows) >= IN_ALL:
+                    raise ValueError("one too many")
+            except (ValueError, TypeError) as err:
+                # What nftables would not take would take all others' along.
+                _log.warning(
+                    "%s is damaged; a forward is lost: %s", self._path, str(err)[:200]
+                )
+                continue
+            self._enter(row)
 
     def _save(self) -> None:
-        kept = [
+        rows = [
             [row.network, row.uid, str(f.port), f.guest, f.guest_port]
             for row in self._rows.values()
             for f in (row.forward,)
             if row.uid is not None
         ]
-        write_file(f"{self._path}.new", json.dumps(kept))
+        write_file(f"{self._path}.new", json.dumps(rows))
         os.replace(f"{self._path}.new", self._path)
 
     def _enter(self, row: Row) -> None:
@@ -378,6 +387,24 @@ class Forwards:
             or (row.nic is not None and row.nic.uid == peer.uid)
             or sees(Target(network=row.network, name=row.forward.guest))
         ]
+
+
+def _kept_row(entry: object) -> Row:
+    """:raises ValueError, TypeError: it is none that was ever written."""
+    if not isinstance(entry, list):
+        raise TypeError("not a list")
+    network, uid, port, guest, number = entry
+    for value, kind in zip(entry, (str, int, str, str, int), strict=True):
+        if type(value) is not kind:
+            raise TypeError(f"{str(value)[:40]!r} is no {kind.__name__}")
+    if not is_label(network) or not is_label(guest):
+        raise ValueError("no network's or guest's name")
+    if not (0 <= uid < 2**32 and 0 < number < 65536):
+        raise ValueError("no uid, or no port")
+    parsed = records.parse_port(port)
+    if parsed.first != parsed.last:
+        raise ValueError("a range of ports")
+    return Row(network, uid, Forward(parsed, guest, number))
 
 
 def _parse_network(text: str | None) -> str:

@@ -11,16 +11,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
 
 from ..kernel.tun import is_valid_name
 from ..model import State
+from ..networks import kept
 from ..networks.dnsmasq import remove_file, write_file
 from ..networks.elements import Guest
 from ..networks.ruleset import TAP_PREFIX
+
+_RECORD_LIMIT = 64 * 1024  # bytes
+_INT, _UINT = 2**31 - 1, 2**32 - 1
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 _log = logging.getLogger(__name__)
 
@@ -101,8 +109,9 @@ class Ledger:
     """All NICs, found by whatever is known of them."""
 
     def __init__(self, directory: str) -> None:
+        """:raises OSError: the directory can't be made, or is another's."""
         self._directory = directory
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        kept.private_directory(directory)
         self._by_ifname: dict[str, Nic] = {}
         self._by_index: dict[int, Nic] = {}
         self._by_scope: dict[tuple[str, int, str], Nic] = {}
@@ -266,13 +275,12 @@ class Ledger:
         for ifname in sorted(os.listdir(self._directory)):
             path = self._path(ifname)
             try:
-                with open(path, encoding="utf-8") as file:
-                    nic = read_record(json.load(file))
+                nic = read_record(kept.read_json(path, _RECORD_LIMIT))
                 if nic.ifname != ifname or not is_valid_name(ifname):
                     raise ValueError("it is about another device")
             except (ValueError, TypeError, KeyError) as err:
                 _log.warning("record %s is damaged and removed: %s", path, err)
-                remove_file(path)
+                kept.discard(path)
                 continue
             yield nic
 
@@ -297,4 +305,44 @@ def read_record(data: object) -> Nic:
         if not (isinstance(value, wanted) or (optional and value is None)):
             raise TypeError(f"{each.name} is {value!r}")
     nic.state = State(nic.state)
+    _check(nic)
     return nic
+
+
+def _check(nic: Nic) -> None:
+    """What is of the right type and can't be: the kernel and nftables are told it.
+
+    :raises ValueError: it is this.
+    """
+    for name, least, most in (
+        ("ifindex", 1, _INT),
+        ("bridge_index", 0, _INT),
+        ("uid", 0, _UINT),
+        ("pid", 0, _INT),
+        ("mtu", 0, 65535),
+        ("rate_egress", 0, 10**13),
+        ("rate_ingress", 0, 10**13),
+    ):
+        value = getattr(nic, name)
+        if isinstance(value, bool) or not least <= value <= most:
+            raise ValueError(f"{name} is {value!r}")
+    for name in ("mac", "host_mac"):
+        value = getattr(nic, name)
+        if value and not _MAC.fullmatch(value):
+            raise ValueError(f"{name} is {value!r}")
+    if nic.ipv4 is not None:
+        IPv4Address(nic.ipv4)
+    if nic.ipv6 is not None:
+        IPv6Address(nic.ipv6)
+    if not is_valid_name(nic.bridge):
+        raise ValueError(f"bridge is {nic.bridge!r}")
+    for name in ("user", "name", "network", "share"):
+        value = getattr(nic, name)
+        if value is not None and not (len(value) < 256 and value.isprintable()):
+            raise ValueError(f"{name} is {value!r}")
+    if not all(isinstance(pattern, str) for pattern in nic.macs):
+        raise ValueError(f"macs is {nic.macs!r}")
+    if nic.expires is not None and not math.isfinite(nic.expires):
+        raise ValueError(f"expires is {nic.expires!r}")
+    if nic.state is State.ACTIVE and nic.mac is None and not nic.trusted:
+        raise ValueError("it is active and has no MAC")

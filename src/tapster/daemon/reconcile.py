@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 
 from ..errors import BrokerFailure
 from ..kernel import rtnetlink
@@ -19,7 +18,7 @@ from ..kernel.netlink import NetlinkError
 from ..kernel.nft import NftError
 from ..kernel.rtnetlink import Link
 from ..model import Mode, State
-from ..networks import dnsmasq, elements, managed, rates, ruleset
+from ..networks import dnsmasq, elements, kept, managed, rates, ruleset
 from ..networks.managed import ManagedNetwork
 from .broker import Broker
 from .forwards import Forwards
@@ -52,8 +51,14 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
     for network in there:
         text += elements.add_network(network.rules)
     text += broker.instances.own_networks(there)
-    for nic in found:
-        text += elements.added(elements.of_port(nic.guest))
+    for nic in list(found):
+        try:
+            text += elements.added(elements.of_port(nic.guest))
+        except (LookupError, ValueError) as err:
+            _log.warning("%s: its record is damaged: %r", nic.ifname, err)
+            found.remove(nic)
+            vanished.append(nic)
+            continue
         text += rates.change_limit(nic.ifname, 0, nic.rate_egress)
     ways_in = {n.bridge for n in there if n.definition.mode is Mode.NAT}
     text += forwards.statements(nic for nic in found if nic.bridge in ways_in)
@@ -106,18 +111,28 @@ def _finish(broker: Broker, nic: Nic, link: Link) -> None:
 
 
 def _recall_networks(broker: Broker) -> list[ManagedNetwork]:
-    networks = []
+    networks: list[ManagedNetwork] = []
     for bridge in sorted(os.listdir(broker.env.directory)):
         try:
             network = ManagedNetwork.recall(broker.env, bridge)
+            rival = next((n for n in networks if _is_same(n, network)), None)
+            if rival is not None:
+                raise ValueError(f"{rival.bridge} is the same, or has its subnet")
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as err:
             path = os.path.join(broker.env.directory, bridge)
             _log.warning("%s is damaged and removed: %s", path, err)
-            shutil.rmtree(path, ignore_errors=True)
+            kept.discard(path)
             continue
         network.find_bridge()
         networks.append(network)
     return networks
+
+
+def _is_same(one: ManagedNetwork, other: ManagedNetwork) -> bool:
+    """Whether nftables could not have both."""
+    if one.subnet6 is not None and one.subnet6 == other.subnet6:
+        return True
+    return one.key == other.key or one.subnet4.overlaps(other.subnet4)
 
 
 def _delete_lost_taps(broker: Broker, links: dict[int, Link]) -> None:

@@ -121,6 +121,12 @@ def _lock(runtime: str) -> int:
         if not os.path.isdir(runtime):
             os.makedirs(runtime, exist_ok=True)
             os.chmod(runtime, 0o755)  # noqa: S103 - who may ask is policy
+        what = os.stat(runtime)
+        if what.st_uid not in (0, os.geteuid()) or what.st_mode & 0o022:
+            raise BrokerUnavailable(
+                f"others than root and its own user can write to {runtime}",
+                "what is in there is trusted; see --runtime-dir",
+            )
         fd = os.open(
             os.path.join(runtime, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
@@ -181,6 +187,15 @@ def _environment(
     )
 
 
+def _ledger(options: Options) -> Ledger:
+    try:
+        return Ledger(os.path.join(options.runtime, "nics"))
+    except OSError as err:
+        raise BrokerUnavailable(
+            f"cannot use {err.filename}: {err.strerror}", "see --runtime-dir"
+        ) from err
+
+
 def _store(options: Options, rootless: Rootless | None) -> StateStore:
     """The state directory. A user whose home can't be written gets addresses
     that last as long as his session."""
@@ -210,7 +225,7 @@ async def _serve(
         loop.add_signal_handler(number, stop.set)
     env = _environment(options, programs, rootless)
     events = Events(config.limits.watchers, config.limits.watchers_per_user)
-    ledger = Ledger(os.path.join(options.runtime, "nics"))
+    ledger = _ledger(options)
     polkit = Polkit()
     of_hooks = None if rootless else options.config
     hooks = Hooks(of_hooks, options.runtime, programs, events)

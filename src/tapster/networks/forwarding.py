@@ -16,6 +16,7 @@ import logging
 import os
 
 from ..kernel import sysctl
+from . import kept
 from .dnsmasq import remove_file, write_file
 
 _log = logging.getLogger(__name__)
@@ -35,11 +36,11 @@ class Forwarding:
         self._path = path
         self._before: dict[str, str] = {}
         try:
-            with open(path, encoding="utf-8") as file:
-                self._before = {str(k): str(v) for k, v in json.load(file).items()}
+            found = kept.read_json(path).items()
+            self._before = {str(k): str(v) for k, v in found}
         except FileNotFoundError:
             pass
-        except (ValueError, AttributeError, RecursionError) as err:
+        except (ValueError, AttributeError) as err:
             _log.warning("%s is damaged, sysctls will stay as they are: %s", path, err)
 
     def enable(self) -> None:
@@ -59,7 +60,8 @@ class Forwarding:
             return
         for key in wanted:
             self._before.setdefault(key, sysctl.read(key) or "0")
-        write_file(self._path, json.dumps(self._before))
+        write_file(f"{self._path}.new", json.dumps(self._before))
+        os.replace(f"{self._path}.new", self._path)
         for key, value in wanted.items():
             sysctl.write(key, value)
             _log.info("set net/%s to %s", key, value)

@@ -21,7 +21,7 @@ from ..kernel.netlink import NetlinkError, NetlinkSocket
 from ..kernel.nft import Nft
 from ..kernel.nftelem import ElementSocket
 from ..model import Egress, Mode, NetworkDefinition, Scope
-from . import addresses, dnsmasq, elements, records, ruleset
+from . import addresses, dnsmasq, elements, kept, records, ruleset
 from .claims import Claim
 from .forwarding import Forwarding
 from .service import NameService
@@ -313,17 +313,21 @@ class ManagedNetwork:
 
         :raises ValueError, KeyError, TypeError, OSError: the record is of no use.
         """
-        with open(
-            os.path.join(env.directory, bridge, "network.json"), encoding="utf-8"
-        ) as file:
-            data = json.load(file)
+        data = kept.read_json(os.path.join(env.directory, bridge, "network.json"))
         if "definition" in data:
             definition = records.from_json(data["definition"])
         else:  # of a broker that knew one kind of network
             definition = NetworkDefinition(str(data["network"]))
-        network = cls(env, definition, int(data["uid"]))
-        if network.bridge != bridge or data["bridge"] != bridge:
+        uid = data["uid"]
+        if type(uid) is not int or not -1 <= uid < 2**32:
+            raise ValueError(f"uid is {uid!r}")
+        network = cls(env, definition, uid)
+        if (uid == -1) is not (network.uid is None):
+            raise ValueError("it is not of its scope")
+        if data["bridge"] != bridge or not bridge.startswith(BRIDGE_PREFIX):
             raise ValueError("it is about another bridge")
+        # Not as it would be called today: the seed may be another by now.
+        network.bridge = bridge
         network.subnet4 = IPv4Network(data["subnet4"])
         network.subnet6 = IPv6Network(data["subnet6"]) if data["subnet6"] else None
         return network

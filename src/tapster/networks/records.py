@@ -61,6 +61,25 @@ def _maybe(kind: Any, value: Any) -> Any:
     return None if value is None else kind(value)
 
 
+def _text_of(value: Any) -> str:
+    """What goes into dnsmasq's configuration and nftables' text, a line of it."""
+    if not isinstance(value, str) or not value.isprintable() or " " in value:
+        raise TypeError(f"not a word: {value!r}")
+    return value
+
+
+def _flag_of(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"neither true nor false: {value!r}")
+    return value
+
+
+def _number_of(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError(f"not a number: {value!r}")
+    return value
+
+
 def from_json(data: dict[str, Any]) -> NetworkDefinition:
     """:raises ValueError, KeyError, TypeError: these are not such fields."""
     try:
@@ -71,34 +90,34 @@ def from_json(data: dict[str, Any]) -> NetworkDefinition:
 
 def _from_json(data: dict[str, Any]) -> NetworkDefinition:
     return NetworkDefinition(
-        name=str(data["name"]),
+        name=_text_of(data["name"]),
         mode=Mode(data["mode"]),
         scope=Scope(data["scope"]),
-        bridge=_maybe(str, data["bridge"]),
+        bridge=_maybe(_text_of, data["bridge"]),
         subnet=_maybe(IPv4Network, data["subnet"]),
         subnet6=_maybe(IPv6Network, data["subnet6"]),
-        ipv6=bool(data["ipv6"]),
-        slaac=bool(data["slaac"]),
-        domain=str(data["domain"]),
+        ipv6=_flag_of(data["ipv6"]),
+        slaac=_flag_of(data["slaac"]),
+        domain=_text_of(data["domain"]),
         dns=tuple(ip_address(server) for server in data["dns"]),
-        dhcp=bool(data["dhcp"]),
-        mtu=_maybe(int, data["mtu"]),
-        isolation=_maybe(bool, data["isolation"]),
+        dhcp=_flag_of(data["dhcp"]),
+        mtu=_maybe(_number_of, data["mtu"]),
+        isolation=_maybe(_flag_of, data["isolation"]),
         egress=Egress(data["egress"]),
         host_access=tuple(parse_port(text) for text in data["host_access"]),
-        rate=Rate(*map(int, data["rate"])),
+        rate=Rate(*map(_number_of, data["rate"])),
         forward=tuple(
-            Forward(parse_port(port), str(guest), int(number))
+            Forward(parse_port(port), _text_of(guest), _number_of(number))
             for port, guest, number in data["forward"]
         ),
         address_check=AddressCheck(data["address_check"]),
-        max_nics=_maybe(int, data["max_nics"]),
+        max_nics=_maybe(_number_of, data["max_nics"]),
         reservations={
             str(name): Reservation(
                 _maybe(IPv4Address, ipv4),
                 _maybe(_IPv6Address, ipv6),
-                _maybe(str, mac),
-                _maybe(int, user),
+                _maybe(_text_of, mac),
+                _maybe(_number_of, user),
             )
             for name, (ipv4, ipv6, mac, user) in data["reservations"].items()
         },

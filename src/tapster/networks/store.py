@@ -14,11 +14,13 @@ import os
 import re
 import secrets
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
+
+from . import kept
 
 _log = logging.getLogger(__name__)
 
-_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_DAMAGED = (ValueError, KeyError, TypeError, AttributeError)
 REMEMBERED = 1024  # guests a network; the longest unused are forgotten first
 
 
@@ -38,7 +40,8 @@ class StateStore:
     def __init__(self, directory: str) -> None:
         """:raises OSError: it can't be made or written."""
         self.directory = directory
-        os.makedirs(os.path.join(directory, "networks"), mode=0o700, exist_ok=True)
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        kept.private_directory(os.path.join(directory, "networks"))
         self._remove_unfinished()
         self.seed = self._seed()
 
@@ -52,15 +55,17 @@ class StateStore:
     def _seed(self) -> bytes:
         path = os.path.join(self.directory, "seed")
         try:
-            with open(path, encoding="ascii") as file:
-                seed = bytes.fromhex(file.read())
+            seed = bytes.fromhex(kept.read(path, 4096))
             if len(seed) >= 16:
                 return seed
             _log.warning("%s is damaged; guests will get new addresses", path)
         except FileNotFoundError:
             pass
-        except ValueError:
-            _log.warning("%s is damaged; guests will get new addresses", path)
+        except ValueError as err:
+            if isinstance(err.__cause__, PermissionError):
+                raise err.__cause__ from None  # it may be whole
+            _log.warning("%s is damaged (%s); guests will get new addresses", path, err)
+            kept.discard(path)
         seed = secrets.token_bytes(32)
         self._replace(path, seed.hex())
         return seed
@@ -74,10 +79,10 @@ class StateStore:
         """What is known of the instance `key`; nothing, if it is new."""
         path = self._path(key)
         try:
-            with open(path, encoding="utf-8") as file:
-                data = json.load(file)
+            data = kept.read_json(path)
             guests = {
-                str(name): str(address) for name, address in data["guests"].items()
+                str(name): str(IPv4Address(str(address)))
+                for name, address in data["guests"].items()
             }
             return NetworkState(IPv4Network(str(data["subnet4"])), guests)
         except FileNotFoundError:
