@@ -24,7 +24,7 @@ SETTINGS = dnsmasq.Settings(
 class Launcher:
     """Signals; what is started is `Programs`'s."""
 
-    user = None
+    user: str | None = None
     capabilities = 0
 
     async def start_dnsmasq(self, bridge: str) -> Process:
