@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +90,27 @@ def test_forwarding_with_a_device_gone_meanwhile_puts_the_rest_back(
     subprocess.run(["ip", "link", "del", "br-a"], check=True)
     Forwarding(path).restore()
     assert shown("ipv4/ip_forward") == shown("ipv6/conf/all/forwarding") == "0"
+
+
+def test_what_forwarding_was_is_known_where_its_file_is_lost(tmp_path: Path) -> None:
+    path, spare = tmp_path / "sysctl.json", tmp_path / "spare.json"
+    Forwarding(str(path), str(spare)).enable()
+    path.unlink()
+    Forwarding(str(path), str(spare)).restore()
+    assert shown("ipv4/ip_forward") == shown("ipv6/conf/all/forwarding") == "0"
+    assert not path.exists() and not spare.exists()
+
+
+def test_what_forwarding_was_elsewhere_is_not_put_back_here(tmp_path: Path) -> None:
+    """Before a reboot, or in another namespace."""
+    path, spare = tmp_path / "sysctl.json", tmp_path / "spare.json"
+    Forwarding(str(path), str(spare)).enable()
+    path.unlink()
+    data = json.loads(spare.read_text())
+    spare.write_text(json.dumps(data | {"where": f"x{data['where']}"}))
+    Forwarding(str(path), str(spare)).restore()
+    assert shown("ipv4/ip_forward") == "1"
+    assert not spare.exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"ipv4/ip_forward": {}}'])

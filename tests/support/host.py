@@ -286,8 +286,9 @@ def leftovers(lab: Lab, *, networks: bool = True) -> list[str]:
     found += [f"file {name}" for name in below]
     if networks:
         found += [f"dnsmasq {pid}" for pid in dnsmasqs(lab)]
-        if os.path.exists(inside(lab, f"{RUNTIME}/sysctl.json")):
-            found.append("sysctl.json")
+        for directory in (RUNTIME, "/run/state"):
+            if os.path.exists(inside(lab, f"{directory}/sysctl.json")):
+                found.append(f"{directory}/sysctl.json")
     return found
 
 

@@ -178,7 +178,10 @@ def _environment(
         nft=nft,
         sets=ElementSocket(),
         store=store,
-        forwarding=Forwarding(os.path.join(options.runtime, "sysctl.json")),
+        forwarding=Forwarding(
+            os.path.join(options.runtime, "sysctl.json"),
+            os.path.join(store.directory, "sysctl.json"),
+        ),
         launcher=programs,
         directory=networks,
         upstream=rootless.upstream if rootless else (),

@@ -25,23 +25,64 @@ _IPV4 = "ipv4/ip_forward"
 _IPV6 = "ipv6/conf/all/forwarding"
 _NOT_DEVICES = ("all", "default")
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+_WHERE = "where"  # no sysctl is called so
 _NOT_UPLINKS = ("tapster", "tapbr", "lo")  # ours, and what hears nobody
+
+
+def _where() -> str:
+    """This boot of this host, and the network namespace whose sysctls these are."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        boot = file.read().strip()
+    return f"{boot} {os.stat('/proc/self/ns/net').st_ino}"
 
 
 class Forwarding:
     """The host's forwarding switches, and their values from before."""
 
-    def __init__(self, path: str) -> None:
-        """:param path: where the former values are kept while changed."""
-        self._path = path
-        self._before: dict[str, str] = {}
+    def __init__(self, path: str, spare: str | None = None) -> None:
+        """
+        :param path: where the former values are kept while changed.
+        :param spare: the same for when `path` and its directory are lost; it may
+            outlive a reboot, which puts everything back.
+        """
+        self._path, self._spare = path, spare
+        self._before = self._read(path)
+        if spare is not None and not self._before:
+            found = self._read(spare)
+            if found.pop(_WHERE, None) == _where():
+                self._before = found
+            elif os.path.lexists(spare):
+                kept.discard(spare)
+
+    @staticmethod
+    def _read(path: str) -> dict[str, str]:
         try:
             found = kept.read_json(path).items()
-            self._before = {str(k): str(v) for k, v in found}
+            return {str(k): str(v) for k, v in found}
         except FileNotFoundError:
-            pass
+            return {}
         except (ValueError, AttributeError) as err:
-            _log.warning("%s is damaged, sysctls will stay as they are: %s", path, err)
+            _log.warning("%s is damaged: %s", path, err)
+            return {}
+
+    def keep(self) -> None:
+        """Write the former values down, if any were changed.
+
+        :raises OSError: that can't be done.
+        """
+        if not self._before:
+            return
+        if self._spare is not None:
+            try:
+                self._write(self._spare, {**self._before, _WHERE: _where()})
+            except OSError as err:
+                _log.warning("%s: %s", self._spare, err)
+        self._write(self._path, self._before)
+
+    @staticmethod
+    def _write(path: str, values: dict[str, str]) -> None:
+        write_file(f"{path}.new", json.dumps(values))
+        os.replace(f"{path}.new", path)
 
     def enable(self) -> None:
         """Switch forwarding on; :raises OSError: the kernel refused."""
@@ -60,8 +101,7 @@ class Forwarding:
             return
         for key in wanted:
             self._before.setdefault(key, sysctl.read(key) or "0")
-        write_file(f"{self._path}.new", json.dumps(self._before))
-        os.replace(f"{self._path}.new", self._path)
+        self.keep()
         for key, value in wanted.items():
             sysctl.write(key, value)
             _log.info("set net/%s to %s", key, value)
@@ -82,6 +122,8 @@ class Forwarding:
         self._before = dict(reversed(later.items()))
         if not later:
             remove_file(self._path)
+            if self._spare is not None:
+                remove_file(self._spare)
 
     @property
     def changed(self) -> bool:
