@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What one hostile user can do to the socket, each for as long as it is let.
 
-A process for each, by name: `python -m benchmarks.flooders NAME`. It has no
+A process for each, by name: `python -m benchmarks.flooders NAME…`. It has no
 privilege, does its worst, and takes no answer for one.
 """
 
@@ -229,7 +229,11 @@ def main() -> None:
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
-    name = sys.argv[1]
+    *others, name = sys.argv[1:]
+    for other in others:  # of one session, as those of one user's login are
+        if not os.fork():
+            name = other
+            break
     while True:
         with suppress(OSError):
             FLOODERS[name]()

@@ -106,11 +106,16 @@ class TestRequests:
         until("its turn", lambda: attaches(lab, USER), 60)
 
     def test_that_wait_end_with_their_caller(self, lab: Lab, daemon: Daemon) -> None:
-        held = [plain_socket(lab, USER) for _ in range(12)]
-        for sock in held:
-            sock.sendall(call("Attach", parameters={}))
-            sock.close()
-        until("its turn", lambda: attaches(lab, USER), 60)
+        with Watcher(lab, 0) as watcher, plain_socket(lab, USER) as sock:
+            sock.sendall(REFUSED * 6)
+            messages(sock, 6)
+            for _ in range(8):
+                with plain_socket(lab, USER) as dying:
+                    dying.sendall(call("Attach", parameters={}))
+            until("its turn", lambda: attaches(lab, USER), 60)
+            ifname = watcher.wait("detached")["ifname"]
+            attached = [e for e in watcher.seen if e["event"] == "attached"]
+            assert [e["ifname"] for e in attached] == [ifname]
 
     def test_of_root_are_not_counted(self, lab: Lab, daemon: Daemon) -> None:
         with plain_socket(lab, 0) as sock:

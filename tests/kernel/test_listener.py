@@ -55,6 +55,8 @@ network_grace_seconds = 0.1
 def daemon(lab: Lab) -> Iterator[Daemon]:
     lab.config(CONFIG)
     running = lab.daemon("--config", "/run/config")
+    with pytest.raises(errors.NotAuthorized):  # what it opens once it has open
+        attach(lab, OTHER, bridge="gone")
     yield running
     assert running.process.poll() is None, running.log
     assert running.stop() == 0, running.log

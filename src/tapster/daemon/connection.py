@@ -49,7 +49,7 @@ MESSAGE_LIMIT = 16 * 1024  # bytes
 CALL_LIMIT = 16  # calls a client may be ahead before we stop reading
 REPLY_LIMIT = 64  # replies a client may leave unread
 
-_WATCH = f"{INTERFACE}.Watch"
+_ATTACH, _WATCH = f"{INTERFACE}.Attach", f"{INTERFACE}.Watch"
 _COSTS = {f"{INTERFACE}.{name}": cost for name, cost in COSTS.items()}
 
 _encoder = json.JSONEncoder(separators=(",", ":"))
@@ -222,8 +222,19 @@ class Connection(VarlinkInterfaceServerProtocol):
     def _call(self, call: JSONObject) -> asyncio.Future[None] | None:
         if self._is_lost():
             return None
+        if call.get("method") == _ATTACH and self._is_hung_up():
+            self.abort()  # there is nobody to give it to
+            return None
         running = self._served(self.request_received(call, None))
         return None if call.get("method") == _WATCH else running
+
+    def _is_hung_up(self) -> bool:
+        """Whether the client is gone, as far as can be seen without reading."""
+        if self._socket is None:
+            return True
+        poll = select.poll()
+        poll.register(self._socket, 0)  # POLLHUP always is
+        return bool(poll.poll(0))
 
     def _served(
         self, running: asyncio.Future[None] | None

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _LOST = (errno.ECONNABORTED, errno.EINTR, errno.EPROTO)
-_ACCEPTING = 0.001  # seconds until others have their turn
+_ACCEPTING = 0.0005  # seconds until others have their turn
 _BUSY = json.dumps(
     {
         "error": f"{INTERFACE}.BrokerBusy",
@@ -136,8 +136,11 @@ class Listener:
         if accepted.fileno() < 0:
             return  # closed meanwhile
         try:
-            peer = identify(accepted)
             accepted.setblocking(False)
+            if self._is_over(accepted):
+                self._drop(uid, accepted)
+                return
+            peer = identify(accepted)
             connection = Connection(peer, self._service, self._lost, self._shared)
             connection.attach_socket(accepted)
         except OSError as err:
@@ -147,6 +150,14 @@ class Listener:
         theirs = self._of_user[uid]
         del theirs[accepted]
         theirs[connection] = None
+
+    @staticmethod
+    def _is_over(accepted: socket.socket) -> bool:
+        """Whether the client has hung up and said nothing: no need for more."""
+        try:
+            return not accepted.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
 
     def _drop(self, uid: int, accepted: socket.socket) -> None:
         accepted.close()

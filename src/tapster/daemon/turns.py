@@ -17,7 +17,7 @@ from typing import Any
 # A piece of work: what it leaves running, or None if it is done.
 Work = Callable[[], asyncio.Future[Any] | None]
 
-SLICE = 0.001  # seconds of work until the loop looks who else has come
+SLICE = 0.0005  # seconds of work until the loop looks who else has come
 
 
 class Turns:
