@@ -34,6 +34,8 @@ def run(code: list[seccomp.Instruction], token: int, number: int, *args: int) ->
                 loaded = words[operand // 4]
             case 0x54:
                 loaded &= operand
+            case 0x05:
+                at += operand
             case 0x15:
                 at += yes if loaded == operand else no
             case 0x25:

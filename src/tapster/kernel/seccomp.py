@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """System call filters: which calls there are for a process, and with what.
 
-seccomp(2). The program is our own, a list that is gone through once: libseccomp
-has no "else" for a call's arguments but the filter's default, and can't tell
-calls that nobody knew yet from those that nobody is to make. Names it knows
-better than we could, on every architecture: they are looked up in it.
+seccomp(2). The program is our own, a search by number: libseccomp has no "else"
+for a call's arguments but the filter's default, and can't tell calls that nobody
+knew yet from those that nobody is to make. Names it knows better than we could,
+on every architecture: they are looked up in it.
 """
 
 from __future__ import annotations
@@ -43,9 +43,11 @@ _X32 = 0x40000000  # calls of x86's third ABI, which has the architecture of the
 _ARCH_X86_64 = 0xC000003E
 
 # Classic BPF, bpf(4) of the BSDs: loads, jumps, and the end
-_LOAD, _AND, _EQUAL, _GREATER, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x25, 0x35, 0x06
+_LOAD, _AND, _JUMP, _EQUAL, _GREATER, _AT_LEAST = 0x20, 0x54, 0x05, 0x15, 0x25, 0x35
+_RETURN = 0x06
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # struct seccomp_data
 _LIMIT = 4096  # instructions
+_FEW = 4  # calls that are looked at one by one
 
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, operand
 
@@ -123,28 +125,41 @@ def program(
     if token == _ARCH_X86_64:
         code += [(_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, KILL_PROCESS)]
     code += [(_GREATER, 0, 1, NEWEST), (_RETURN, 0, 0, error(errno.ENOSYS))]
-    seen: set[int] = set()
-    # Those with arguments first: the kernel keeps in mind what is allowed whatever
-    # they are, and does not ask again.
-    for rule in sorted(rules, key=lambda rule: not rule.cases):
+    bodies: dict[int, list[Instruction]] = {}
+    for rule in rules:
         body = _body(rule)
         for name in rule.names:
             number = names(name)
             if number is None:
                 continue
-            if number in seen:
+            if number in bodies:
                 raise ValueError(f"two rules for {name}")
-            seen.add(number)
-            code += [(_EQUAL, 0, len(body), number), *body]
-    code.append((_RETURN, 0, 0, default))
+            bodies[number] = body
+    code += _search(sorted(bodies.items()), default)
     if len(code) > _LIMIT:
         raise ValueError("too long a filter")
     return code
 
 
+def _search(
+    calls: list[tuple[int, list[Instruction]]], default: int
+) -> list[Instruction]:
+    """Find the number that is loaded, by halves. Each way through ends."""
+    if len(calls) <= _FEW:
+        code: list[Instruction] = []
+        for number, body in calls:
+            code += [(_EQUAL, 0, len(body), number), *body]
+        return [*code, (_RETURN, 0, 0, default)]
+    half = len(calls) // 2
+    low, high = _search(calls[:half], default), _search(calls[half:], default)
+    # A condition jumps 255 instructions at most, hence the second jump.
+    first = calls[half][0]
+    return [(_AT_LEAST, 0, 1, first), (_JUMP, 0, 0, len(low)), *low, *high]
+
+
 def _body(rule: Rule) -> list[Instruction]:
-    """Decides one call. It ends always, so that the number is still loaded where
-    another call's rule begins."""
+    """Decides one call. Each way through ends, so that the number is still loaded
+    where another call's rule begins."""
     body: list[Instruction] = []
     for case in rule.cases:
         rest = 3 * len(case.conditions) + 1
