@@ -43,7 +43,9 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
         (found if is_recorded(nic, links.get(nic.ifindex)) else vanished).append(nic)
     for nic in found:
         name_again(broker, nic, links[nic.ifindex])
-    networks = _recall_networks(broker)
+    networks = _recall_networks(broker, {nic.bridge for nic in found})
+    rebuilt = _rebuild_networks(broker, found, networks)
+    networks += rebuilt
 
     there = [network for network in networks if network.bridge_index]
     env.routing = bool(there)
@@ -82,6 +84,8 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
             broker.instances.adopt(network)
             try:
                 await network.adopt(ifnames)
+                if network in rebuilt:
+                    _publish_again(broker, network)
             except (BrokerFailure, OSError) as err:
                 # Its guests have their addresses; the others have their broker.
                 _log.error("network %s was not taken over whole: %s", network.key, err)
@@ -110,7 +114,33 @@ def _finish(broker: Broker, nic: Nic, link: Link) -> None:
         _log.error("%s: %s", nic.ifname, err)
 
 
-def _recall_networks(broker: Broker) -> list[ManagedNetwork]:
+def _rebuild_networks(
+    broker: Broker, nics: list[Nic], networks: list[ManagedNetwork]
+) -> list[ManagedNetwork]:
+    """Those that have NICs and no record: by the configuration and the kernel."""
+    known = {network.bridge for network in networks}
+    found: list[ManagedNetwork] = []
+    for nic in nics:
+        definition = broker.config.networks.get(nic.network or "")
+        if nic.bridge in known or definition is None or definition.mode is Mode.BRIDGE:
+            continue
+        known.add(nic.bridge)
+        try:
+            network = ManagedNetwork.rebuilt(
+                broker.env, definition, nic.uid, nic.bridge
+            )
+        except (NetlinkError, OSError) as err:
+            _log.error("network of %s: %s", nic.bridge, err)
+            continue
+        if network is not None and not any(_is_same(network, n) for n in networks):
+            _log.warning("network %s had no record; it has one again", network.key)
+            found.append(network)
+    return found
+
+
+def _recall_networks(broker: Broker, used: set[str]) -> list[ManagedNetwork]:
+    """:param used: bridges with NICs: their files are kept, whatever their record
+    is like, as their dnsmasq has them."""
     networks: list[ManagedNetwork] = []
     for bridge in sorted(os.listdir(broker.env.directory)):
         try:
@@ -121,11 +151,17 @@ def _recall_networks(broker: Broker) -> list[ManagedNetwork]:
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as err:
             path = os.path.join(broker.env.directory, bridge)
             _log.warning("%s is damaged and removed: %s", path, err)
-            kept.discard(path)
+            kept.discard(f"{path}/network.json" if bridge in used else path)
             continue
         network.find_bridge()
         networks.append(network)
     return networks
+
+
+def _publish_again(broker: Broker, network: ManagedNetwork) -> None:
+    for nic in broker.ledger.on_bridge(network.bridge):
+        if nic.mac is not None and nic.ipv4 is not None:
+            network.add_guest(nic.ifname, nic.mac, nic.ipv4, nic.ipv6, nic.name)
 
 
 def _is_same(one: ManagedNetwork, other: ManagedNetwork) -> bool:

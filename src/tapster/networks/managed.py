@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_interface
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_interface
 
 from ..errors import AddressesExhausted, BrokerFailure
 from ..kernel import process, rtnetlink, sysctl
@@ -328,8 +328,36 @@ class ManagedNetwork:
             raise ValueError("it is about another bridge")
         # Not as it would be called today: the seed may be another by now.
         network.bridge = bridge
-        network.subnet4 = IPv4Network(data["subnet4"])
-        network.subnet6 = IPv6Network(data["subnet6"]) if data["subnet6"] else None
+        network.subnet4 = records.subnet4_of(data["subnet4"])
+        subnet6 = data["subnet6"]
+        network.subnet6 = None if subnet6 is None else records.subnet6_of(subnet6)
+        return network
+
+    @classmethod
+    def rebuilt(
+        cls, env: Environment, definition: NetworkDefinition, uid: int, bridge: str
+    ) -> ManagedNetwork | None:
+        """The instance of a bridge of ours whose record is lost, by what the kernel
+        has of it; None if that is not enough. It has a record again from now on.
+
+        :raises NetlinkError, OSError: the kernel does not say, or it can't be kept.
+        """
+        network = cls(env, definition, uid)
+        network.bridge = bridge
+        if not network.find_bridge():
+            return None
+        subnets = [
+            net
+            for index, net in rtnetlink.used_networks(env.netlink)
+            if index == network.bridge_index and not net.is_link_local
+        ]
+        v4 = [net for net in subnets if isinstance(net, IPv4Network)]
+        v6 = [n for n in subnets if isinstance(n, IPv6Network) and n.prefixlen == 64]
+        if not v4:
+            return None
+        network.subnet4 = v4[0]
+        network.subnet6 = v6[0] if v6 else None
+        network._write_record()
         return network
 
     def find_bridge(self) -> bool:
@@ -352,10 +380,16 @@ class ManagedNetwork:
         if self.definition.mode is Mode.NAT:
             self._env.forwarding.enable()
         dnsmasq.prepare_directory(self._settings())
+        gone: list[tuple[str, str]] = []
         for kind in ("dhcp", "hosts"):
             for ifname in set(os.listdir(f"{self.directory}/{kind}")) - ifnames:
-                dnsmasq.remove_file(f"{self.directory}/{kind}/{ifname}")
+                path = f"{self.directory}/{kind}/{ifname}"
+                if kind == "dhcp":
+                    gone += _reserved(path)
+                kept.discard(path)
         await self.names.go_on()
+        for mac, ipv4 in gone:
+            self._release(mac, ipv4)
 
     def differs(self, wanted: NetworkDefinition) -> list[str]:
         """The properties in which `wanted` is not what this instance has and
@@ -438,14 +472,29 @@ class ManagedNetwork:
 
     def remove_guest(self, ifname: str, mac: str | None, ipv4: str | None) -> None:
         """Take a guest out of DHCP and DNS."""
+        if mac is not None and ipv4 is not None:
+            self._release(mac, ipv4)
+        # Only now: whoever finds them gives the lease back.
         for kind in ("dhcp", "hosts"):
             dnsmasq.remove_file(f"{self.directory}/{kind}/{ifname}")
-        if mac is not None and ipv4 is not None and self.names.is_running:
+        self.names.forget_departed()
+
+    def _release(self, mac: str, ipv4: str) -> None:
+        """Give a guest's lease back: another MAC could not have its address."""
+        if self.names.is_running:
             try:
                 dnsmasq.release(self.bridge, str(self.subnet4[1]), ipv4, mac)
             except OSError as err:
                 _log.warning("the lease of %s was not given back: %s", ipv4, err)
-        self.names.forget_departed()
+
+
+def _reserved(path: str) -> list[tuple[str, str]]:
+    """MAC and IPv4 address of a guest's reservation; none if it is damaged."""
+    try:
+        mac, ipv4, *_ = kept.read(path, 1024).split(",")
+        return [(bytes.fromhex(mac.replace(":", "")).hex(":"), str(IPv4Address(ipv4)))]
+    except (OSError, ValueError):
+        return []
 
 
 def _overlap(one: IPv4Network | IPv6Network, other: IPv4Network) -> bool:

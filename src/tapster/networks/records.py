@@ -68,6 +68,22 @@ def _text_of(value: Any) -> str:
     return value
 
 
+def subnet4_of(value: Any) -> IPv4Network:
+    """:raises ValueError, TypeError: it is none that has a gateway and a guest."""
+    found = IPv4Network(_text_of(value))
+    if found.prefixlen > 30:
+        raise ValueError(f"not a subnet: {value!r}")
+    return found
+
+
+def subnet6_of(value: Any) -> IPv6Network:
+    """:raises ValueError, TypeError: it is none of 64 bits."""
+    found = IPv6Network(_text_of(value))
+    if found.prefixlen != 64:
+        raise ValueError(f"not a subnet: {value!r}")
+    return found
+
+
 def _flag_of(value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"neither true nor false: {value!r}")
@@ -94,8 +110,8 @@ def _from_json(data: dict[str, Any]) -> NetworkDefinition:
         mode=Mode(data["mode"]),
         scope=Scope(data["scope"]),
         bridge=_maybe(_text_of, data["bridge"]),
-        subnet=_maybe(IPv4Network, data["subnet"]),
-        subnet6=_maybe(IPv6Network, data["subnet6"]),
+        subnet=_maybe(subnet4_of, data["subnet"]),
+        subnet6=_maybe(subnet6_of, data["subnet6"]),
         ipv6=_flag_of(data["ipv6"]),
         slaac=_flag_of(data["slaac"]),
         domain=_text_of(data["domain"]),
