@@ -142,6 +142,38 @@ def test_a_lost_directory_of_networks_takes_no_guest_along(
     assert reach(pair)
 
 
+@pytest.mark.parametrize("what", ["", "/nics", "/lock", "/networks"])
+def test_a_lost_runtime_directory_takes_no_guest_along(
+    host: Host, pair: list[Live], what: str
+) -> None:
+    """The broker writes down what only it knows, and ends; the next goes on."""
+    host.lab.host.run("rm", "-rf", f"/run/tapster{what}")
+    assert host.daemon.process.wait(10) == 70
+    assert "was lost" in host.daemon.log
+    assert reach(pair)
+    host.start()
+    until("dnsmasq", lambda: dnsmasqs(host.lab))
+    assert host.wrong(pair) == []
+    assert reach(pair)
+
+
+def test_a_lost_runtime_directory_that_another_broker_has_by_now_is_its(
+    host: Host, pair: list[Live]
+) -> None:
+    """There is never a moment with two."""
+    first = host.daemon.process
+    first.send_signal(signal.SIGSTOP)
+    host.lab.host.run("rm", "-rf", "/run/tapster")
+    try:
+        host.start()
+        assert nics(host.lab) == []
+    finally:
+        first.send_signal(signal.SIGCONT)
+    assert first.wait(10) == 70
+    host.settle()
+    assert host.wrong([]) == []
+
+
 @pytest.mark.parametrize("what", ["lost", "empty", "another"])
 def test_a_seed_that_is_not_what_it_was_takes_no_guest_along(
     host: Host, pair: list[Live], what: str

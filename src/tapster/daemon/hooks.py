@@ -279,6 +279,11 @@ class Hooks:
             return other.bridge == life.bridge and not other.is_network
         return other.due.device == life.due.device
 
+    def write_again(self) -> None:
+        """What is owed, where the notes of it may be lost."""
+        for life in self._lives.values():
+            self._note(life.due)
+
     def _note(self, due: Due) -> None:
         try:
             if due.begun:

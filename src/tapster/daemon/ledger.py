@@ -222,6 +222,12 @@ class Ledger:
         os.replace(self._path(f"{nic.ifname}.new"), self._path(nic.ifname))
         self._index(nic)
 
+    def write_again(self) -> None:
+        """Every record, where they all may be lost; :raises OSError."""
+        kept.private_directory(self._directory)
+        for nic in self:
+            self.update(nic)
+
     def remove(self, nic: Nic) -> None:
         """Strike a NIC off and remove its record."""
         if self._by_ifname.pop(nic.ifname, None) is None:

@@ -36,6 +36,7 @@ from .lease_watch import LeaseWatch
 from .ledger import Ledger
 from .listener import Listener
 from .options import Options
+from .place import Place
 from .polkit import Polkit
 from .programs import Programs
 from .service import BrokerService
@@ -73,7 +74,9 @@ def run(options: Options, programs: Programs, rootless: Rootless | None) -> int:
     try:
         listening = _listening(options, rootless)
         try:
-            return asyncio.run(_serve(options, config, listening, programs, rootless))
+            return asyncio.run(
+                _serve(options, config, listening, lock, programs, rootless)
+            )
         except (NetlinkError, NftError) as err:
             raise BrokerUnavailable(f"the kernel does not take part: {err}") from err
         finally:
@@ -215,6 +218,7 @@ async def _serve(
     options: Options,
     config: Config,
     listening: socket.socket,
+    lock: int,
     programs: Programs,
     rootless: Rootless | None,
 ) -> int:
@@ -258,16 +262,22 @@ async def _serve(
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    place = Place(lock, options.runtime, lambda: _save(broker))
+    place.on_lost = stop.set
+    place.start()
     cage.close(rootless=rootless is not None)
     notify("READY=1")
     _log.info("serving %s", options.socket)
     await stop.wait()
+    place.stop()
 
     notify("STOPPING=1")
     if idle is not None:
         idle.cancel()
     events.close()
     await asyncio.sleep(0)  # what happened last is still to be told
+    if place.is_lost:
+        return BROKEN  # and nothing is taken down
     listener.close()
     first_mac.stop()
     guard.stop()
@@ -284,6 +294,13 @@ async def _serve(
     env.netlink.close()
     env.sets.close()
     return BROKEN if programs.is_lost else 0
+
+
+def _save(broker: Broker) -> None:
+    """What nobody could find out from the kernel; :raises OSError."""
+    broker.ledger.write_again()
+    broker.hooks.write_again()
+    broker.env.forwarding.keep()
 
 
 async def _stop_when_idle(
