@@ -31,6 +31,7 @@ from support.host import (
     mentions,
     nics,
     port,
+    sysctl,
 )
 from support.managing import forward, forwards, reload, remove
 from support.state import Live, Net, take
@@ -491,3 +492,14 @@ def test_start(host: Host, base: Base) -> None:
             assert host.wrong(base.live) == []
             return
     raise AssertionError("it never started")
+
+
+def test_forwarding_ends_with_the_last_network_that_needs_it(
+    host: Host, held: ExitStack
+) -> None:
+    closed = attach(host.lab, USER, network="closed", vnet_hdr=False)
+    live = Live(held.enter_context(closed), USER)
+    with attach(host.lab, USER):
+        assert sysctl(host.lab.host, "ipv4/ip_forward") == "1"
+    until("its end", lambda: sysctl(host.lab.host, "ipv4/ip_forward") == "0")
+    assert host.wrong([live]) == []

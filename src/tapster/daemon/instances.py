@@ -167,9 +167,12 @@ class Instances:
         """Let the host forward as it did before, and route without rules of ours,
         once no network needs it: none that is up, and none that is coming up,
         another user's included."""
-        if self._up or self._rising:
+        if self._rising:
             return
-        self._env.forwarding.restore()
+        if not any(n.definition.mode is Mode.NAT for n in self._up.values()):
+            self._env.forwarding.restore()
+        if self._up:
+            return
         if self._env.routing:
             try:
                 self._env.nft.run("delete the inet table", ruleset.no_routing())
