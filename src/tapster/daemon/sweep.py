@@ -59,10 +59,14 @@ class Sweep:
 
     def _look(self) -> None:
         self._timer = None
-        for ifname in list(self._list)[:AT_ONCE]:
+        left = AT_ONCE
+        for ifname in list(self._list):
+            if not left:
+                break
             nic = self._list.pop(ifname)
             if self._broker.ledger.by_ifname(ifname) is not nic:
-                continue
+                continue  # gone; however many are, they keep no place
+            left -= 1
             link = rtnetlink.get_link(self._broker.env.netlink, nic.ifindex)
             if link is None:
                 self._broker.nic_gone(nic)
