@@ -25,7 +25,7 @@ from ..wire.errors import INTERFACE
 from ..wire.interface import Service
 from . import received
 from .connection import Connection
-from .peer import credentials, identify
+from .peer import credentials, groups
 from .shared import Shared
 from .throttle import OTHERS
 
@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _LOST = (errno.ECONNABORTED, errno.EINTR, errno.EPROTO)
 _ACCEPTING = 0.0005  # seconds until others have their turn
+_CROWDED = 0.002  # seconds between two who come
 _BUSY = json.dumps(
     {
         "error": f"{INTERFACE}.BrokerBusy",
@@ -57,6 +58,8 @@ class Listener:
         self._count = 0
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._sweep: asyncio.TimerHandle | None = None
+        self._accepted = 0.0  # when the last was
+        self._is_crowded = False  # it was only just
         self.on_lost: Callable[[Peer], None] = lambda _: None
 
     def __len__(self) -> int:
@@ -84,10 +87,12 @@ class Listener:
         os.close(self._spare)
 
     def _accept(self) -> None:
-        """Take what waits, for as long as that is fair; for more the loop calls
-        again."""
-        end = time.perf_counter() + _ACCEPTING
-        while time.perf_counter() < end:
+        """Take one, or where many come what waits, for as long as that is fair; for
+        more the loop calls again."""
+        now = time.perf_counter()
+        self._is_crowded = now - self._accepted < _CROWDED
+        end = now + _ACCEPTING
+        while now < end:
             try:
                 accepted, _ = self._listening.accept()
             except BlockingIOError:
@@ -103,6 +108,9 @@ class Listener:
             except OSError as err:
                 _log.warning("a connection was dropped: %s", err)
                 accepted.close()
+            self._accepted = now = time.perf_counter()
+            if not self._is_crowded:
+                return
 
     def _turn_away(self) -> None:
         """Out of descriptors: use the spare one to get rid of one connection."""
@@ -117,7 +125,7 @@ class Listener:
     def _receive(self, accepted: socket.socket) -> None:
         """Have a connection wait for its user's turn, or say that there are too
         many."""
-        pid, uid, _ = credentials(accepted)
+        pid, uid, gid = credentials(accepted)
         of_user = len(self._of_user.get(uid, ()))
         if (
             of_user >= self._limits.connections_per_user
@@ -130,17 +138,20 @@ class Listener:
             return
         self._of_user.setdefault(uid, {})[accepted] = None
         self._count += 1
-        self._shared.turns.ask(uid, lambda: self._admit(uid, accepted))
+        if self._is_crowded:
+            self._shared.turns.ask(uid, lambda: self._admit(pid, uid, gid, accepted))
+        else:
+            self._admit(pid, uid, gid, accepted)
 
-    def _admit(self, uid: int, accepted: socket.socket) -> None:
+    def _admit(self, pid: int, uid: int, gid: int, accepted: socket.socket) -> None:
         if accepted.fileno() < 0:
             return  # closed meanwhile
         try:
             accepted.setblocking(False)
-            if self._is_over(accepted):
+            if self._is_crowded and self._is_over(accepted):
                 self._drop(uid, accepted)
                 return
-            peer = identify(accepted)
+            peer = Peer(uid, gid, groups(accepted) | {gid}, pid)
             connection = Connection(peer, self._service, self._lost, self._shared)
             connection.attach_socket(accepted)
         except OSError as err:

@@ -34,7 +34,7 @@ def identify(connection: socket.socket) -> Peer:
     :raises OSError: this is not a connected Unix socket.
     """
     pid, uid, gid = credentials(connection)
-    return Peer(uid, gid, frozenset(_groups(connection)) | {gid}, pid)
+    return Peer(uid, gid, groups(connection) | {gid}, pid)
 
 
 def pidfd(connection: socket.socket) -> int:
@@ -49,7 +49,8 @@ def pidfd(connection: socket.socket) -> int:
     return number
 
 
-def _groups(connection: socket.socket) -> list[int]:
+def groups(connection: socket.socket) -> frozenset[int]:
+    """The supplementary groups of the process that `identify` tells of."""
     size = _GROUPS
     while True:
         try:
@@ -59,4 +60,4 @@ def _groups(connection: socket.socket) -> list[int]:
                 size *= 8
                 continue
             raise
-        return list(struct.unpack(f"{len(raw) // 4}I", raw))
+        return frozenset(struct.unpack(f"{len(raw) // 4}I", raw))

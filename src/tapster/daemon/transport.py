@@ -93,10 +93,7 @@ class Transport(VarlinkTransport):
     def _connection_lost(self, exc: Exception | None = None) -> None:
         super()._connection_lost(exc)
         if self._recvfd is None and self._sendfd is None:
-            self._loop.call_soon(self._let_go)
-
-    def _let_go(self) -> None:
-        """Refer to nobody any more, ourselves included: what a flood of connections
-        leaves behind is not to wait for a collection of garbage."""
-        for name in ("_handle_read", "_do_write", "_protocol"):
-            self.__dict__.pop(name, None)
+            # Refer to nobody any more, ourselves included: what a flood of
+            # connections leaves behind is not to wait for a collection of garbage.
+            for name in ("_handle_read", "_do_write", "_protocol"):
+                self.__dict__.pop(name, None)
