@@ -117,9 +117,17 @@ def run_one(name: str, seconds: int, engine: str) -> tuple[bool, int]:
     """
     command = [sys.executable, __file__, f"--engine={engine}", f"--child={name}"]
     command.append(f"--seconds={seconds}")
-    with tempfile.TemporaryFile("w+", errors="replace") as output:
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as output,
+        tempfile.TemporaryDirectory(prefix="tapster-fuzz-") as directory,
+    ):
         status = subprocess.run(
-            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=ROOT
+            command,
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": directory},  # libFuzzer ends without a word
         ).returncode
         output.seek(0)
         text = output.read()
