@@ -15,7 +15,7 @@ setup: ## make .venv; as root on Debian, install missing packages
 	@tools/setup
 
 test: lint ## lint, then run all tests; ARGS="-k name" chooses among them
-	@$(PYTHON) -m pytest $(ARGS)
+	@tools/test $(ARGS)
 
 lint: setup ## ruff and mypy
 	@$(PYTHON) -m ruff check --quiet
