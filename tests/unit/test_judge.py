@@ -8,11 +8,13 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tapster.daemon.audit import Act
+from tapster.daemon.broker import Broker
 from tapster.daemon.judge import ATTACH, MANAGE, Consents, Judge
 from tapster.daemon.ledger import Ledger, Nic
 from tapster.daemon.polkit import Answer
@@ -382,3 +384,16 @@ class TestSteps:
         assert more == 0
         told, _ = judge.steps(ALICE, guest, decision, own=False)
         assert [step.place for step in told] == ["f:1", "f:2", "f:3", "f:4"]
+
+
+def test_what_nobody_foresaw_is_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def attach(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    failed: list[str] = []
+    broker: Any = Broker.__new__(Broker)
+    broker.events = SimpleNamespace(failed=lambda _, reason: failed.append(reason))
+    monkeypatch.setattr(Broker, "_attach_when_gone", attach)
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(broker.attach(Act(ALICE, "attach"), AttachRequest()))
+    assert len(failed) == 1

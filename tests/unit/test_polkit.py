@@ -408,6 +408,26 @@ def test_nor_have_all_together(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("anybody")
+def test_persons_who_do_not_answer_keep_nobody_from_what_needs_none(run: Run) -> None:
+    async def body(fake: FakeBus, asking: Polkit) -> None:
+        clients = [Connected(uid) for uid in range(10, 10 + polkit.PERSONS + 2)]
+        calls = [each.ask(asking, interactive=True) for each in clients[:-1]]
+        await fake.asked(polkit.PERSONS)
+        assert "too many" in (await calls[-1]).reason
+        quick = clients[-1].ask(asking)
+        (await fake.asked(polkit.PERSONS + 1)).answer(True)
+        assert (await quick).allowed
+        for question in fake.questions[:-1]:
+            question.answer(True)
+        assert all([(await call).allowed for call in calls[:-1]])
+        assert asking._persons == 0
+        for each in clients:
+            each.__exit__()
+
+    run(body)
+
+
+@pytest.mark.usefixtures("anybody")
 def test_a_withdrawn_question_counts_until_polkit_is_done_with_it(run: Run) -> None:
     async def body(fake: FakeBus, asking: Polkit) -> None:
         for number in range(polkit.PER_USER):

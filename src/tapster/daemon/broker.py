@@ -135,6 +135,9 @@ class Broker:
             if self.config.problem is None:
                 self.events.failed(act, reason)
             raise
+        except Exception:
+            self.events.failed(act, "an error that nobody foresaw: the log has it")
+            raise
         self.events.about("attached", made[1], act=act)
         return made
 

@@ -32,6 +32,9 @@ _log = logging.getLogger(__name__)
 
 PER_USER = 8  # questions of one uid that polkit has not answered
 AT_ONCE = 64  # the same of all users together
+# Of those, put to persons, who need not answer: with some uids of subuid(5) one
+# user could have so many unanswered that nobody else's were asked.
+PERSONS = 48
 QUICK = 10.0  # seconds for an answer that no person is asked for
 PATIENT = 300.0  # seconds for a person
 OPENING = 5.0  # seconds for the bus to take us
@@ -57,6 +60,7 @@ class Polkit:
         self._opening: asyncio.Future[Bus] | None = None
         self._closed = False
         self._unanswered: Counter[int] = Counter()  # by uid
+        self._persons = 0  # that are asked now
         self._numbers = itertools.count(1)
 
     def close(self) -> None:
@@ -91,7 +95,11 @@ class Polkit:
         if not all(map(_is_fit, details.values())):
             return Answer(False, "polkit can't be told of such a name")
         unanswered = self._unanswered
-        if unanswered[peer.uid] >= PER_USER or unanswered.total() >= AT_ONCE:
+        if (
+            unanswered[peer.uid] >= PER_USER
+            or unanswered.total() >= AT_ONCE
+            or (interactive and self._persons >= PERSONS)
+        ):
             return Answer(False, "polkit has too many questions to answer already")
         client = caller.of_this_call()
         subject = Subject(peer, client)
@@ -131,11 +139,13 @@ class Polkit:
         replies: list[asyncio.Future[Message]] = []  # one, once it was sent
 
         def answered(_: object) -> None:
+            self._persons -= interactive
             self._unanswered[uid] -= 1
             if not self._unanswered[uid]:
                 del self._unanswered[uid]
 
         self._unanswered[uid] += 1
+        self._persons += interactive
         question = asyncio.ensure_future(
             self._ask(subject, action, details, interactive, replies)
         )
