@@ -70,8 +70,8 @@ def make_a_tap(site: Site) -> str | None:
 def after_detach(site: Site) -> str | None:
     for name in site.grounds:
         card = site.card(site.user, name)
-        card.agent(acts.persist, card.number)
         control(card.agent(acts.send, card.number, card.hello()) == 0, "it sends")
+        card.agent(acts.persist, card.number)
         site.lab.host.run("ip", "link", "del", card.ifname)
         if card.agent(acts.send, card.number, card.hello()) == 0:
             return f"{name}: a frame was taken by a tap that was removed"

@@ -12,7 +12,6 @@ import fcntl
 import os
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -331,11 +330,7 @@ class TestStaying:
     ) -> None:
         """Not even the next broker takes it for anything else than it is."""
         nic = attach(lab, USER, vnet_hdr=False)
-        descriptors = Path(f"/proc/{daemon.process.pid}/fd")
-        until(
-            "its last descriptor",
-            lambda: "/dev/net/tun" not in map(os.readlink, descriptors.iterdir()),
-        )
+        until("its last descriptor", lambda: not has_tap(daemon))
         with stopped(daemon):
             as_user(USER, lambda: tampering.persist(nic.fd))
             nic.close()
@@ -348,6 +343,18 @@ class TestStaying:
         finally:
             os.close(again)
         watcher.wait("detached", ifname=nic.ifname)
+
+
+def has_tap(daemon: Daemon) -> bool:
+    """Whether a broker has a tap open; what it closes meanwhile is none."""
+    directory = f"/proc/{daemon.process.pid}/fd"
+    for name in os.listdir(directory):
+        try:
+            if os.readlink(f"{directory}/{name}") == "/dev/net/tun":
+                return True
+        except FileNotFoundError:
+            pass
+    return False
 
 
 def void(_: object) -> None:

@@ -83,9 +83,12 @@ def plain_socket(lab: Lab, uid: int, groups: Sequence[int] = ()) -> socket.socke
     """The same, with nothing between the test and the wire."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.settimeout(15)
+        # A socket that blocks waits where the broker's backlog is full.
+        limit = struct.pack("@ll", 15, 0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         with as_user(lab, uid, groups):
             sock.connect(SOCKET_NAME)
+        sock.settimeout(15)
     except BaseException:
         sock.close()
         raise
