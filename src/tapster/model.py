@@ -17,6 +17,11 @@ class Peer:
     gid: int
     groups: frozenset[int]
     pid: int
+    # A process can leave groups, in a user namespace (user_namespaces(7)): those that
+    # its account has. None: that is not known.
+    account_groups: frozenset[int] | None = frozenset()
+    # It is no account's uid, but one of those that subuid(5) gives to some user.
+    subordinate: bool = False
 
     @property
     def is_root(self) -> bool:

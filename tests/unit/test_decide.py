@@ -393,6 +393,41 @@ def test_who_may_reload() -> None:
     assert policy.may_reload(ROOT, Rulebook([no])).allowed
 
 
+# --- who has left groups, and whose uid is no account's
+
+
+def test_who_left_a_group_is_denied_what_it_is_denied() -> None:
+    """As in a user namespace with ids of subuid(5) and subgid(5)."""
+    book = [deny(groups=frozenset({100})), allow(groups=frozenset({200})), allow()]
+    in_it = replace(ALICE, groups=frozenset({100}))
+    left = replace(ALICE, account_groups=frozenset({100, 200}))
+    for peer, allowed in ((ALICE, True), (in_it, False), (left, False)):
+        assert decide(peer, LAN, 0, None, book).allowed is allowed
+    # What groups are given is for those who are in them now.
+    assert not decide(left, LAN, 0, None, book[1:2]).allowed
+    # Where nobody knows, it may be that group.
+    unknown = replace(ALICE, account_groups=None)
+    assert not decide(unknown, LAN, 0, None, book).allowed
+    others = [deny(users=frozenset({7})), allow()]
+    assert decide(unknown, LAN, 0, None, others).allowed
+
+
+def test_what_everyone_may_is_for_accounts() -> None:
+    other = Peer(100_004, 100_004, frozenset({100_004}), 1, subordinate=True)
+    for rules in ([], [allow(networks=("default", "lan"))]):
+        assert not decide(other, DEFAULT, 0, None, rules).allowed
+    reason = decide(other, LAN, 0, None, [allow()]).reason
+    assert "subuid" in reason
+    assert not may_forward(other, "default", Port("tcp", 8080, 8080)).allowed
+    assert decide(other, LAN, 0, None, [allow(users=frozenset({100_004}))]).allowed
+    assert decide(other, LAN, 0, None, [allow(groups=frozenset({100_004}))]).allowed
+    named = allow(users=frozenset({100_004}))
+    assert not decide(other, LAN, 0, None, [named, deny()]).allowed
+    # Nor is what bridge.conf allows, which knows nobody by name.
+    assert not decide(other, BR0, 0, YES).allowed
+    assert decide(other, BR0, 0, YES, [replace(BRIDGE, users=named.users)]).allowed
+
+
 # --- forwarded ports
 
 
@@ -455,6 +490,8 @@ PEERS = st.builds(
     st.sampled_from([0, 1, 36]),
     st.frozensets(st.sampled_from([0, 1, 2, 36])),
     st.just(1),
+    st.none() | st.frozensets(st.sampled_from([1, 36])),
+    st.booleans(),
 )
 TARGETS = st.builds(
     lambda target, name, mac: target._replace(name=name, mac=mac),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tapster.daemon import people
+from tapster.daemon.people import Account
 
 
 class Nss:
@@ -27,14 +29,15 @@ class Nss:
             self.let.wait(20)
         if uid % 2:
             raise KeyError(uid)
-        return SimpleNamespace(pw_name=f"user{uid}")
+        return SimpleNamespace(pw_name=f"user{uid}", pw_gid=uid)
 
 
 @pytest.fixture
 def nss(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nss]:
     made = Nss()
     monkeypatch.setattr(pwd, "getpwuid", made)
-    people._user_names.clear()
+    monkeypatch.setattr(os, "getgrouplist", lambda _, gid: [gid, 7])
+    people._accounts.clear()
     yield made
     made.let.set()
     for _ in range(1000):
@@ -42,7 +45,7 @@ def nss(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nss]:
             break
         threading.Event().wait(0.01)
     assert not people._under_way
-    people._user_names.clear()
+    people._accounts.clear()
 
 
 def test_it_is_the_account_s_or_the_number(nss: Nss) -> None:
@@ -75,5 +78,11 @@ def test_a_name_that_was_known_is_told_until_another_is(
     nss.let.set()
     assert people.user_name(5002) == "user5002"
     nss.let.clear()
-    monkeypatch.setattr(people, "_USER_NAME_SECONDS", -1.0)
+    monkeypatch.setattr(people, "_SECONDS", -1.0)
     assert people.user_name(5002) == "user5002"
+
+
+def test_groups_are_the_account_s_or_not_known(nss: Nss) -> None:
+    assert people.account_of(1000) == Account("user1000", frozenset({1000, 7}))
+    assert people.account_of(1001) == Account(None, frozenset())
+    assert people.account_of(5000) == Account(None, None)

@@ -25,7 +25,7 @@ from ..wire.errors import INTERFACE
 from ..wire.interface import Service
 from . import received
 from .connection import Connection
-from .peer import credentials, groups
+from .peer import credentials, groups, whole
 from .shared import Shared
 from .throttle import OTHERS
 
@@ -151,7 +151,7 @@ class Listener:
             if self._is_crowded and self._is_over(accepted):
                 self._drop(uid, accepted)
                 return
-            peer = Peer(uid, gid, groups(accepted) | {gid}, pid)
+            peer = whole(uid, gid, groups(accepted), pid)
             connection = Connection(peer, self._service, self._lost, self._shared)
             connection.attach_socket(accepted)
         except OSError as err:

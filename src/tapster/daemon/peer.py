@@ -8,6 +8,8 @@ import socket
 import struct
 
 from ..model import Peer
+from .people import account_of
+from .subuid import is_subordinate
 
 # asm-generic/socket.h; not in Python's socket module
 SO_PEERGROUPS = 59
@@ -34,7 +36,20 @@ def identify(connection: socket.socket) -> Peer:
     :raises OSError: this is not a connected Unix socket.
     """
     pid, uid, gid = credentials(connection)
-    return Peer(uid, gid, groups(connection) | {gid}, pid)
+    return whole(uid, gid, groups(connection), pid)
+
+
+def whole(uid: int, gid: int, supplementary: frozenset[int], pid: int) -> Peer:
+    """The same, with what of it the kernel does not know."""
+    name, of_account = account_of(uid)
+    return Peer(
+        uid,
+        gid,
+        supplementary | {gid},
+        pid,
+        of_account,
+        name is None and is_subordinate(uid),
+    )
 
 
 def pidfd(connection: socket.socket) -> int:

@@ -25,6 +25,7 @@ POLKIT = "polkit"
 NOT_ABOUT_USER = "not about this user"  # the outcome of such a rule
 _ANY_MAC = "gg:gg:gg:gg:gg:gg"  # which is like those patterns that all are like
 _MOST_PLACES = 8  # of rules, in a reason
+_NOT_EVERYONE = "; what everyone may is not for uids of subuid(5)"
 _FREE_PORTS = (Port("tcp", 1024, 65535), Port("udp", 1024, 65535))
 
 
@@ -122,9 +123,12 @@ def decide(
         return _within_quota(peer, target, facts, rule)
     unfit = _unfit(peer, target, book)
     if verdict is None:
-        return Decision(False, _because(_no_rule(target), unfit))
+        return Decision(False, _because(_no_rule(peer, target), unfit))
     if not verdict.allowed and facts.usernet and facts.usernet.number:
         return _by_usernet(peer, facts.usernet)
+    if verdict.allowed and peer.subordinate:
+        reason = f"{verdict.reason}{_NOT_EVERYONE}"
+        return Decision(False, reason, place=_place(verdict))
     reason = _because(verdict.reason, unfit)
     return Decision(verdict.allowed, reason, place=_place(verdict))
 
@@ -147,7 +151,7 @@ def may_forward(peer: Peer, target: Target, port: Port, book: Rulebook) -> Decis
     rule = _grant(peer, target, book)
     if rule is None:
         unfit = _unfit(peer, target, book)
-        return Decision(False, _because(_no_rule(target), unfit))
+        return Decision(False, _because(_no_rule(peer, target), unfit))
     ports = _FREE_PORTS if rule.forward is None else rule.forward
     ask = rule.effect == POLKIT
     if peer.is_root or any(allowed.covers(port) for allowed in ports):
@@ -329,10 +333,11 @@ def _limit(target: Target, rule: Rule) -> int | None:
     return rule.max_nics
 
 
-def _no_rule(target: Target) -> str:
+def _no_rule(peer: Peer, target: Target) -> str:
     if target.network is None:
         return "no such network or bridge"
-    return f"no rule allows network {target.network}"
+    reason = f"no rule allows network {target.network}"
+    return f"{reason}{_NOT_EVERYONE}" if peer.subordinate else reason
 
 
 def _because(reason: str, unfit: Sequence[str]) -> str:

@@ -38,9 +38,10 @@ class Target(NamedTuple):
 class _Index:
     """The places in `rules` of those about one target, by whom they are about."""
 
-    __slots__ = ("everyone", "groups", "users")
+    __slots__ = ("denies", "everyone", "groups", "users")
 
-    def __init__(self) -> None:
+    def __init__(self, denies: bool) -> None:
+        self.denies = denies
         self.everyone: list[int] = []
         self.users: dict[int, list[int]] = {}
         self.groups: dict[int, list[int]] = {}
@@ -55,7 +56,7 @@ class _Index:
 
     def of(self, peer: Peer) -> list[list[int]]:
         found = []
-        if self.everyone:
+        if self.everyone and (self.denies or not peer.subordinate):
             found.append(self.everyone)
         if peer.uid in self.users:
             found.append(self.users[peer.uid])
@@ -65,10 +66,16 @@ class _Index:
 
     def _groups_of(self, peer: Peer) -> set[int]:
         """Of some groups and of many, the few are gone through."""
-        if len(peer.groups) < len(self.groups):
-            gids = self.groups.keys() & peer.groups
+        theirs = peer.groups
+        if self.denies:
+            if peer.account_groups is None:
+                return {*self.groups}
+            if not peer.account_groups <= theirs:
+                theirs |= peer.account_groups
+        if len(theirs) < len(self.groups):
+            gids = self.groups.keys() & theirs
         else:
-            gids = {*peer.groups.intersection(self.groups)}
+            gids = {*theirs.intersection(self.groups)}
         if peer.gid in self.groups:
             gids.add(peer.gid)
         return gids
@@ -117,7 +124,7 @@ class Rulebook:
                 (self._bridges, rule.bridges),
             ):
                 for name in set(names):
-                    pair = index.setdefault(name, (_Index(), _Index()))
+                    pair = index.setdefault(name, (_Index(True), _Index(False)))
                     pair[rule.effect != DENY].add(number, rule)
 
     def denials(self, peer: Peer, target: Target) -> Iterator[Rule]:
@@ -185,11 +192,19 @@ def is_about(rule: Rule, target: Target) -> bool:
 
 
 def concerns(rule: Rule, peer: Peer) -> bool:
-    """Whether a rule is about a caller, whatever it asks for."""
+    """Whether a rule is about a caller, whatever it asks for. What gives something
+    to everyone gives it to accounts; what denies groups something denies it to those
+    who left them, too."""
+    denies = rule.effect == DENY
     if rule.users is None and rule.groups is None:
-        return True
+        return denies or not peer.subordinate
     if rule.users is not None and peer.uid in rule.users:
         return True
-    return rule.groups is not None and not rule.groups.isdisjoint(
-        {peer.gid, *peer.groups}
-    )
+    if rule.groups is None:
+        return False
+    groups = {peer.gid, *peer.groups}
+    if denies:
+        if peer.account_groups is None:
+            return True
+        groups |= peer.account_groups
+    return not rule.groups.isdisjoint(groups)
