@@ -26,6 +26,12 @@ from support.tampering import as_user, set_carrier, set_mac
 from tapster import errors
 
 LOW = "00:00:00:00:00:01"
+# What a broker that was killed may have left so itself: it is put right at the
+# start, and laid on nobody.
+UNFINISHED = (
+    "bridge link set dev TAP learning on",
+    "bridge link set dev TAP isolated on",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -154,7 +160,10 @@ def test_changes_by_other_tools_while_no_broker_ran(
             n.ifname for n in sorted((nic, other), key=lambda n: n.ifname)
         ]
         told = [event["reason"] for event in logged(daemon, "tampered", nic)]
-        assert CHANGES[command] in told[0]
+        if command in UNFINISHED:
+            assert told == []
+        else:
+            assert CHANGES[command] in told[0]
         assert len(told) <= 2  # a name is put back before all else is looked at
         assert gets_through(other, nic) and gets_through(nic, other)
     until_nothing_is_left(lab)
