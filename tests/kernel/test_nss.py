@@ -149,7 +149,8 @@ def refusal(lab: Lab) -> str:
         # What denies is no different.
         ("notgroup", USER, [], True),
         ("notgroup", USER, [VMS], False),
-        ("notgroup", THIRD, [], True),
+        # A group that one has left denies all the same: anybody can leave one.
+        ("notgroup", THIRD, [], False),
     ],
 )
 def test_nss_says_who_a_name_is_and_the_kernel_who_asks(
