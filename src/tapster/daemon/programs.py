@@ -138,17 +138,10 @@ class Programs:
 
         :returns: the caller closes it.
         :raises BrokerFailure: it was not started; the message says why.
-        :raises ProcessLookupError: it has ended already.
         """
         number = self._number()
         pid, pidfd = await self._ask("dnsmasq", number, [bridge], [])
-        try:
-            return process.Process(pid, pidfd)
-        except ProcessLookupError:
-            raise
-        except OSError as err:
-            self._end(number)
-            raise BrokerFailure(f"dnsmasq is not held: {err.strerror}") from err
+        return process.Process(pid, pidfd)
 
     async def start_hook(
         self,

@@ -7,7 +7,6 @@ pidfd_open(2), pidfd_send_signal(2), prctl(2), capabilities(7), proc(5).
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import select
 import signal
@@ -110,20 +109,11 @@ class Process:
     def __init__(self, pid: int, pidfd: int | None = None) -> None:
         """
         :param pidfd: one that is there already; becomes this object's.
-        :raises ProcessLookupError: there is no such process.
+        :raises ProcessLookupError: there is no such process. One that has ended and
+            was not reaped is one: `has_ended` and `reap` tell.
         """
         self.pid = pid
         self.pidfd = os.pidfd_open(pid) if pidfd is None else pidfd
-        try:
-            started = start_time(pid)
-            if started is None:
-                raise ProcessLookupError(
-                    errno.ESRCH, os.strerror(errno.ESRCH), "pidfd_open"
-                )
-        except BaseException:
-            os.close(self.pidfd)
-            raise
-        self.started = started
 
     def send_signal(self, number: signal.Signals) -> None:
         """Signal the process; nothing happens if it is gone."""
@@ -145,15 +135,3 @@ class Process:
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
-
-
-def find(pid: int, started: int) -> Process | None:
-    """The process of that pid, if it is the one that started at `started`."""
-    try:
-        process = Process(pid)
-    except OSError:
-        return None
-    if process.started != started:
-        process.close()
-        return None
-    return process

@@ -46,7 +46,6 @@ class Launcher(Protocol):
         """Start it on the configuration of that bridge's directory.
 
         :raises BrokerFailure: it was not started; the message says why.
-        :raises ProcessLookupError: it has ended already.
         """
 
     def signal(self, running: process.Process, number: signal.Signals) -> None:
@@ -244,10 +243,7 @@ async def spawn(settings: Settings, launcher: Launcher) -> process.Process:
     pid_file = f"{settings.directory}/dnsmasq.pid"
     remove_file(pid_file)
     before = _log_size(settings.directory)
-    try:
-        running = await launcher.start_dnsmasq(settings.bridge)
-    except ProcessLookupError:
-        raise BrokerFailure(_last_words(settings.directory, before)) from None
+    running = await launcher.start_dnsmasq(settings.bridge)
     try:
         limit = time.monotonic() + START_LIMIT
         while not _is_written(pid_file):

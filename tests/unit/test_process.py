@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`tapster.kernel.process`: a process that is held is one process."""
+
+from __future__ import annotations
+
+import os
+import select
+
+import pytest
+
+from tapster.kernel.process import Process, has_ended
+
+pytestmark = pytest.mark.usefixtures("no_leaked_fd")
+
+
+def test_a_child_that_has_ended_already_is_held_and_says_how() -> None:
+    """Whoever started it learns of its end from what it holds, however soon."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(7)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # ended, and not reaped
+    child = Process(pid)
+    try:
+        poll = select.poll()
+        poll.register(child.pidfd, select.POLLIN)
+        assert poll.poll(0)
+        assert has_ended(child.pidfd)
+        assert child.reap() == 7
+        assert child.reap() is None
+    finally:
+        child.close()
+
+
+def test_a_process_that_is_not_there_is_not_held() -> None:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    with pytest.raises(ProcessLookupError):
+        Process(pid)
