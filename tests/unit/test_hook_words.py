@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -17,6 +19,7 @@ from tapster.daemon import hook_process, hook_words, spawner
 from tapster.daemon.hook_process import LINE, LINES, Lines
 from tapster.daemon.hook_records import Due, Records, parse
 from tapster.daemon.ledger import Nic
+from tapster.errors import BrokerFailure
 from tapster.model import State
 from tapster.policy.config import HookSettings
 
@@ -172,6 +175,25 @@ def test_what_a_hook_is_told_fits_its_pipe() -> None:
     words = dict.fromkeys(hook_words.OF_NIC, "x" * 1024)
     told = hook_words.of_event("attach", "x" * 64, words, True, "é" * 1024)
     assert len(hook_words.as_stdin(told)) < hook_process.STDIN_LIMIT
+
+
+@pytest.mark.usefixtures("no_leaked_fd")
+def test_a_pipe_that_is_too_small_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the kernel makes them for a user who has very many."""
+    real = os.pipe2
+
+    def small(flags: int) -> tuple[int, int]:
+        ends = real(flags)
+        fcntl.fcntl(ends[1], 1031, 4096)  # F_SETPIPE_SZ
+        return ends
+
+    monkeypatch.setattr(os, "pipe2", small)
+    order = hook_process.Order("it", -1, "attach", {}, b"x" * 20_000, 1.0)
+    nobody: Any = None
+    with pytest.raises(BrokerFailure, match="does not take"):
+        asyncio.run(hook_process.run(nobody, order, print))
 
 
 class TestDocument:

@@ -215,6 +215,10 @@ class TestHook:
         finally:
             os.close(pidfd)
 
+    @pytest.mark.parametrize("limit", ["nan", "-1", "-inf", "soon"])
+    def test_without_an_end_is_refused(self, run: Run, hooks: Path, limit: str) -> None:
+        assert run(written(hooks / "it", "echo no"), limit=limit)[0] == "refused"
+
     def test_elsewhere_is_refused(self, run: Run, tmp_path: Path, hooks: Path) -> None:
         elsewhere = written(tmp_path / "it", "echo no")
         assert run(elsewhere)[0] == "refused"

@@ -130,8 +130,14 @@ async def _start(programs: Programs, order: Order) -> tuple[int, Hook]:
         try:
             feed, fill = os.pipe2(os.O_CLOEXEC)
             stack.callback(os.close, feed)
-            os.write(fill, order.stdin)
-            os.close(fill)
+            try:
+                # Who has very many pipes gets small ones: pipe(7), on limits.
+                os.set_blocking(fill, False)
+                written = os.write(fill, order.stdin)
+            finally:
+                os.close(fill)
+            if written < len(order.stdin):
+                raise BrokerFailure("a pipe does not take what it would be told")
             output, say = os.pipe2(os.O_CLOEXEC)
             stack.callback(os.close, say)
         except OSError as err:

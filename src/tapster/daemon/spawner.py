@@ -28,6 +28,7 @@ import time
 MAX_MESSAGE = 64 * 1024  # bytes
 MAX_CONFIG = 64 * 1024
 MARK = "TAPSTER_RUN"  # a variable of each hook, different for each run
+MAX_SECONDS = 3600.0  # that a hook may take
 DEFAULT_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 _BRIDGE = re.compile(r"tapbr[0-9a-z]{1,10}")
@@ -288,7 +289,9 @@ class Spawner:
             if found is None:
                 raise Refused("not a variable of a hook")
             environment[found[1]] = found[2]
-        limit = min(max(float(seconds), 0.0), 3600.0)
+        limit = min(float(seconds), MAX_SECONDS)
+        if not limit >= 0:  # nor is it "nan", which never comes
+            raise Refused("not a time that a hook may take")
         before = os.umask(0o022)
         try:
             pid = self._spawn_hook(name, argument, environment, fds)

@@ -306,20 +306,29 @@ def end_strays(directory: str, known: set[int]) -> None:
         if not name.isdecimal() or int(name) in known:
             continue
         try:
-            with open(f"/proc/{name}/cmdline", "rb") as file:
-                if not any(word.startswith(mark) for word in file.read().split(b"\0")):
-                    continue
-            if not os.path.samestat(os.stat(f"/proc/{name}/ns/net"), here):
-                continue
+            # Held before it is looked at, or the pid may change hands in between.
             stray = process.Process(int(name))
         except OSError:
             continue
-        _log.warning("ending dnsmasq %s, which no network of ours has", name)
-        stray.send_signal(signal.SIGKILL)
-        poll = select.poll()
-        poll.register(stray.pidfd, select.POLLIN)
-        poll.poll(_STRAY_LIMIT)
-        stray.close()
+        try:
+            if _is_stray(name, mark, here):
+                _log.warning("ending dnsmasq %s, which no network of ours has", name)
+                stray.send_signal(signal.SIGKILL)
+                poll = select.poll()
+                poll.register(stray.pidfd, select.POLLIN)
+                poll.poll(_STRAY_LIMIT)
+        finally:
+            stray.close()
+
+
+def _is_stray(pid: str, mark: bytes, here: os.stat_result) -> bool:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            if not any(word.startswith(mark) for word in file.read().split(b"\0")):
+                return False
+        return os.path.samestat(os.stat(f"/proc/{pid}/ns/net"), here)
+    except OSError:
+        return False  # it ended
 
 
 def trim_log(directory: str) -> None:
