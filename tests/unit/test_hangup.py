@@ -276,3 +276,19 @@ def test_without_descriptors_nobody_waits(
         assert not served.connection._waiting
 
     run(body)
+
+
+def test_a_call_that_nobody_foresaw_does_not_keep_its_connection(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would count for its user as served, for as long as the client likes."""
+
+    def fail(*_: object) -> None:
+        raise KeyError("what is this")
+
+    async def body(_: Waiting, served: Served) -> None:
+        monkeypatch.setattr(served.connection, "request_received", fail)
+        served.client.send(call())
+        await asyncio.wait_for(served.lost.wait(), 10)
+
+    run(body)

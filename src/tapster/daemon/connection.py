@@ -225,7 +225,12 @@ class Connection(VarlinkInterfaceServerProtocol):
         if call.get("method") == _ATTACH and self._is_hung_up():
             self.abort()  # there is nobody to give it to
             return None
-        running = self._served(self.request_received(call, None))
+        try:
+            running = self._served(self.request_received(call, None))
+        except Exception as err:  # noqa: BLE001 - else it would be served for ever
+            _log.error("unexpected error with uid %d", self.peer.uid, exc_info=err)
+            self.abort()
+            return None
         return None if call.get("method") == _WATCH else running
 
     def _is_hung_up(self) -> bool:
