@@ -54,6 +54,24 @@ def clean_after(lab: Lab, daemon: Daemon) -> Iterator[None]:
 
 
 class TestAddresses:
+    def test_one_that_cannot_be_kept_is_given_all_the_same(
+        self, lab: Lab, daemon: Daemon
+    ) -> None:
+        """A full disk, say. With the next that is new, all are kept."""
+        kept = inside(lab, "/run/state/networks")
+        with attach(lab, USER, name="first"):
+            os.rename(kept, f"{kept}.away")
+            try:
+                with attach(lab, USER, name="unkept") as nic:
+                    address = nic.ipv4
+                assert address is not None
+                assert f"{address} is not kept" in daemon.log
+            finally:
+                os.rename(f"{kept}.away", kept)
+            with attach(lab, USER, name="after"):
+                text = Path(kept, f"default-{USER}.json").read_text()
+        assert address in text
+
     def test_dhcp_gives_the_address_that_was_told(
         self, lab: Lab, daemon: Daemon
     ) -> None:

@@ -454,7 +454,12 @@ class ManagedNetwork:
         """
         address, is_new = wanted.ipv4(self._env.store.seed, self._state, in_use)
         if is_new:
-            self._env.store.save(self.key, self._state)
+            try:
+                self._env.store.save(self.key, self._state)
+            except OSError as err:
+                # For the next time: this one has it, and the next that is new saves
+                # all that is known.
+                _log.error("%s: address %s is not kept: %s", self.key, address, err)
         return address
 
     def add_guest(
