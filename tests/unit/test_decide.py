@@ -375,6 +375,19 @@ def test_who_manages_anyway_need_not_ask_polkit() -> None:
     assert policy.may_manage(ALICE, LAN, Rulebook([asking, allow("f:2")])).ask
 
 
+def test_who_manages_some_macs_manages_nothing_that_has_none() -> None:
+    """A forward has no MAC, nor has a NIC whose guest has not shown it."""
+    book = Rulebook([allow(manage=True, macs=("52:54:00:*",))])
+    assert policy.may_manage(ALICE, LAN._replace(name="web", mac=MAC), book).allowed
+    for mac in (None, "02:00:00:00:00:01"):
+        target = LAN._replace(name="web", mac=mac)
+        assert not policy.may_manage(ALICE, target, book).allowed
+    assert not policy.may_reload(
+        ALICE,
+        Rulebook([allow(networks=("*",), manage=True, macs=("52:54:00:*",))]),
+    ).allowed
+
+
 def test_who_may_reload() -> None:
     star = allow(networks=("*",), users=frozenset({1000}), manage=True)
     assert policy.may_reload(ALICE, Rulebook([star])).allowed

@@ -84,20 +84,7 @@ async def _subject(broker: Broker, peer: Peer, user: str) -> Peer:
 
 def _withheld(subject: Peer) -> wire.Explanation:
     """All that whoever may not have something is told."""
-    return wire.Explanation(
-        user=user_name(subject.uid),
-        uid=subject.uid,
-        allowed=False,
-        reason=_UNIFORM,
-        rule=None,
-        polkit=False,
-        max_nics=None,
-        nics=0,
-        network_max_nics=None,
-        network_nics=None,
-        steps=[],
-        notes=[],
-    )
+    return _told(subject, Target(), Decision(False, _UNIFORM), Facts(), ())
 
 
 def _told(

@@ -339,7 +339,7 @@ class Judge:
             return decide(peer, target, self.config.book).allowed
         if may_see(peer, event):
             return True
-        target = Target(event.network, event.bridge, event.name)
+        target = Target(event.network, event.bridge, event.name, event.mac)
         if event.network is not None:
             target = target._replace(bridge=None)
         decision = may_manage(peer, target, self.config.book)

@@ -165,7 +165,7 @@ def may_forward(peer: Peer, target: Target, port: Port, book: Rulebook) -> Decis
 
 def may_manage(peer: Peer, target: Target, book: Rulebook) -> Decision:
     """Whether the caller may see and change what other users have there. What has
-    no guest's name is nothing of those who manage guests of some names."""
+    no guest's name, or no MAC, is nothing of those who manage guests of some."""
     if peer.is_root:
         return Decision(True, "root")
     denied = _denied(peer, target, book)
@@ -177,6 +177,7 @@ def may_manage(peer: Peer, target: Target, book: Rulebook) -> Decision:
             not rule.manage
             or _misfit(rule, target)
             or (rule.guests and not target.name)
+            or (rule.macs and not target.mac)
         ):
             continue
         ask = rule.effect == POLKIT
