@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import tempfile
 import threading
 import time
@@ -31,6 +32,7 @@ from support.host import (
     links,
     nics,
     plain_socket,
+    ruleset,
     until_nothing_is_left,
 )
 from support.raw import GET_INFO, call, descriptors, messages, receive
@@ -556,14 +558,13 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 class TestStart:
-    """Brokers of their own, beside the one that the other tests share."""
+    """Brokers of their own, on hosts of their own."""
 
     @pytest.fixture
-    def other(self, lab: Lab) -> Iterator[Lab]:
-        """Directories for one more broker, on the same host."""
-        lab.host.run("rm", "-rf", "/run/t2", "/run/state2")
-        lab.host.run("mkdir", "-p", "-m0755", "/run/t2")
-        yield lab
+    def other(self, tmp_path: Path) -> Iterator[Lab]:
+        with Lab(tmp_path) as fresh:
+            fresh.host.run("mkdir", "-p", "-m0755", "/run/t2")
+            yield fresh
 
     ARGUMENTS = ("--runtime-dir", "/run/t2", "--state-dir", "/run/state2")
 
@@ -599,6 +600,43 @@ class TestStart:
         with pytest.raises(RuntimeError, match="another broker serves"):
             lab.daemon(*self.ARGUMENTS, "--socket", f"{RUNTIME}/{SOCKET_NAME}")
         ask(lab, USER, "GetInfo")
+
+    def test_second_broker_of_other_directories_is_refused_and_touches_nothing(
+        self, other: Lab
+    ) -> None:
+        """It would know none of the first one's guests, and take them away."""
+        first = other.daemon()
+        with attach(other, USER) as nic:
+            before = ruleset(other.host)
+            with pytest.raises(RuntimeError, match="serves this network namespace"):
+                other.daemon(*self.ARGUMENTS)
+            assert links(other.host, "tapster") == [nic.ifname]
+            assert ruleset(other.host) == before
+        assert first.stop() == 0
+        # When it has ended another may.
+        assert other.daemon(*self.ARGUMENTS).stop() == 0
+
+    def test_stranger_who_has_its_name_keeps_no_broker_from_starting(
+        self, other: Lab
+    ) -> None:
+        code = (
+            "import socket, time; s = socket.socket(socket.AF_UNIX);"
+            " s.bind('\\0io.tapster.Broker'); s.listen(1); print(1, flush=True);"
+            " time.sleep(60)"
+        )
+        stranger = other.host.popen(
+            other.python, "-c", code, user=USER, stdout=subprocess.PIPE
+        )
+        assert stranger.stdout is not None
+        with stranger.stdout:
+            assert stranger.stdout.readline() == b"1\n"
+        daemon = other.daemon()
+        assert f"uid {USER} has the abstract socket" in daemon.log
+        with attach(other, USER):
+            pass
+        assert daemon.stop() == 0
+        stranger.kill()
+        stranger.wait()
 
     def test_wrong_configuration_is_told_with_its_place(self, other: Lab) -> None:
         other.host.run(

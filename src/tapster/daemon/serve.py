@@ -24,7 +24,7 @@ from ..networks.forwarding import Forwarding
 from ..networks.managed import Environment
 from ..networks.store import StateStore
 from ..policy.config import Config, load
-from . import activation, audit, cage, eager, reconcile
+from . import activation, alone, audit, cage, eager, reconcile
 from .activation import notify
 from .broker import Broker
 from .events import Events
@@ -70,8 +70,9 @@ def run(options: Options, programs: Programs, rootless: Rootless | None) -> int:
             "start it as root, or use --rootless",
         )
     _allow_descriptors()
-    lock = _lock(options.runtime)
+    lock, only = _lock(options.runtime), None
     try:
+        only = alone.claim()
         listening = _listening(options, rootless)
         try:
             return asyncio.run(
@@ -82,6 +83,8 @@ def run(options: Options, programs: Programs, rootless: Rootless | None) -> int:
         finally:
             listening.close()
     finally:
+        if only is not None:
+            only.close()
         os.close(lock)
 
 
