@@ -12,9 +12,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import select
 import sys
 
 _MADE_WHEN_READ = frozenset({"proc", "sysfs"})
+_ANSWERS = 4096  # that are kept: a user may have thousands of mounts
 
 # statx(2). Every file system answers for itself unless it is told not to sync.
 _AT_EMPTY_PATH = 0x1000
@@ -46,13 +48,56 @@ def why_not(mount: int) -> str | None:
 
     :raises OSError: the mounts cannot be listed.
     """
-    with open("/proc/self/mountinfo", "rb") as file:
-        for line in file:
-            fields = line.decode("utf-8", "surrogateescape").rstrip("\n").split(" ")
-            if fields[0] == str(mount):
-                kind, _, options = fields[fields.index("-", 6) + 1 :]
-                return _objection(kind, options)
-    return "on a mount that is not listed"
+    return _table.why_not(mount)
+
+
+class _Table:
+    """The mounts of our namespace, listed again when they have changed: that is what
+    poll(2) tells of the file (proc_pid_mountinfo(5)). A list of some hundred takes
+    longer than all else that a decision does.
+
+    What is looked up is the mount of a descriptor that is open, so while nothing
+    has changed its id is no other mount's.
+    """
+
+    def __init__(self) -> None:
+        self._fd = -1
+        self._pid = 0
+        self._poll = select.poll()
+        self._answers: dict[int, str | None] = {}
+
+    def why_not(self, mount: int) -> str | None:
+        if self._pid != os.getpid():  # "self" is whoever opened it
+            self._open()
+        elif self._poll.poll(0):
+            self._answers.clear()
+        if mount not in self._answers:
+            if len(self._answers) >= _ANSWERS:
+                self._answers.clear()
+            self._answers[mount] = self._find(mount)
+        return self._answers[mount]
+
+    def _open(self) -> None:
+        fd = os.open("/proc/self/mountinfo", os.O_RDONLY)
+        if self._fd >= 0:
+            self._poll.unregister(self._fd)
+            os.close(self._fd)
+        self._fd, self._pid = fd, os.getpid()
+        self._poll.register(fd, select.POLLPRI)
+        self._answers.clear()
+
+    def _find(self, mount: int) -> str | None:
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        with open(self._fd, "rb", closefd=False) as file:
+            for line in file:
+                fields = line.decode("utf-8", "surrogateescape").rstrip("\n").split(" ")
+                if fields[0] == str(mount):
+                    kind, _, options = fields[fields.index("-", 6) + 1 :]
+                    return _objection(kind, options)
+        return "on a mount that is not listed"
+
+
+_table = _Table()
 
 
 def _objection(kind: str, options: str) -> str | None:
