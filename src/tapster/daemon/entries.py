@@ -8,6 +8,7 @@ before: a guest that is held to its MAC would get nothing any more.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -85,7 +86,10 @@ class Entries:
                 [rtnetlink.add_fdb(nic.ifindex, nic.mac, replace=True)]
             )
         except NetlinkError as err:
-            _log.info("%s: %s", nic.ifname, err)  # it is going
+            going = err.errno == errno.ENODEV
+            _log.log(
+                logging.DEBUG if going else logging.INFO, "%s: %s", nic.ifname, err
+            )
             return
         # A thief is told of by itself.
         if known is None or self._ledger.by_index(known.ifindex) is None:
