@@ -25,6 +25,8 @@ from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from tapster.policy import mounts
+
 assert asyncio and shutil  # imported now: they compare os' functions with sets of them
 
 _SOCKET = (
@@ -99,6 +101,7 @@ class Edges:
         for attribute in _OS:
             self._wrap(os, attribute, f"file {attribute}")
         self._wrap(fcntl, "ioctl", "tun ioctl")
+        self._wrap(mounts, "_statx", "file statx")
         self._wrap(pwd, "getpwuid", "getpwuid")
 
     def install_daemon(self) -> None:
@@ -116,6 +119,18 @@ class Edges:
                 for attribute in _EPOLL:
                     call = edges._timed(f"epoll {attribute}", getattr(real, attribute))
                     setattr(self, attribute, call)
+
+        class Poll:
+            """select.poll, of which only one method is a call."""
+
+            def __init__(self) -> None:
+                real = select_poll()
+                self.register, self.unregister = real.register, real.unregister
+                self.poll = edges._timed("file poll", real.poll)
+
+        select_poll = select.poll
+        self._undo.append((select, "poll", select_poll, True))
+        select.poll = Poll  # type: ignore[assignment,misc]
 
         self.install()
         self._wrap(Nftables, "cmd", "libnftables")

@@ -349,8 +349,15 @@ class TestConnections:
         try:
             for sock in held:
                 sock.sendall(call("Watch", parameters={}, more=True))
-            for _ in range(8):  # as many as were idle, and were displaced
-                ask(lab, 0, "GetInfo")
+                # More than a user may have; so it is idle from now on.
+                assert messages(sock, 1)[0]["error"].endswith("BrokerBusy")
+            more = [plain_socket(lab, 0) for _ in held]  # displace as many
+            for sock in more:
+                sock.sendall(GET_INFO)
+                messages(sock, 1)
+                sock.close()
+            assert all(map(_is_closed, held))
+            until("a place", lambda: _is_served(lab, OTHER))
             with attach(lab, OTHER):
                 for watcher in watching[8:]:
                     watcher.wait("attached")

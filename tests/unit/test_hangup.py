@@ -21,6 +21,7 @@ import pytest
 
 from tapster.daemon import caller, eager, peer
 from tapster.daemon.connection import Connection
+from tapster.daemon.transport import Socket
 from tapster.model import Peer
 
 pytestmark = pytest.mark.usefixtures("no_leaked_fd")
@@ -74,7 +75,7 @@ class Served:
         self.connection = Connection(
             peer.identify(ours), service, lambda _: self.lost.set()
         )
-        self.connection.attach_socket(ours)
+        self.connection.attach_socket(Socket(fileno=ours.detach()))
 
     async def receive(self) -> bytes:
         loop = asyncio.get_running_loop()

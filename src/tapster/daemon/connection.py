@@ -97,15 +97,11 @@ class Connection(VarlinkInterfaceServerProtocol):
         self._base: Transport | None = None
         self._socket: socket.socket | None = None
 
-    def attach_socket(self, connection: socket.socket) -> None:
+    def attach_socket(self, connection: Socket) -> None:
         """Take over an accepted, non-blocking socket: it is closed with this."""
-        connection = Socket(fileno=connection.detach())
         if may_come(connection):
             disposal, uid = self._shared.disposal, self.peer.uid
             connection.dispose = lambda fd: disposal.close(uid, (fd,))
-        # Python's own idea of it matters too: a dup() passes it on to the file
-        # description, and so to all its descriptors.
-        connection.setblocking(False)
         self._base = Transport(
             asyncio.get_running_loop(),
             connection,

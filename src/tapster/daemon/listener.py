@@ -28,6 +28,7 @@ from .connection import Connection
 from .peer import credentials, groups, whole
 from .shared import Shared
 from .throttle import OTHERS
+from .transport import Socket
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Listener:
         self._limits = limits
         self._shared = Shared(limits)
         # The oldest first; a socket is one that is still to be taken in.
-        self._of_user: dict[int, dict[socket.socket | Connection, None]] = {}
+        self._of_user: dict[int, dict[Socket | Connection, None]] = {}
         self._count = 0
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._sweep: asyncio.TimerHandle | None = None
@@ -94,7 +95,9 @@ class Listener:
         end = now + _ACCEPTING
         while now < end:
             try:
-                accepted, _ = self._listening.accept()
+                # socket.accept() makes an object that we would throw away, at the
+                # price of five more calls of the kernel.
+                fd, _ = self._listening._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 return
             except OSError as err:
@@ -103,7 +106,9 @@ class Listener:
                 elif err.errno not in _LOST:
                     _log.error("accept: %s", err)
                 return
+            accepted = Socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
             try:
+                accepted.setblocking(False)
                 self._receive(accepted)
             except OSError as err:
                 _log.warning("a connection was dropped: %s", err)
@@ -122,7 +127,7 @@ class Listener:
             pass
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
 
-    def _receive(self, accepted: socket.socket) -> None:
+    def _receive(self, accepted: Socket) -> None:
         """Have a connection wait for its user's turn, or say that there are too
         many."""
         pid, uid, gid = credentials(accepted)
@@ -143,11 +148,10 @@ class Listener:
         else:
             self._admit(pid, uid, gid, accepted)
 
-    def _admit(self, pid: int, uid: int, gid: int, accepted: socket.socket) -> None:
+    def _admit(self, pid: int, uid: int, gid: int, accepted: Socket) -> None:
         if accepted.fileno() < 0:
             return  # closed meanwhile
         try:
-            accepted.setblocking(False)
             if self._is_crowded and self._is_over(accepted):
                 self._drop(uid, accepted)
                 return
@@ -163,18 +167,18 @@ class Listener:
         theirs[connection] = None
 
     @staticmethod
-    def _is_over(accepted: socket.socket) -> bool:
+    def _is_over(accepted: Socket) -> bool:
         """Whether the client has hung up and said nothing: no need for more."""
         try:
             return not accepted.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return False
 
-    def _drop(self, uid: int, accepted: socket.socket) -> None:
+    def _drop(self, uid: int, accepted: Socket) -> None:
         accepted.close()
         self._forget(uid, accepted)
 
-    def _forget(self, uid: int, which: socket.socket | Connection) -> bool:
+    def _forget(self, uid: int, which: Socket | Connection) -> bool:
         theirs = self._of_user.get(uid, {})
         if which not in theirs:
             return False
@@ -200,7 +204,7 @@ class Listener:
         return False
 
     @staticmethod
-    def _say_busy(accepted: socket.socket) -> None:
+    def _say_busy(accepted: Socket) -> None:
         try:
             accepted.send(_BUSY + b"\0", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError:

@@ -63,11 +63,11 @@ class _Table:
     def __init__(self) -> None:
         self._fd = -1
         self._pid = 0
-        self._poll = select.poll()
+        self._poll: select.poll | None = None
         self._answers: dict[int, str | None] = {}
 
     def why_not(self, mount: int) -> str | None:
-        if self._pid != os.getpid():  # "self" is whoever opened it
+        if self._poll is None or self._pid != os.getpid():  # "self" is who opened it
             self._open()
         elif self._poll.poll(0):
             self._answers.clear()
@@ -80,9 +80,9 @@ class _Table:
     def _open(self) -> None:
         fd = os.open("/proc/self/mountinfo", os.O_RDONLY)
         if self._fd >= 0:
-            self._poll.unregister(self._fd)
             os.close(self._fd)
         self._fd, self._pid = fd, os.getpid()
+        self._poll = select.poll()
         self._poll.register(fd, select.POLLPRI)
         self._answers.clear()
 
