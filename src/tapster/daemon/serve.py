@@ -15,7 +15,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
 from ..errors import BrokerUnavailable, ConfigError
-from ..kernel import process
+from ..kernel import memory, process
 from ..kernel.netlink import NetlinkError, NetlinkSocket
 from ..kernel.nft import Nft, NftError
 from ..kernel.nftelem import ElementSocket
@@ -63,6 +63,7 @@ def run(options: Options, programs: Programs, rootless: Rootless | None) -> int:
     :raises BrokerUnavailable: it can't start; the message says why.
     :raises ConfigError: a configuration file is wrong.
     """
+    memory.keep_little()
     config = _read_at_start(options, rootless)
     if not process.has_capability(process.CAP_NET_ADMIN):
         raise BrokerUnavailable(
