@@ -32,6 +32,7 @@ demo: setup ## two guests of an ordinary user on a network, in a minute
 bench: setup ## how fast it is, next to qemu-bridge-helper
 	@$(PYTHON) benchmarks/run.py $(ARGS)
 	@$(PYTHON) benchmarks/decision.py $(filter --quick,$(ARGS))
+	@$(PYTHON) benchmarks/guard.py $(filter --quick,$(ARGS))
 
 attack: setup ## attack it as users would, and QEMU's helper beside it
 	@$(PYTHON) tools/attacks.py $(ARGS)
