@@ -141,7 +141,7 @@ class TestCalls:
 
 
 class TestWatchers:
-    def test_of_one_user_and_in_all(self, lab: Lab, daemon: Daemon) -> None:
+    def test_of_one_user_and_in_all_but_roots(self, lab: Lab, daemon: Daemon) -> None:
         with ExitStack() as stack:
             for _ in range(3):
                 stack.enter_context(Watcher(lab, USER))
@@ -149,6 +149,10 @@ class TestWatchers:
                 next(wire.stream("Watch", {}))
             for _ in range(2):
                 stack.enter_context(Watcher(lab, OTHER))
+            with broker(lab, 23009) as wire, pytest.raises(errors.BrokerBusy):
+                next(wire.stream("Watch", {}))
+            for _ in range(3):
+                stack.enter_context(Watcher(lab, 0))
             with broker(lab, 0) as wire, pytest.raises(errors.BrokerBusy):
                 next(wire.stream("Watch", {}))
             ask(lab, USER, "GetInfo")
