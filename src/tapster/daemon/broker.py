@@ -3,11 +3,11 @@
 
     identify → resolve → decide → allocate → provision → publish → reply → watch
 
-`daemon/peer.py` identifies, `daemon/provision.py` provisions and publishes,
-and `daemon/watch.py` watches; the rest is here. One event loop runs it all:
-what is between two awaits can't be interleaved, and from the last decision to
-the publishing there is no await. Between that and the reply there may be one,
-for the administrator's hooks: whatever may happen to a NIC may happen then.
+`daemon/peer.py` identifies, `daemon/allocate.py` allocates, `daemon/provision.py`
+provisions and publishes, and `daemon/watch.py` watches; the rest is here. One event
+loop runs it all: what is between two awaits can't be interleaved, and from the last
+decision to the publishing there is no await. Between that and the reply there may be
+one, for the administrator's hooks: whatever may happen to a NIC may happen then.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import secrets
 from collections.abc import Callable, Collection
 
 from ..errors import (
@@ -36,17 +35,17 @@ from ..model import (
     AttachRequest,
     Mode,
     NetworkDefinition,
-    Peer,
     Rate,
     State,
 )
-from ..networks import addresses, ruleset
-from ..networks.claims import has_anothers_mac, reservation_for
+from ..networks import ruleset
+from ..networks.claims import reservation_for
 from ..networks.managed import Environment, ManagedNetwork
 from ..policy.config import Config
 from ..policy.decide import Decision
 from ..policy.rulebook import DEFAULT_NETWORK, Target
 from . import expiry, stages
+from .allocate import Allocator
 from .audit import Act
 from .bridges import Bridges
 from .events import Events
@@ -54,7 +53,6 @@ from .hooks import Hooks, RefusedByHook
 from .instances import Instances
 from .judge import Consents, Judge, is_shared
 from .ledger import Ledger, Nic
-from .people import holder_above, user_name
 from .polkit import Polkit
 from .provision import Provisioner
 from .resolve import check, resolve
@@ -66,7 +64,6 @@ _log = logging.getLogger(__name__)
 
 _GOING_TRIES, _GOING_WAIT = 40, 0.005  # seconds, each
 _RISING_TRIES = 5  # for a network that others change while it comes up
-_TAP_DIGITS = 7  # after "tapster" and the kind: all that 15 bytes hold
 
 
 class Broker:
@@ -97,6 +94,7 @@ class Broker:
         hooks.settings = lambda: self.config.hooks
         self.hooks = hooks
         self._unanswered: set[str] = set()  # names of taps that nobody has yet
+        self.allocator = Allocator(env.store.seed, ledger, self.judge, self._is_gone)
         self.provisioner = Provisioner(env, ledger, self.bridges)
         self.on_waiting: Callable[[], None] = stages.nothing
         self.on_attached: Callable[[Nic], None] = lambda _: None
@@ -250,14 +248,16 @@ class Broker:
         network: ManagedNetwork,
     ) -> tuple[TapDescriptor, Nic]:
         definition, peer = network.definition, act.peer
-        name = self._guest_name(request, peer, Target(network=definition.name))
-        self._check_mac(peer, request, definition.name, network.bridge, name)
-        mac = self._mac(
+        name = self.allocator.guest_name(request, peer, Target(network=definition.name))
+        self.allocator.check_mac(peer, request, definition.name, network.bridge, name)
+        mac = self.allocator.mac_of(
             request, definition, (definition.name, peer.uid, name), network.bridge_index
         )
         claim = network.claim(name, peer.uid, mac)
         in_use = {n.ipv4 for n in self.ledger.on_bridge(network.bridge) if n.ipv4}
-        nic = self._new_nic(peer, request, decision, ruleset.NAT, name, mac, definition)
+        nic = self.allocator.new_nic(
+            peer, request, decision, ruleset.NAT, name, mac, definition
+        )
         nic.bridge, nic.bridge_index = network.bridge, network.bridge_index
         nic.ipv4 = network.guest_ipv4(claim, in_use)
         nic.ipv6, nic.mtu = claim.ipv6(), network.mtu
@@ -277,18 +277,24 @@ class Broker:
         target = Target(network=definition.name if definition else None)
         if definition is None:
             target = Target(bridge=link.name)
-        name = self._guest_name(request, peer, target)
+        name = self.allocator.guest_name(request, peer, target)
         # As they were before networks had names: the same MAC next time.
         identity = ("bridge", link.name, peer.uid, name)
         if definition is not None:
             identity = (definition.name, link.name, peer.uid, name)
-        self._check_mac(
+        self.allocator.check_mac(
             peer, request, definition.name if definition else None, link.name, name
         )
-        mac = self._mac(request, definition, identity, link.ifindex)
-        nic = self._new_nic(peer, request, decision, ruleset.LAN, name, mac, definition)
+        mac = self.allocator.mac_of(request, definition, identity, link.ifindex)
+        nic = self.allocator.new_nic(
+            peer, request, decision, ruleset.LAN, name, mac, definition
+        )
         nic.bridge, nic.bridge_index, nic.mtu = link.name, link.ifindex, link.mtu
-        check = definition.address_check if definition else self._check_of(link.name)
+        check = (
+            definition.address_check
+            if definition
+            else self.allocator.address_check(link.name)
+        )
         nic.learns = check is AddressCheck.LEASE and not nic.trusted
         nic.strict = check is AddressCheck.RESERVED
         if definition is not None and check is not AddressCheck.OFF:
@@ -299,128 +305,6 @@ class Broker:
                 nic.learns = False  # what is reserved is what it has
         self.bridges.pin_mac(link)
         return self._provision(nic, request.vnet_hdr, None)
-
-    def _check_of(self, bridge: str) -> AddressCheck:
-        """How a bridge that is asked for by its own name checks addresses: as
-        the network does that is defined on it, if there is one."""
-        for definition in self.config.networks.values():
-            if definition.bridge == bridge:
-                return definition.address_check
-        return AddressCheck.LEASE
-
-    # allocate
-
-    def _guest_name(self, request: AttachRequest, peer: Peer, target: Target) -> str:
-        """The name that was judged, if it is free."""
-        scope = self.judge.names_of(peer, target)
-        if request.name is None:
-            return self.ledger.free_name(*scope)
-        holder = self.ledger.by_scope((*scope, request.name))
-        if holder is not None and not self._is_gone(holder):
-            raise NameInUse(
-                f"a guest named {request.name} is attached already",
-                "choose another --name, or end that guest",
-            )
-        return request.name
-
-    def _check_mac(
-        self,
-        peer: Peer,
-        request: AttachRequest,
-        network: str | None,
-        bridge: str,
-        name: str,
-    ) -> None:
-        mac = request.mac
-        if mac is not None and self.is_kept(mac, network, bridge, name, peer.uid):
-            raise MacInUse(
-                f"the MAC address {mac} is reserved for another guest",
-                "leave the MAC out to be given one",
-            )
-
-    def is_kept(
-        self, mac: str, network: str | None, bridge: str, name: str, uid: int
-    ) -> bool:
-        """Whether a MAC is reserved for another guest than that one, on its
-        network or on another of the same Linux bridge."""
-        return any(
-            has_anothers_mac(definition, mac, name, uid)
-            for definition in self.config.networks.values()
-            if network == definition.name or bridge == definition.bridge
-        )
-
-    def _mac(
-        self,
-        request: AttachRequest,
-        definition: NetworkDefinition | None,
-        identity: tuple[object, ...],
-        bridge_index: int,
-    ) -> str | None:
-        """What was asked for, or is reserved, or follows from who it is for.
-
-        :raises MacInUse: another guest of that bridge has it.
-        """
-        mac = request.mac
-        if mac is None and definition is not None:
-            *_, uid, name = identity
-            reserved = reservation_for(definition, str(name), int(str(uid)))
-            mac = reserved.mac if reserved else None
-        if mac is not None:
-            holder = self.ledger.by_mac(bridge_index, mac)
-            if holder is not None and not self._is_gone(holder):
-                raise MacInUse(
-                    f"another guest of that network has the MAC address {mac}",
-                    "leave the MAC out to be given one",
-                )
-            return mac
-        if request.for_parent:
-            return None
-        for derived in addresses.guest_macs(self.env.store.seed, *identity):
-            if not self.ledger.knows_mac(derived):
-                return derived
-            holder = self.ledger.by_mac(bridge_index, derived)
-            if holder is not None and self._is_gone(holder):
-                return derived
-        raise AssertionError("there is always another MAC")
-
-    def _new_nic(
-        self,
-        peer: Peer,
-        request: AttachRequest,
-        decision: Decision,
-        kind: str,
-        name: str,
-        mac: str | None,
-        definition: NetworkDefinition | None,
-    ) -> Nic:
-        pid = holder_above(peer.pid) if request.for_parent else peer.pid
-        # A waiting port is locked to its first MAC; a trusted one never waits.
-        trusted = decision.trusted
-        digits = addresses.base36(secrets.randbits(64), _TAP_DIGITS)
-        rate = definition.rate if definition else Rate()
-        return Nic(
-            ifname=ruleset.TAP_PREFIX + (ruleset.TRUSTED if trusted else kind) + digits,
-            ifindex=0,
-            bridge="",
-            bridge_index=0,
-            network=definition.name if definition else None,
-            uid=peer.uid,
-            user=user_name(peer.uid),
-            pid=pid,
-            name=name,
-            mac=mac,
-            ipv4=None,
-            ipv6=None,
-            mtu=0,
-            state=State.WAITING if mac is None and not trusted else State.ACTIVE,
-            trusted=trusted,
-            isolated=definition.is_isolating if definition else False,
-            rate_egress=rate.egress,
-            rate_ingress=rate.ingress,
-            macs=list(decision.macs),
-            expires=None if decision.ttl is None else expiry.now() + decision.ttl,
-            share=decision.share,
-        )
 
     # provision and publish
 

@@ -106,7 +106,9 @@ class FirstMac:
     def _objection(self, nic: Nic, mac: str) -> str | None:
         if nic.macs and not is_among(mac, nic.macs):
             return f"its MAC {mac} is not one that you may use"
-        if self._broker.is_kept(mac, nic.network, nic.bridge, nic.name, nic.uid):
+        if self._broker.allocator.is_kept(
+            mac, nic.network, nic.bridge, nic.name, nic.uid
+        ):
             return f"its MAC {mac} is reserved for another guest"
         holder = self._broker.ledger.by_mac(nic.bridge_index, mac)
         if holder is not None:
