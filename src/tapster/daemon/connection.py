@@ -110,8 +110,8 @@ class Connection(VarlinkInterfaceServerProtocol):
             boundary_predictor=None,
         )
         self._socket = connection
-        # After the two turns that the transport has asked for to begin with.
-        asyncio.get_running_loop().call_soon(self._base.read_now)
+        self.connection_made(self._base)  # as the transport does, a turn later
+        self._base.read_now()
 
     def abort(self) -> None:
         """Close now, whatever is queued."""

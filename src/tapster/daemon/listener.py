@@ -106,6 +106,7 @@ class Listener:
                 elif err.errno not in _LOST:
                     _log.error("accept: %s", err)
                 return
+            self._accepted = time.perf_counter()
             accepted = Socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
             try:
                 accepted.setblocking(False)
@@ -113,7 +114,7 @@ class Listener:
             except OSError as err:
                 _log.warning("a connection was dropped: %s", err)
                 accepted.close()
-            self._accepted = now = time.perf_counter()
+            now = time.perf_counter()
             if not self._is_crowded:
                 return
 

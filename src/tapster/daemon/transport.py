@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from asyncvarlink import FileDescriptorArray, VarlinkTransport
 
@@ -53,6 +53,21 @@ class Transport(VarlinkTransport):
     and lets nobody else have a turn; here no call takes descriptors."""
 
     _at_end = False
+    _has_begun = False
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # As it soon will be, so that `read_now` need not wait for that; the loop is
+        # told of the socket when it begins, if nothing has paused it by then.
+        self._paused = False
+
+    def _resume_reading(self) -> None:
+        if self._has_begun:
+            super()._resume_reading()
+            return
+        self._has_begun = True
+        if not (self._closing or self._recvfd is None or self._paused):
+            self._loop.add_reader(self._recvfd, self._handle_read)
 
     def _handle_read_socket(self) -> None:
         # Again in each turn of the loop until it is read, which is cheaper than to
