@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import statistics
 import sys
@@ -23,7 +22,6 @@ from benchmarks import report, space
 
 RATIO = 0.97  # wanted
 
-_INSIDE = "--inside"
 _SECONDS, _QUICK_SECONDS = 2.5, 0.3  # for each line, about
 _BLOCK = 0.004  # seconds of one kind, before it is the other's turn
 _CONF_D = "/run/tapster-config/conf.d"
@@ -75,37 +73,21 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--quick", action="store_true", help="a check only")
-    parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(space.INSIDE, action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    reason = space.why_not()
-    if reason is not None:
-        print(f"benchmarks: {reason}", file=sys.stderr)
-        return 1
-    if not options.inside:
-        program = str(Path(__file__).resolve())
-        try:
-            space.enter([sys.executable, program, *arguments, _INSIDE])
-        except OSError as error:
-            print(f"benchmarks: unshare: {error.strerror}", file=sys.stderr)
-            return 1
-    space.stop_on_sigterm()
-    try:
-        space.furnish()
+
+    def work() -> None:
         os.mkdir(_CONF_D)
         Path(_CONF_D, "lan.toml").write_text(_LAN, encoding="ascii")
         result = measure(_QUICK_SECONDS if options.quick else _SECONDS)
-    except space.Failed as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    write(result)
-    print(table(result))
-    return 0
+        report.keep("datapath", result, document(result))
+        print(table(result))
+
+    return space.run(__file__, arguments, work)
 
 
 def measure(seconds: float) -> dict[str, Any]:
@@ -246,19 +228,6 @@ def document(result: Mapping[str, Any]) -> str:
     lines = ["# What a port costs a packet", "", conditions, ""]
     lines += ["How it is measured: [README.md](../README.md#the-data-path).", ""]
     return "\n".join(lines) + "\n" + table(result)
-
-
-def write(result: Mapping[str, Any]) -> None:
-    """Into `results`: each file whole or not at all."""
-    texts = {
-        "datapath.json": json.dumps(result, indent=1),
-        "datapath.md": document(result),
-    }
-    report.RESULTS.mkdir(exist_ok=True)
-    for name, text in texts.items():
-        temporary = report.RESULTS / f".{name}"
-        temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-        temporary.replace(report.RESULTS / name)
 
 
 if __name__ == "__main__":

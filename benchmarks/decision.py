@@ -160,7 +160,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     options = parse_arguments(arguments)
     result = measure(quick=options.quick)
-    write(result)
+    report.keep("decision", result, document(result))
     print(table(result))
     print(building_table(result))
     return 0
@@ -391,19 +391,6 @@ def document(result: Mapping[str, Any]) -> str:
     lines += ["How it is measured: [README.md](../README.md#decisions).", ""]
     lines += [table(result), "## Reading the rules", "", building_table(result)]
     return "\n".join(lines)
-
-
-def write(result: Mapping[str, Any]) -> None:
-    """Into `results`: each file whole or not at all."""
-    texts = {
-        "decision.json": json.dumps(result, indent=1),
-        "decision.md": document(result),
-    }
-    report.RESULTS.mkdir(exist_ok=True)
-    for name, text in texts.items():
-        temporary = report.RESULTS / f".{name}"
-        temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-        temporary.replace(report.RESULTS / name)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import report, space
 from benchmarks.flooders import FLOODERS
 
-_INSIDE, _VICTIM = "--inside", "--victim"
+_VICTIM = "--victim"
 _ATTACHES, _QUICK_ATTACHES = 300, 60
 _CYCLES, _QUICK_CYCLES = 10_000, 500
 _PAUSE = 0.01  # seconds between two attaches of the victim's
@@ -51,7 +51,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--only", metavar="NAME,…", help="not all floods")
     parser.add_argument("--quick", action="store_true", help="a check only")
-    parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(space.INSIDE, action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(_VICTIM, type=int, metavar="N", help=argparse.SUPPRESS)
     options = parser.parse_args()
     quick = options.quick
@@ -332,30 +332,16 @@ def main() -> int:
     if options.victim:
         be_victim(options.victim)
         return 0
-    if reason := space.why_not():
-        print(reason, file=sys.stderr)
-        return 1
-    if not options.inside:
-        space.enter([sys.executable, __file__, _INSIDE, *sys.argv[1:]])
-    space.stop_on_sigterm()
-    try:
-        space.furnish()
+
+    def work() -> None:
         result = measure(options)
-    except space.Failed as err:
-        print(err, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    if options.quick or options.only:
-        print(table(result))
-        return 0
-    report.RESULTS.mkdir(exist_ok=True)
-    (report.RESULTS / "flood.md").write_text(text(result), encoding="utf-8")
-    (report.RESULTS / "flood.json").write_text(
-        json.dumps(result, indent=1) + "\n", encoding="utf-8"
-    )
-    print(text(result))
-    return 0
+        if options.quick or options.only:
+            print(table(result))
+        else:
+            report.keep("flood", result, text(result))
+            print(text(result))
+
+    return space.run(__file__, sys.argv[1:], work)
 
 
 if __name__ == "__main__":

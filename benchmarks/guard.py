@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import fcntl
 import gc
-import json
 import os
 import socket
 import struct
@@ -26,7 +25,6 @@ from benchmarks.holder import Holder
 
 LEVELS, _QUICK_LEVELS = (10, 900), (10,)
 _TIMES, _QUICK_TIMES = 300, 10  # each level, each policy
-_INSIDE = "--inside"
 _CONFIG = "/run/tapster-config/tapster.toml"
 _SIOCGIFHWADDR, _SIOCGIFFLAGS, _SIOCSIFHWADDR = 0x8927, 0x8913, 0x8924
 _IFF_UP = 1
@@ -49,38 +47,22 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--times", type=int, default=_TIMES, metavar="N", help="thefts of each line"
     )
-    parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(space.INSIDE, action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    reason = space.why_not()
-    if reason is not None:
-        print(f"benchmarks: {reason}", file=sys.stderr)
-        return 1
-    if not options.inside:
-        program = str(Path(__file__).resolve())
-        try:
-            space.enter([sys.executable, program, *arguments, _INSIDE])
-        except OSError as error:
-            print(f"benchmarks: unshare: {error.strerror}", file=sys.stderr)
-            return 1
-    space.stop_on_sigterm()
-    try:
-        space.furnish()
+
+    def work() -> None:
         space.raise_descriptor_limit()
         levels = _QUICK_LEVELS if options.quick else LEVELS
         result = measure(levels, _QUICK_TIMES if options.quick else options.times)
-    except space.Failed as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    if not options.quick:
-        write(result)
-    print(table(result))
-    return 0
+        if not options.quick:
+            report.keep("guard", result, document(result))
+        print(table(result))
+
+    return space.run(__file__, arguments, work)
 
 
 class Thief:
@@ -219,21 +201,17 @@ def table(result: Mapping[str, Any]) -> str:
     return text
 
 
-def write(result: Mapping[str, Any]) -> None:
-    """Keep it as people read it, and whole."""
+def document(result: Mapping[str, Any]) -> str:
+    """The table with what it depends on."""
     machine = result["machine"]
-    (report.RESULTS / "guard.json").write_text(
-        json.dumps(result, indent=1) + "\n", encoding="utf-8"
-    )
-    text = (
+    return (
         "# From SIOCSIFHWADDR to its undoing\n\n"
         f"{machine['date']}, tapster {machine['commit']}, Linux {machine['kernel']},"
         f" Python {machine['python']}, {machine['processors']} CPUs,"
         f" {machine['processor']}. Load before {result['load']};"
         f" {result['lines'][0]['n']} times each.\n\n"
-        "How it is measured: [README.md](../README.md#the-guard).\n\n"
+        "How it is measured: [README.md](../README.md#the-guard).\n\n" + table(result)
     )
-    (report.RESULTS / "guard.md").write_text(text + table(result), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -306,11 +306,11 @@ def document(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(result: Mapping[str, Any]) -> None:
-    """Into `results`: `latest.json` and `latest.md`, each whole or not at all."""
+def keep(name: str, result: Mapping[str, Any], text: str) -> None:
+    """Write `results/NAME.json` and `NAME.md`, for people, each whole or not at all."""
     RESULTS.mkdir(exist_ok=True)
-    texts = {"latest.json": json.dumps(result, indent=1), "latest.md": document(result)}
-    for name, text in texts.items():
-        temporary = RESULTS / f".{name}"
-        temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-        temporary.replace(RESULTS / name)
+    kept = {f"{name}.json": json.dumps(result, indent=1), f"{name}.md": text}
+    for file, content in kept.items():
+        temporary = RESULTS / f".{file}"
+        temporary.write_text(content.rstrip("\n") + "\n", encoding="utf-8")
+        temporary.replace(RESULTS / file)

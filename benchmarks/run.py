@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import report, space
 
-_INSIDE = "--inside"
 _ATTACHES, _PORTS, _ROUNDS = 200, (10, 200, 900), 5
 _QUICK_ATTACHES, _QUICK_PORTS, _QUICK_ROUNDS = 40, (10, 60), 1
 _BRIDGE_PORTS = 1023  # what a Linux bridge takes
@@ -50,7 +49,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         action="store_true",
         help="the broker on a processor of its own, all else on another",
     )
-    parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(space.INSIDE, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     default = _QUICK_ATTACHES if options.quick else _ATTACHES
     options.attaches = default if options.attaches is None else options.attaches
@@ -70,29 +69,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    reason = space.why_not()
-    if reason is not None:
-        print(f"benchmarks: {reason}", file=sys.stderr)
-        return 1
-    if not options.inside:
-        program = str(Path(__file__).resolve())
-        try:
-            space.enter([sys.executable, program, *arguments, _INSIDE])
-        except OSError as error:
-            print(f"benchmarks: unshare: {error.strerror}", file=sys.stderr)
-            return 1
-    space.stop_on_sigterm()
-    try:
-        space.furnish()
+
+    def work() -> None:
         result = measure(options)
-    except space.Failed as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    report.write(result)
-    print(report.table(result))
-    return 0
+        report.keep("latest", result, report.document(result))
+        print(report.table(result))
+
+    return space.run(__file__, arguments, work)
 
 
 class _Progress:

@@ -17,11 +17,12 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SOURCE = CHECKOUT / "src"
+INSIDE = "--inside"
 BRIDGE = "br0"
 RUNTIME = "/run/tapster"
 RECORDS = f"{RUNTIME}/nics"
@@ -76,6 +77,34 @@ def enter(command: Sequence[str]) -> None:
         ["unshare", *words, "--propagation", "private", "--", *command],
         environment(),
     )
+
+
+def run(program: str, arguments: list[str], work: Callable[[], None]) -> int:
+    """Do the work of a program in namespaces of its own: the first time here it is
+    started again in there, with INSIDE as an argument more.
+
+    :param program: its file.
+    :returns: the exit status; what went wrong is told on stderr.
+    """
+    try:
+        if INSIDE not in arguments:
+            if reason := why_not():
+                raise Failed(reason)
+            enter([sys.executable, str(Path(program).resolve()), *arguments, INSIDE])
+        stop_on_sigterm()
+        furnish()
+        work()
+    except Failed as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if INSIDE in arguments:
+            raise
+        print(f"benchmarks: unshare: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
 
 def furnish() -> None:

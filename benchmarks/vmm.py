@@ -147,7 +147,7 @@ def main(arguments: list[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    write(result)
+    report.keep("vmm", result, document(result))
     print(table(result))
     return 0
 
@@ -507,16 +507,6 @@ def document(result: Mapping[str, Any]) -> str:
     lines = ["# What a port costs a guest", "", conditions, ""]
     lines += ["How it is measured: [README.md](../README.md#with-a-guest).", ""]
     return "\n".join(lines) + "\n" + table(result)
-
-
-def write(result: Mapping[str, Any]) -> None:
-    """Into `results`: each file whole or not at all."""
-    texts = {"vmm.json": json.dumps(result, indent=1), "vmm.md": document(result)}
-    report.RESULTS.mkdir(exist_ok=True)
-    for name, text in texts.items():
-        temporary = report.RESULTS / f".{name}"
-        temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-        temporary.replace(report.RESULTS / name)
 
 
 if __name__ == "__main__":
