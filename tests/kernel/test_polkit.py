@@ -23,7 +23,7 @@ from jeepney import Message, new_method_call
 
 from lab import CHECKOUT, OTHER, USER, Daemon, Lab, until, why_not
 from support import host, polkit
-from support.polkit import AUTHORITY, BROKER, BUS, THIRD, Agent, Asker, Polkitd
+from support.polkit import AUTHORITY, BUS, THIRD, Agent, Asker, Polkitd
 from tapster.daemon import authority, bus
 from tapster.kernel import process
 
@@ -54,7 +54,6 @@ networks = ["open"]
 """
 # Who an administrator is, to polkit, is the distribution's to say.
 ADMIN = 'polkit.addAdminRule(function() { return ["unix-user:0"]; });\n'
-CAPABILITIES = "+net_admin,+net_bind_service,+net_raw"
 
 
 @pytest.fixture(scope="module")
@@ -81,23 +80,8 @@ def polkitd(lab: Lab) -> Iterator[Polkitd]:
 
 @pytest.fixture(scope="module")
 def daemon(lab: Lab, polkitd: Polkitd) -> Iterator[Daemon]:
-    """A broker that is user tapster."""
-    who = f"{BROKER}:{BROKER}"
-    lab.host.run("install", "-d", f"-o{BROKER}", f"-g{BROKER}", host.RUNTIME)
-    lab.host.run("chown", "-R", who, "/run/state")
-    running = lab.daemon(
-        "--config",
-        "/run/config",
-        prefix=(
-            "setpriv", f"--reuid={BROKER}", f"--regid={BROKER}", "--clear-groups",
-            f"--inh-caps={CAPABILITIES}", f"--ambient-caps={CAPABILITIES}",
-        ),
-    )  # fmt: skip
-    yield running
-    assert running.process.poll() is None, running.log
-    assert running.stop() == 0, running.log
-    assert host.leftovers(lab) == [], running.log
-    assert "Traceback" not in running.log, running.log
+    with polkit.broker_as_tapster(lab) as running:
+        yield running
 
 
 @pytest.fixture

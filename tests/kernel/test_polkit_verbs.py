@@ -18,9 +18,8 @@ import pytest
 
 from lab import OTHER, USER, Daemon, Lab, until, why_not
 from support import host, polkit
-from support.polkit import BROKER, GROUPS, THIRD, Agent, Asker, Polkitd
+from support.polkit import GROUPS, THIRD, Agent, Asker, Polkitd
 
-CAPABILITIES = "+net_admin,+net_bind_service,+net_raw"
 KVM, ADMINS = GROUPS["kvm"][0], GROUPS["dmz-admins"][0]  # alice's, carol's
 
 CONFIG = """
@@ -89,22 +88,8 @@ def polkitd(lab: Lab) -> Iterator[Polkitd]:
 
 @pytest.fixture(scope="module")
 def daemon(lab: Lab, polkitd: Polkitd) -> Iterator[Daemon]:
-    """A broker that is user tapster."""
-    lab.host.run("install", "-d", f"-o{BROKER}", f"-g{BROKER}", host.RUNTIME)
-    lab.host.run("chown", "-R", f"{BROKER}:{BROKER}", "/run/state")
-    running = lab.daemon(
-        "--config",
-        "/run/config",
-        prefix=(
-            "setpriv", f"--reuid={BROKER}", f"--regid={BROKER}", "--clear-groups",
-            f"--inh-caps={CAPABILITIES}", f"--ambient-caps={CAPABILITIES}",
-        ),
-    )  # fmt: skip
-    yield running
-    assert running.process.poll() is None, running.log
-    assert running.stop() == 0, running.log
-    assert host.leftovers(lab) == [], running.log
-    assert "Traceback" not in running.log, running.log
+    with polkit.broker_as_tapster(lab) as running:
+        yield running
 
 
 @pytest.fixture
