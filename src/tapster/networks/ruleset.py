@@ -5,7 +5,8 @@ Two tables, both wholly ours. `bridge tapster` sees each frame that comes in
 through a port of ours; `inet tapster` sees what the host routes for networks
 of ours. Rules are laid once; NICs and networks are elements of sets
 (elements.py), so that an attach costs the same with ten ports as with a
-thousand.
+thousand. Protocols are numbers: their names are in /etc/protocols, and a
+minimal system has none.
 """
 
 from __future__ import annotations
@@ -130,12 +131,12 @@ table bridge tapster {
     }
 
     chain nat4 {
-        ip protocol udp jump udp4
+        ip protocol 17 jump udp4
         goto own_ipv4
     }
     chain nat6 {
-        ip6 nexthdr tcp goto own_ipv6
-        meta l4proto ipv6-icmp jump icmp6_own
+        ip6 nexthdr 6 goto own_ipv6
+        meta l4proto 58 jump icmp6_own
         jump others6
         goto own_ipv6
     }
@@ -152,16 +153,16 @@ table bridge tapster {
         accept
     }
     chain lan4 {
-        ip protocol udp jump udp4
+        ip protocol 17 jump udp4
         iif @checked4 goto own_ipv4
         accept
     }
     chain lan6 {
-        ip6 nexthdr tcp iif != @checked6 accept
-        meta l4proto ipv6-icmp jump icmp6
+        ip6 nexthdr 6 iif != @checked6 accept
+        meta l4proto 58 jump icmp6
         jump others6
         iif != @checked6 accept
-        meta l4proto ipv6-icmp jump icmp6_own
+        meta l4proto 58 jump icmp6_own
         goto own_ipv6
     }
     chain lan {
@@ -197,8 +198,8 @@ table bridge tapster {
     chain prerouting {
         type filter hook prerouting priority -200; policy accept;
         iifname != "tapster*" goto of_others
-        ether type ip ip protocol tcp iif . ip saddr @guests accept
-        ether type ip6 ip6 nexthdr tcp iif . @nh,64,128 @guests6 accept
+        ether type ip ip protocol 6 iif . ip saddr @guests accept
+        ether type ip6 ip6 nexthdr 6 iif . @nh,64,128 @guests6 accept
         iif vmap @ports
         drop
     }
@@ -241,10 +242,10 @@ table inet tapster {{
         ct state established,related accept
         ip daddr 255.255.255.255 udp dport 67 accept
         iifname . ip daddr @gateways4 udp dport 67 accept
-        meta l4proto udp udp dport 547 ip6 daddr {{ ff02::1:2, fe80::1 }} accept
+        meta l4proto 17 udp dport 547 ip6 daddr {{ ff02::1:2, fe80::1 }} accept
         icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit }} accept
-        iifname . ip daddr @gateways4 meta l4proto {{ tcp, udp }} th dport 53 accept
-        iifname . ip6 daddr @gateways6 meta l4proto {{ tcp, udp }} th dport 53 accept
+        iifname . ip daddr @gateways4 meta l4proto {{ 6, 17 }} th dport 53 accept
+        iifname . ip6 daddr @gateways6 meta l4proto {{ 6, 17 }} th dport 53 accept
         iifname . ip daddr @gateways4 icmp type echo-request accept
         iifname . ip6 daddr @gateways6 icmpv6 type echo-request accept
         iifname . ip daddr @gateways4 iifname . meta l4proto . th dport @host_access accept
@@ -289,18 +290,18 @@ table inet tapster {{
     }}
     chain prerouting {{
         type nat hook prerouting priority dstnat; policy accept;
-        iifname != @bridges fib daddr type local meta l4proto {{ tcp, udp }} jump to_guest
+        iifname != @bridges fib daddr type local meta l4proto {{ 6, 17 }} jump to_guest
     }}
     chain output {{
         type nat hook output priority -100; policy accept;
-        fib daddr type local meta l4proto {{ tcp, udp }} jump to_guest
+        fib daddr type local meta l4proto {{ 6, 17 }} jump to_guest
     }}
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
         ip saddr 127.0.0.0/8 oifname @bridges masquerade
-        ip saddr @nat4 oifname != @bridges meta l4proto {{ tcp, udp }} masquerade to :1024-65535
+        ip saddr @nat4 oifname != @bridges meta l4proto {{ 6, 17 }} masquerade to :1024-65535
         ip saddr @nat4 oifname != @bridges masquerade
-        ip6 saddr @nat6 oifname != @bridges meta l4proto {{ tcp, udp }} masquerade to :1024-65535
+        ip6 saddr @nat6 oifname != @bridges meta l4proto {{ 6, 17 }} masquerade to :1024-65535
         ip6 saddr @nat6 oifname != @bridges masquerade
     }}
 }}
