@@ -10,7 +10,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tapster.model import Peer, Port, Rule
@@ -112,7 +112,12 @@ def outcomes(rules: Sequence[Rule]) -> list[tuple[bool, str | None]]:
     ]
 
 
+_DEFAULT = Rule("f:0", networks=("default",), effect="polkit", manage=True)
+
+
 @settings(max_examples=150, deadline=None)
+@example([_DEFAULT, replace(_DEFAULT, place="f:1", effect="allow")])
+@example([replace(_DEFAULT, effect="allow"), replace(_DEFAULT, place="f:1")])
 @given(MANY)
 def test_what_can_never_match_never_decides(rules: list[Rule]) -> None:
     idle = idle_grants(rules, NETWORKS)

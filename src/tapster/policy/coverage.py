@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from ..model import Rule
+from .decide import POLKIT
 from .patterns import are_within
 from .rulebook import BUILT_IN, DEFAULT_NETWORK, DENY, EVERY_NETWORK
 
@@ -105,7 +106,11 @@ def _settling(
                 return number
         for number in before.about(at):
             rule = rules[number]
-            if (rule.manage or not managing) and is_wide(rule, at.rule):
+            if managing and not rule.manage:
+                continue
+            if managing and rule.effect == POLKIT and at.rule.effect != POLKIT:
+                continue  # who needs no polkit by another rule is not asked by this one
+            if is_wide(rule, at.rule):
                 return number
         return None
 
