@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from lab import CHECKOUT, OTHER, USER, Daemon, Lab, until
+from lab import CHECKOUT, OTHER, USER, Daemon, Lab, until, why_not
 from support.host import (
     RUNTIME,
     SOCKET_NAME,
@@ -569,6 +569,8 @@ class TestStart:
 
     @pytest.fixture
     def other(self, tmp_path: Path) -> Iterator[Lab]:
+        if reason := why_not():
+            pytest.skip(reason)
         with Lab(tmp_path) as fresh:
             fresh.host.run("mkdir", "-p", "-m0755", "/run/t2")
             yield fresh

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import USER, Daemon, Lab
+from lab import USER, Daemon, Lab, why_not
 from support.host import attach, leftovers, ruleset
 from support.managing import forward, remove
 
@@ -31,6 +31,8 @@ forward = ["tcp/8000-8099"]
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[tuple[Lab, Daemon]]:
+    if reason := why_not():
+        pytest.skip(reason)
     with Lab(tmp_path) as lab:
         lab.host.run(
             "sh", "-ec",

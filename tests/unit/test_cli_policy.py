@@ -235,6 +235,7 @@ def test_what_bridge_conf_says_of_rules(etc: Path) -> None:
 # --- drafts
 
 
+@as_root
 def test_drafts_are_all_there_is_in_their_order(etc: Path) -> None:
     one, two = write(etc / "one", RULE), write(etc / "two", LAN)
     conf = str(etc / "tapster.toml")

@@ -24,6 +24,10 @@ from tapster.errors import BrokerFailure
 from tapster.model import State
 from tapster.policy.config import HookSettings
 
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can make files that are root's"
+)
+
 
 async def turns(number: int = 20) -> None:
     """Let everybody go on who can."""

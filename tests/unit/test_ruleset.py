@@ -47,8 +47,8 @@ def test_what_a_guest_says_is_dropped_unless_it_is_accepted() -> None:
 def test_what_no_guest_may_say_is_dropped_before_anything_is_accepted() -> None:
     """By protocol: what nobody may say is asked before who says it."""
     for name, first in (
-        ("nat4", "ip protocol udp jump udp4"),
-        ("lan4", "ip protocol udp jump udp4"),
+        ("nat4", "ip protocol 17 jump udp4"),
+        ("lan4", "ip protocol 17 jump udp4"),
     ):
         assert chain(name, ruleset._BRIDGE)[0] == first
     for name, tcp, icmp in (
@@ -56,8 +56,8 @@ def test_what_no_guest_may_say_is_dropped_before_anything_is_accepted() -> None:
         ("lan6", "iif != @checked6 accept", "icmp6"),
     ):
         assert chain(name, ruleset._BRIDGE)[:3] == [
-            f"ip6 nexthdr tcp {tcp}",  # and so neither UDP nor ICMP
-            f"meta l4proto ipv6-icmp jump {icmp}",
+            f"ip6 nexthdr 6 {tcp}",  # and so neither UDP nor ICMP
+            f"meta l4proto 58 jump {icmp}",
             "jump others6",
         ]
     for name in ("udp4", "icmp6", "others6"):
@@ -69,8 +69,8 @@ def test_no_port_of_ours_is_without_checks() -> None:
     rules = chain("prerouting", ruleset._BRIDGE)
     assert rules[1:] == [
         'iifname != "tapster*" goto of_others',
-        "ether type ip ip protocol tcp iif . ip saddr @guests accept",
-        "ether type ip6 ip6 nexthdr tcp iif . @nh,64,128 @guests6 accept",
+        "ether type ip ip protocol 6 iif . ip saddr @guests accept",
+        "ether type ip6 ip6 nexthdr 6 iif . @nh,64,128 @guests6 accept",
         "iif vmap @ports", "drop",
     ]  # fmt: skip
     for kind in (ruleset.LAN, ruleset.NAT, ruleset.TRUSTED):

@@ -133,7 +133,7 @@ def look_up(
     Not to be called by two threads at once. Never raises for what the file is.
 
     :param bridge: its own name, as alternative names are not looked for.
-    :param owner_only: refuse what others than root and we can write to.
+    :param owner_only: refuse what others than root can write to.
     :param names: whose names those in the file are.
     """
     try:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Hooks of a broker that is user tapster, as data/tapsterd.service has it."""
+"""A broker that is user tapster, as data/tapsterd.service has it: its configuration
+and its hooks are root's."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import USER, Lab, until, why_not
+from lab import USER, Daemon, Lab, until, why_not
 from support.host import RUNTIME, attach, inside, until_nothing_is_left
 from tapster import errors
 
@@ -37,14 +38,11 @@ def lab(this_machine_is_untouched: None) -> Iterator[Lab]:
             yield made
 
 
-def test_roots_hooks_run_as_the_broker(lab: Lab) -> None:
+def started(lab: Lab) -> Daemon:
     who = f"{BROKER}:{BROKER}"
     lab.host.run("install", "-d", f"-o{BROKER}", f"-g{BROKER}", RUNTIME, "/run/shared")
     lab.host.run("chown", "-R", who, "/run/state")
-    path = Path(inside(lab, "/run/config/hooks.d/10-a"))
-    path.write_text(HOOK)
-    path.chmod(0o700)
-    daemon = lab.daemon(
+    return lab.daemon(
         "--config",
         "/run/config",
         prefix=(
@@ -52,17 +50,38 @@ def test_roots_hooks_run_as_the_broker(lab: Lab) -> None:
             f"--inh-caps={CAPABILITIES}", f"--ambient-caps={CAPABILITIES}",
         ),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["", "/tapster.toml"])
+def test_its_own_users_configuration_opens_nothing(lab: Lab, what: str) -> None:
+    """dnsmasq, which talks to guests, is that user, too."""
+    path = inside(lab, f"/run/config{what}")
+    os.chown(path, BROKER, BROKER)
+    try:
+        daemon = started(lab)
+        assert f"/run/config{what}: belongs to uid {BROKER}, not to root" in daemon.log
+        with pytest.raises(errors.BrokerFailure, match="configuration is wrong"):
+            attach(lab, USER)
+    finally:
+        os.chown(path, 0, 0)
+    assert daemon.stop() == 0
+
+
+def test_roots_hooks_run_as_the_broker(lab: Lab) -> None:
+    path = Path(inside(lab, "/run/config/hooks.d/10-a"))
+    path.write_text(HOOK)
+    path.chmod(0o700)
+    daemon = started(lab)
     with pytest.raises(errors.BrokerFailure, match="a hook refused"):
         attach(lab, USER)
     assert f"{path.name}: Permission denied" in daemon.log
     path.chmod(0o755)
-    for owner in (0, BROKER):
+    with attach(lab, USER):
+        assert lab.host.run("ip", "route", "show", "198.51.100.0/28").stdout
+    for owner in (BROKER, USER):
         os.chown(path, owner, owner)
-        with attach(lab, USER):
-            assert lab.host.run("ip", "route", "show", "198.51.100.0/28").stdout
-    os.chown(path, USER, USER)
-    with pytest.raises(errors.BrokerFailure, match="a hook refused"):
-        attach(lab, USER)
+        with pytest.raises(errors.BrokerFailure, match="a hook refused"):
+            attach(lab, USER)
     os.chown(path, 0, 0)
     until_nothing_is_left(lab, networks=True)
     due = inside(lab, f"{RUNTIME}/hooks-due")
