@@ -88,14 +88,22 @@ def having(word: str) -> list[int]:
 
 
 def brokers() -> tuple[int, int]:
-    """The supervisor and the broker."""
+    """The supervisor and the broker, as soon as there are these two."""
+    found: tuple[int, int] = until("two", _brokers)
+    return found
+
+
+def _brokers() -> tuple[int, int] | None:
     pids = having("--rootless")
     parents = {}
     for pid in pids:
-        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None  # it has just ended
         parents[pid] = int(stat[1])
-    (inner,) = [pid for pid in pids if parents[pid] in pids]
-    return parents[inner], inner
+    inner = [pid for pid in pids if parents[pid] in pids]
+    return (parents[inner[0]], inner[0]) if len(pids) == 2 and inner else None
 
 
 class Holder:
@@ -232,8 +240,7 @@ class TestEnd:
             nic = one.nic()
             supervisor, broker = brokers()
             os.kill(broker, signal.SIGKILL)
-            until("another", lambda: len(having("--rootless")) == 2
-                  and brokers()[1] != broker)  # fmt: skip
+            until("another", lambda: brokers()[1] != broker)
             (known,) = listed(lab)
             assert (known["ifname"], known["ipv4"]) == (nic["ifname"], nic["ipv4"])
             assert brokers()[0] == supervisor
