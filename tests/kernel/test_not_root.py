@@ -12,11 +12,16 @@ from pathlib import Path
 import pytest
 
 from lab import USER, Daemon, Lab, until, why_not
-from support.host import RUNTIME, attach, inside, until_nothing_is_left
+from support.host import (
+    RUNTIME,
+    attach,
+    broker_as,
+    inside,
+    until_nothing_is_left,
+)
 from tapster import errors
 
 BROKER = 23009
-CAPABILITIES = "-all,+net_admin,+net_raw,+net_bind_service"
 HOOK = """#!/bin/sh -e
 id -u >> /run/shared/who
 nft add table inet site_$1
@@ -39,17 +44,8 @@ def lab(this_machine_is_untouched: None) -> Iterator[Lab]:
 
 
 def started(lab: Lab) -> Daemon:
-    who = f"{BROKER}:{BROKER}"
-    lab.host.run("install", "-d", f"-o{BROKER}", f"-g{BROKER}", RUNTIME, "/run/shared")
-    lab.host.run("chown", "-R", who, "/run/state")
-    return lab.daemon(
-        "--config",
-        "/run/config",
-        prefix=(
-            "setpriv", f"--reuid={BROKER}", f"--regid={BROKER}", "--clear-groups",
-            f"--inh-caps={CAPABILITIES}", f"--ambient-caps={CAPABILITIES}",
-        ),
-    )  # fmt: skip
+    lab.host.run("install", "-d", f"-o{BROKER}", f"-g{BROKER}", "/run/shared")
+    return broker_as(lab, BROKER)
 
 
 @pytest.mark.parametrize("what", ["", "/tapster.toml"])

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from lab import Lab, Space, until
+from lab import Daemon, Lab, Space, until
 from tapster import client
 from tapster.connection import Connection
 from tapster.kernel import namespaces
@@ -77,6 +77,22 @@ def broker(
 ) -> Connection:
     """A connection of that user's to the broker; the caller closes it."""
     return Connection(plain_socket(lab, uid, groups), timeout)
+
+
+def broker_as(lab: Lab, uid: int) -> Daemon:
+    """A broker that is not root, as data/tapsterd.service has it."""
+    who = f"{uid}:{uid}"
+    lab.host.run("install", "-d", f"-o{uid}", f"-g{uid}", RUNTIME)
+    lab.host.run("chown", "-R", who, "/run/state")
+    capabilities = "-all,+net_admin,+net_bind_service,+net_raw"
+    return lab.daemon(
+        "--config",
+        "/run/config",
+        prefix=(
+            "setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups",
+            f"--inh-caps={capabilities}", f"--ambient-caps={capabilities}",
+        ),
+    )  # fmt: skip
 
 
 def plain_socket(lab: Lab, uid: int, groups: Sequence[int] = ()) -> socket.socket:

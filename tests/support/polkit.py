@@ -31,7 +31,7 @@ from jeepney import (
 from jeepney.io.blocking import DBusConnection, open_dbus_connection
 
 from lab import CHECKOUT, OTHER, USER, Daemon, Lab, until
-from support.host import RUNTIME, SOCKET_NAME, inside, leftovers
+from support.host import RUNTIME, SOCKET_NAME, broker_as, inside, leftovers
 from tapster.kernel import process
 
 POLKITD = ("/usr/lib/polkit-1/polkitd", "/usr/libexec/polkitd")
@@ -92,22 +92,10 @@ def polkitd() -> str | None:
     return next((path for path in POLKITD if os.access(path, os.X_OK)), None)
 
 
-_CAPABILITIES = "+net_admin,+net_bind_service,+net_raw"
-
-
 @contextmanager
 def broker_as_tapster(lab: Lab) -> Iterator[Daemon]:
     """A broker that is user tapster, and ends with nothing left."""
-    lab.host.run("install", "-d", f"-o{BROKER}", f"-g{BROKER}", RUNTIME)
-    lab.host.run("chown", "-R", f"{BROKER}:{BROKER}", "/run/state")
-    running = lab.daemon(
-        "--config",
-        "/run/config",
-        prefix=(
-            "setpriv", f"--reuid={BROKER}", f"--regid={BROKER}", "--clear-groups",
-            f"--inh-caps={_CAPABILITIES}", f"--ambient-caps={_CAPABILITIES}",
-        ),
-    )  # fmt: skip
+    running = broker_as(lab, BROKER)
     yield running
     assert running.process.poll() is None, running.log
     assert running.stop() == 0, running.log

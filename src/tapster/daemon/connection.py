@@ -111,7 +111,11 @@ class Connection(VarlinkInterfaceServerProtocol):
         )
         self._socket = connection
         self.connection_made(self._base)  # as the transport does, a turn later
-        self._base.read_now()
+
+    def read_now(self) -> None:
+        """Read, and serve, what has come by now."""
+        if self._base is not None:
+            self._base.read_now()
 
     def abort(self) -> None:
         """Close now, whatever is queued."""

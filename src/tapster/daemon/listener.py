@@ -166,6 +166,7 @@ class Listener:
         theirs = self._of_user[uid]
         del theirs[accepted]
         theirs[connection] = None
+        connection.read_now()  # it is known by now, whatever comes of that
 
     @staticmethod
     def _is_over(accepted: Socket) -> bool:

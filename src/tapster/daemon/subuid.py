@@ -12,6 +12,8 @@ import logging
 import os
 from bisect import bisect_right
 
+from ..policy.files import signature
+
 _log = logging.getLogger(__name__)
 
 PATH = "/etc/subuid"
@@ -53,19 +55,12 @@ class Subordinates:
 
     def _look(self) -> None:
         try:
-            status = os.stat(self._path)
-            signature = (
-                status.st_dev,
-                status.st_ino,
-                status.st_size,
-                status.st_mtime_ns,
-                status.st_ctime_ns,
-            )
-            if signature == self._signature:
+            seen = signature(os.stat(self._path))
+            if seen == self._signature:
                 return
             with open(self._path, encoding="utf-8", errors="replace") as file:
                 self._ranges = parse(file.read(_LARGEST))
-            self._signature = signature
+            self._signature = seen
         except FileNotFoundError:
             self._signature, self._ranges = (), []
         except OSError as err:

@@ -123,6 +123,17 @@ def _read(directory: str, name: str, parent: int, owner_only: bool) -> tuple[str
         raise ConfigError(f"{path}: not UTF-8") from err
 
 
+def signature(status: os.stat_result) -> tuple[int, ...]:
+    """What is another where a file is another, or was written to."""
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
+
+
 def _check(status: os.stat_result, path: str, owner_only: bool) -> None:
     if not owner_only:
         return

@@ -42,7 +42,7 @@ from typing import NamedTuple
 
 from ..errors import ConfigError
 from ..model import Peer
-from .files import opened_directory, opened_file
+from .files import opened_directory, opened_file, signature
 from .name_lookup import NameLookup
 from .values import NSS, Names
 
@@ -255,15 +255,9 @@ def _current(path: str, owner_only: bool) -> _File | None:
 
 def _version(path: str, fd: int, status: os.stat_result) -> _File:
     """What an open file says: read, or known from before."""
-    signature = (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-    )
+    seen = signature(status)
     file = _files.get(path)
-    if file is not None and file.is_settled and file.signature == signature:
+    if file is not None and file.is_settled and file.signature == seen:
         return file
     age = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)
     data = _read(path, fd)
@@ -271,7 +265,7 @@ def _version(path: str, fd: int, status: os.stat_result) -> _File:
         if file is None and len(_files) >= 4:
             _files.clear()
         file = _files[path] = _File(data, file)
-    file.signature, file.is_settled = signature, age > _SETTLED_NS
+    file.signature, file.is_settled = seen, age > _SETTLED_NS
     return file
 
 
