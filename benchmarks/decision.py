@@ -23,13 +23,13 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import report
-from tapster.daemon.ledger import Ledger, Nic
-from tapster.daemon.usage import used
+from tapster.daemon.decide.quota import used
+from tapster.daemon.nics.ledger import Ledger, Nic
 from tapster.model import Peer, Rule, State
-from tapster.policy.config import Config, parse
-from tapster.policy.decide import Decision, Facts, decide
-from tapster.policy.rulebook import Rulebook, Target
-from tapster.policy.values import Names
+from tapster.policy.config.load import Config, parse
+from tapster.policy.config.values import Names
+from tapster.policy.core.decide import Decision, Facts, decide
+from tapster.policy.core.rulebook import Rulebook, Target
 
 SIZES, _QUICK_SIZES = (1, 100, 10_000), (1, 100)
 

@@ -25,7 +25,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from tapster.policy import mounts
+from tapster.policy.foreign import mounts
 
 assert asyncio and shutil  # imported now: they compare os' functions with sets of them
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from tapster.policy import mounts
+from tapster.policy.foreign import mounts
 
 PATIENCE = 2.0  # seconds for the kernel and for threads to finish with something
 _POLL = 0.005

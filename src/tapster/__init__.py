@@ -15,7 +15,7 @@ from tapster.version import __version__
 
 TYPE_CHECKING = False  # type checkers take it for typing's, which is slow to import
 if TYPE_CHECKING:
-    from tapster.client import Nic, attach
+    from tapster.client.attach import Nic, attach
     from tapster.errors import (
         AddressesExhausted,
         BrokerBusy,
@@ -66,7 +66,7 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'tapster' has no attribute {name!r}")
     if name in ("Nic", "attach"):
-        from tapster import client as module
+        from tapster.client import attach as module
     else:
         from tapster import errors as module  # type: ignore[no-redef]
     value: object = getattr(module, name)

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from tapster import client
-from tapster.connection import Connection, open_socket
+from tapster.client import attach as client
+from tapster.client.connection import Connection, open_socket
 from tapster.errors import TapsterError
 from tapster.kernel import tun
 

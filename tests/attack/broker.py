@@ -22,7 +22,7 @@ from attack.routed import listening
 from attack.site import LAN, OFFICE, OFFICE_TOO, Site, eventually
 from lab import OTHER, USER
 from support import host
-from tapster.connection import Connection
+from tapster.client.connection import Connection
 from tapster.errors import TapsterError
 
 NO_LIST = "it keeps no list of what it made"

@@ -24,7 +24,8 @@ from support.host import (
     tool,
     until_nothing_is_left,
 )
-from tapster import client, errors
+from tapster import errors
+from tapster.client import attach as client
 from tapster.kernel import tun
 
 pytestmark = pytest.mark.usefixtures("clean")

@@ -20,8 +20,8 @@ from support.host import Watcher, ask, attach, inside, plain_socket
 from support.managing import forward, reload, remove
 from support.records import check, fields, of_entry, of_log, rows
 from tapster import errors
-from tapster.daemon.journal import SOCKET
-from tapster.daemon.throttle import BURST
+from tapster.daemon.audit.journal import SOCKET
+from tapster.daemon.fairness.throttle import BURST
 
 CONFIG = f"""
 [[rules]]

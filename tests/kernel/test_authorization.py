@@ -19,7 +19,8 @@ from support.host import (
     nics,
     until_nothing_is_left,
 )
-from tapster import client, errors
+from tapster import errors
+from tapster.client import attach as client
 
 pytestmark = pytest.mark.usefixtures("clean")
 

@@ -25,8 +25,8 @@ from support.peer_helper import (
     set_alternative_name,
     why_not,
 )
-from tapster.policy.access import Reader, read_as
-from tapster.policy.bridge_conf import Verdict, decide
+from tapster.policy.foreign.access import Reader, read_as
+from tapster.policy.foreign.bridge_conf import Verdict, decide
 
 ALICE = Reader(1001, 2001, frozenset())
 READERS = [

@@ -18,7 +18,7 @@ import pytest
 
 from lab import OTHER, USER, Daemon, Lab, until
 from support.host import SOCKET_NAME, as_user, attach, inside, until_nothing_is_left
-from tapster import client
+from tapster.client import attach as client
 from tapster.kernel import seccomp
 
 CONFIG = "[broker]\nnetwork_grace_seconds = 0.1\n"

@@ -18,8 +18,8 @@ import pytest
 
 from lab import Lab, Space, until, why_not
 from support.host import in_network, link, ruleset
-from tapster.daemon import doctor
-from tapster.daemon.doctor import Finding
+from tapster.daemon.api.doctor import findings as doctor
+from tapster.daemon.api.doctor.findings import Finding
 from tapster.kernel.netlink import NetlinkSocket
 from tapster.kernel.nft import Nft
 

@@ -35,7 +35,7 @@ from support.host import (
 )
 from support.managing import forward, forwards, reload, remove
 from support.state import Live, Net, take
-from tapster import client
+from tapster.client import attach as client
 from tapster.errors import TapsterError
 
 CONFIG = """

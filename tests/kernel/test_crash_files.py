@@ -32,7 +32,8 @@ from support.host import (
     until_nothing_is_left,
 )
 from support.state import STATE_DIRECTORY, Live, take
-from tapster import client, errors
+from tapster import errors
+from tapster.client import attach as client
 from tapster.kernel import tun
 
 _TUNSETIFINDEX = 0x400454DA

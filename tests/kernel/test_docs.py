@@ -19,8 +19,8 @@ from support.host import (
     ruleset,
     until_nothing_is_left,
 )
-from tapster import manage
-from tapster.policy.config import parse
+from tapster.client import manage
+from tapster.policy.config.load import parse
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "networks.md"
 SOCKET = "io.tapster.Broker"

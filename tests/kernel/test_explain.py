@@ -26,7 +26,8 @@ from support.host import (
     until_nothing_is_left,
 )
 from support.managing import forward, remove
-from tapster import errors, manage
+from tapster import errors
+from tapster.client import manage
 
 STAFF = 4711  # a group that alice is in by the group file, and not by its processes
 PATH = "/run/config/tapster.toml"

@@ -27,7 +27,7 @@ from support.host import (
 from support.managing import forward, forwards, remove
 from support.pump import FAMILIES, TCP, UDP, V4, V6, Stack, bound, connected
 from tapster import errors
-from tapster.daemon.forwards import PER_USER
+from tapster.daemon.publish.forwards import PER_USER
 
 HOST = {V4: "192.0.2.2", V6: "2001:db8::2"}
 WORLD = {V4: "192.0.2.1", V6: "2001:db8::1"}

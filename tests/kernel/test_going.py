@@ -38,7 +38,8 @@ from support.host import (
     sysctl,
     until_nothing_is_left,
 )
-from tapster import client, errors
+from tapster import errors
+from tapster.client import attach as client
 
 SYSCTLS = ("ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv6/conf/eth0/accept_ra")
 WHERE = pytest.mark.parametrize("where", [{}, {"bridge": "br7"}], ids=["nat", "bridge"])

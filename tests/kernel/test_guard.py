@@ -38,7 +38,7 @@ from support.host import (
     until_nothing_is_left,
 )
 from support.tampering import as_user, set_carrier, set_mac, set_number
-from tapster import client
+from tapster.client import attach as client
 
 POLICIES = ("quarantine", "restore", "detach")
 WHERE = pytest.mark.parametrize("where", [{}, {"bridge": "br7"}], ids=["nat", "bridge"])

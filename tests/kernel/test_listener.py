@@ -36,8 +36,9 @@ from support.host import (
     until_nothing_is_left,
 )
 from support.raw import GET_INFO, call, descriptors, messages, receive
-from tapster import client, errors
-from tapster.daemon import received
+from tapster import errors
+from tapster.client import attach as client
+from tapster.daemon.server import passed_fds as received
 
 LIMIT = 16 * 1024
 CONFIG = """

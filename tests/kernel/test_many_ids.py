@@ -83,7 +83,7 @@ def daemon(lab: Lab) -> Iterator[Daemon]:
     lab.config(CONFIG)
     # Not every host has an /etc/subuid to mount another one over.
     script = (
-        "from tapster.daemon import subuid;"
+        "from tapster.daemon.identify import subuid;"
         "subuid._SYSTEMS = subuid.Subordinates('/run/subuid')"
     )
     running = lab.daemon("--config", "/run/config", script=script)

@@ -39,7 +39,8 @@ from support.host import (
 )
 from support.managing import by, network
 from support.pump import CARD, FAMILIES, TCP, UDP, V4, V6, Stack, bound, connected
-from tapster import errors, manage
+from tapster import errors
+from tapster.client import manage
 
 DENIED = 23009  # a user who may use no network but the default one
 HOST = {V4: "192.0.2.2", V6: "2001:db8::2"}

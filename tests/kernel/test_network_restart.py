@@ -27,7 +27,8 @@ from support.host import (
 )
 from support.managing import by, forward, forwards, network, reload, remove
 from support.pump import TCP, UDP, V4, V6, Stack, bound, connected
-from tapster import errors, manage
+from tapster import errors
+from tapster.client import manage
 
 HOST = {V4: "192.0.2.2", V6: "2001:db8::2"}
 WORLD = {V4: "192.0.2.1", V6: "2001:db8::1"}

@@ -21,7 +21,9 @@ from support.host import (
     tool,
     until_nothing_is_left,
 )
-from tapster import client, errors, manage
+from tapster import errors
+from tapster.client import attach as client
+from tapster.client import manage
 
 CONFIG = """
 [broker]
@@ -145,7 +147,7 @@ def test_of_a_nic_that_could_not_be_made_are_taken_back_once(lab: Lab) -> None:
     """Its last stage fails, after the rate and all that refers to it are there."""
     lab.config(CONFIG.format("80mbit", "160mbit"))
     broken = """if True:
-        from tapster.daemon.provision import Provisioner
+        from tapster.daemon.provision.provisioner import Provisioner
         def fail(self, nic):
             raise OSError(5, "no")
         Provisioner._set_up = fail

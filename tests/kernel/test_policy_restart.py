@@ -26,7 +26,7 @@ from support.host import (
 )
 from support.managing import reload
 from tapster import errors
-from tapster.connection import Connection, close_all
+from tapster.client.connection import Connection, close_all
 
 POLICY = f"""
 [broker]

@@ -24,7 +24,8 @@ from jeepney import Message, new_method_call
 from lab import CHECKOUT, OTHER, USER, Daemon, Lab, until, why_not
 from support import host, polkit
 from support.polkit import AUTHORITY, BUS, THIRD, Agent, Asker, Polkitd
-from tapster.daemon import authority, bus
+from tapster.daemon.decide.polkit import dbus as bus
+from tapster.daemon.decide.polkit import messages as authority
 from tapster.kernel import process
 
 POLICY = CHECKOUT / "data/io.tapster.policy"

@@ -37,7 +37,8 @@ from support.host import (
     until_nothing_is_left,
 )
 from support.tampering import as_user, set_carrier, set_mac
-from tapster import client, errors
+from tapster import errors
+from tapster.client import attach as client
 
 LOW = "00:00:00:00:00:01"
 

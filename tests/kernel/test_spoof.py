@@ -16,7 +16,7 @@ from support import frames, host, spoofs, spoofs6
 from support.frames import Station, Tap, VnetTap
 from support.leases import give, party
 from support.spoofs import Case, Party, Scene
-from tapster import client
+from tapster.client import attach as client
 
 CASES = (
     *spoofs.LINK, *spoofs.ARPS, *spoofs.IPV4S, *spoofs.DHCPS,

@@ -14,7 +14,7 @@ from lab import OTHER, USER, Lab, until
 from support import frames, host, spoofs6
 from support.frames import BROADCAST, IPV4, PLAIN, Station, Tap, arrives
 from support.host import in_network
-from tapster import client
+from tapster.client import attach as client
 
 GROUP, UNKNOWN = "01:00:5e:00:00:fb", "02:5a:00:00:00:98"
 LLDP = 0x88CC

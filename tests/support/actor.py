@@ -23,8 +23,9 @@ from collections.abc import Callable
 from typing import Any
 
 import tapster
-from tapster import errors, manage
-from tapster.client import connect
+from tapster import errors
+from tapster.client import manage
+from tapster.client.attach import connect
 
 MOST = 6  # NICs at a time
 PATIENCE = 5.0  # seconds for a frame to get through

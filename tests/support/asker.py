@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 
-from tapster.connection import Connection
+from tapster.client.connection import Connection
 from tapster.errors import TapsterError
 
 

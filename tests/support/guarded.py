@@ -14,7 +14,7 @@ from lab import Daemon, Lab, until
 from support import frames
 from support.frames import BROADCAST, Tap, arrives
 from support.host import elements, link, nics, port, tool
-from tapster import client
+from tapster.client import attach as client
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, ip_address, ip_network
 
 from support import frames
 from support.frames import Tap
-from tapster import client
+from tapster.client import attach as client
 
 
 class Guest:

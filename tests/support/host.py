@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from lab import Daemon, Lab, Space, until
-from tapster import client
-from tapster.connection import Connection
+from tapster.client import attach as client
+from tapster.client.connection import Connection
 from tapster.kernel import namespaces
 
 SOCKET_NAME = "io.tapster.Broker"

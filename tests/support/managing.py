@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What `tapster.manage` asks for, as one of the lab's users."""
+"""What `tapster.client.manage` asks for, as one of the lab's users."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from lab import Lab
 from support.host import SOCKET_NAME, as_user
-from tapster import manage
+from tapster.client import manage
 
 
 def by(lab: Lab, uid: int, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 
 from lab import Lab, Space
 from support.host import attach, in_network
-from tapster import client
+from tapster.client import attach as client
 from tapster.kernel import tun
 
 CARD = "eth0"

@@ -22,7 +22,7 @@ from typing import Any
 
 from lab import Lab
 from support.host import RUNTIME, inside
-from tapster import client
+from tapster.client import attach as client
 
 STATE_DIRECTORY = "/run/state"
 _OURS = ("tapster", "tapbr")
@@ -255,7 +255,7 @@ def _steady(part: str, look: State) -> Part:
 
 
 def _is_of_broker(words: str) -> bool:
-    return "tapster.daemon.main" in words or "daemon/spawner.py" in words
+    return "tapster.daemon.main" in words or "daemon/process/spawner.py" in words
 
 
 # Holding it against what should be
@@ -458,7 +458,7 @@ class _Judge:
             self.same("the broker's running", broker in ours, True)
             ours.pop(broker, None)
         for pid, (parent, words) in list(ours.items()):
-            if "daemon/spawner.py" in words and parent == broker:
+            if "daemon/process/spawner.py" in words and parent == broker:
                 del ours[pid]
         for name in self.bridges:
             pid_file = self.now.files.get(f"{RUNTIME}/networks/{name}/dnsmasq.pid", {})

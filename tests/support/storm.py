@@ -24,7 +24,7 @@ from support.crash import Host
 from support.host import tool, until_nothing_is_left
 from support.managing import by, reload
 from support.state import Live, Net
-from tapster import manage
+from tapster.client import manage
 
 THIRD = 23003
 USERS = (USER, OTHER, THIRD)

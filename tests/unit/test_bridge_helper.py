@@ -28,7 +28,8 @@ import tapster
 from fakes import broker as fake
 from fakes.broker import ATTACHED, NIC, FakeBroker, Script, encode, error, say
 from tapster import bridge_helper as helper
-from tapster import connection, paths
+from tapster import paths
+from tapster.client import connection
 
 HELPER = os.path.abspath(helper.__file__)
 QEMU_BLOCKS = (

@@ -20,22 +20,24 @@ from typing import Any, NamedTuple
 import pytest
 
 from tapster.cli import explain as command
-from tapster.daemon import broker, forwards
-from tapster.daemon.audit import Act
-from tapster.daemon.judge import ATTACH, FORWARD, MANAGE, Judge
+from tapster.daemon import broker
+from tapster.daemon.audit.record import Act
+from tapster.daemon.decide.judge import ATTACH, FORWARD, MANAGE, Judge
+from tapster.daemon.publish import forwards
 from tapster.errors import RequestError
 from tapster.model import Peer, Port, Rule
-from tapster.networks.records import parse_port
-from tapster.policy import bridge_conf, lxc_usernet, rule_file
-from tapster.policy import decide as policy
-from tapster.policy.access import Contents
-from tapster.policy.check import check_files
-from tapster.policy.config import BRIDGE_CONF, Authorization, Config, parse
-from tapster.policy.decide import MAX_NICS, Decision, Facts, Share, Usernet
-from tapster.policy.findings import Severity
-from tapster.policy.lint_words import Host
-from tapster.policy.rulebook import BUILT_IN, DEFAULT_NETWORK, Rulebook, Target
-from tapster.policy.values import NSS, Names, duration
+from tapster.networks.definition_json import parse_port
+from tapster.policy.config import rule_file
+from tapster.policy.config.load import BRIDGE_CONF, Authorization, Config, parse
+from tapster.policy.config.values import NSS, Names, duration
+from tapster.policy.core import decide as policy
+from tapster.policy.core.decide import MAX_NICS, Decision, Facts, Share, Usernet
+from tapster.policy.core.rulebook import BUILT_IN, DEFAULT_NETWORK, Rulebook, Target
+from tapster.policy.foreign import bridge_conf, lxc_usernet
+from tapster.policy.foreign.access import Contents
+from tapster.policy.lint.check import check_files
+from tapster.policy.lint.findings import Severity
+from tapster.policy.lint.values import Host
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "policy.md"
 TEXT = PAGE.read_text()

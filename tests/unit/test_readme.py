@@ -22,8 +22,8 @@ import tapster
 from support.command import tapster as run_tapster
 from tapster import bridge_helper
 from tapster.cli import main as cli
-from tapster.daemon import options
-from tapster.policy.config import SECTIONS, Config, parse
+from tapster.daemon.process import options
+from tapster.policy.config.load import SECTIONS, Config, parse
 from tapster.vmm import qemu
 
 ROOT = Path(__file__).resolve().parents[2]

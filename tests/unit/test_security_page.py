@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tapster.daemon import cage
+from tapster.daemon.process import sandbox as cage
 from tapster.kernel import capabilities
 
 ROOT = Path(__file__).resolve().parents[2]

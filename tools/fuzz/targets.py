@@ -14,18 +14,22 @@ import socket
 import tempfile
 from collections.abc import Callable, Mapping
 
-from tapster.connection import parse_reply
-from tapster.daemon import bus, journal, log
-from tapster.daemon.ledger import read_record
+from tapster.client.connection import parse_reply
+from tapster.daemon.audit import journal, log
+from tapster.daemon.decide.polkit import dbus as bus
+from tapster.daemon.nics.ledger import read_record
 from tapster.errors import ConfigError, ProtocolError, RequestError, UsageError
 from tapster.kernel import conntrack, netlink, nflog, rtnetlink
 from tapster.model import Peer
-from tapster.networks import leases, records
+from tapster.networks import definition_json as records
+from tapster.networks import leases
 from tapster.networks.store import StateStore
-from tapster.policy import bridge_conf, check, config, lxc_usernet
-from tapster.policy.access import Contents
-from tapster.policy.lint_words import Host
-from tapster.policy.values import Names
+from tapster.policy.config import load as config
+from tapster.policy.config.values import Names
+from tapster.policy.foreign import bridge_conf, lxc_usernet
+from tapster.policy.foreign.access import Contents
+from tapster.policy.lint import check
+from tapster.policy.lint.values import Host
 from tapster.vmm import qemu
 
 from .wire import wire

@@ -19,14 +19,15 @@ from typing import Any
 
 from asyncvarlink import FileDescriptor
 
-from tapster.daemon import audit, received
-from tapster.daemon.forwards import _parse, _parse_network, parse_port
-from tapster.daemon.listener import Listener
-from tapster.daemon.resolve import check
-from tapster.daemon.tap import TapDescriptor
+from tapster.daemon.audit import record as audit
+from tapster.daemon.provision.tap_fd import TapDescriptor
+from tapster.daemon.publish.forwards import _parse, _parse_network, parse_port
+from tapster.daemon.resolve.request import check
+from tapster.daemon.server import passed_fds as received
+from tapster.daemon.server.listener import Listener
 from tapster.errors import BrokerBusy, NoSuchNic
 from tapster.model import AttachRequest, Peer
-from tapster.policy.config import Limits
+from tapster.policy.config.load import Limits
 from tapster.wire import interface
 
 # How it is sent

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 
-from tapster import client
 from tapster.cli import arguments as look
 from tapster.cli.text import visible
+from tapster.client import attach as client
 from tapster.errors import UsageError
 
 TYPE_CHECKING = False

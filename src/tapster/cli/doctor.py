@@ -11,11 +11,12 @@ import json
 import os
 import time
 
-from tapster import manage, paths
+from tapster import paths
 from tapster.cli import arguments as look
 from tapster.cli.text import visible
-from tapster.client import NotRunning
-from tapster.connection import open_socket
+from tapster.client import manage
+from tapster.client.attach import NotRunning
+from tapster.client.connection import open_socket
 from tapster.errors import BrokerUnavailable
 
 TYPE_CHECKING = False

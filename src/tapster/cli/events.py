@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import signal
 
-from tapster import client
 from tapster.cli import arguments as look
 from tapster.cli.text import note, visible
-from tapster.connection import Gone
+from tapster.client import attach as client
+from tapster.client.connection import Gone
 from tapster.errors import BrokerUnavailable
 
 TYPE_CHECKING = False

@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import os
 
-from tapster import client, manage
 from tapster.cli import arguments as look
 from tapster.cli import table
 from tapster.cli.text import visible
+from tapster.client import attach as client
+from tapster.client import manage
 from tapster.errors import UsageError
 
 TYPE_CHECKING = False

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import re
 
-from tapster import manage
 from tapster.cli import arguments as look
 from tapster.cli import subcommands, table
 from tapster.cli.text import note, visible
-from tapster.client import NotRunning
+from tapster.client import manage
+from tapster.client.attach import NotRunning
 from tapster.errors import UsageError
 
 TYPE_CHECKING = False

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 
-from tapster import client
 from tapster.cli import arguments as look
 from tapster.cli import table
 from tapster.cli.text import note, size, visible
+from tapster.client import attach as client
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

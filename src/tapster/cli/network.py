@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 
-from tapster import manage
 from tapster.cli import arguments as look
 from tapster.cli import subcommands, table
 from tapster.cli.text import note, visible
+from tapster.client import manage
 from tapster.errors import NotAuthorized
 
 TYPE_CHECKING = False

@@ -19,17 +19,17 @@ import sys
 from tapster.cli import arguments as look
 from tapster.cli import subcommands
 from tapster.cli.text import visible
-from tapster.policy.check import Report, check_directory, check_files
-from tapster.policy.config import DEFAULT_DIRECTORY
-from tapster.policy.lint_words import Host
-from tapster.policy.values import NSS, Names
+from tapster.policy.config.load import DEFAULT_DIRECTORY
+from tapster.policy.config.values import NSS, Names
+from tapster.policy.lint.check import Report, check_directory, check_files
+from tapster.policy.lint.values import Host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Callable, Sequence
 
-    from tapster.policy.findings import Finding
+    from tapster.policy.lint.findings import Finding
 
 DESCRIPTION = "Look at who may have what, as the configuration has it."
 SUMMARIES = {"check": "find what is wrong with the configuration"}

@@ -16,7 +16,7 @@ import re
 from signal import SIG_DFL, SIGPIPE, SIGXFSZ, signal
 
 from tapster.cli import arguments as look
-from tapster.client import Nic, attach
+from tapster.client.attach import Nic, attach
 from tapster.errors import ProtocolError, TapsterError, UsageError
 from tapster.vmm import qemu
 

@@ -3,11 +3,10 @@
 
     identify → resolve → decide → allocate → provision → publish → reply → watch
 
-`daemon/peer.py` identifies, `daemon/allocate.py` allocates, `daemon/provision.py`
-provisions and publishes, and `daemon/watch.py` watches; the rest is here. One event
-loop runs it all: what is between two awaits can't be interleaved, and from the last
-decision to the publishing there is no await. Between that and the reply there may be
-one, for the administrator's hooks: whatever may happen to a NIC may happen then.
+The rooms of this package are those stages; here is what joins them. One event loop
+runs it all: what is between two awaits can't be interleaved, and from the last decision
+to the publishing there is no await. Between that and the reply there may be one, for
+the administrator's hooks: whatever may happen to a NIC may happen then.
 """
 
 from __future__ import annotations
@@ -39,26 +38,27 @@ from ..model import (
     State,
 )
 from ..networks import ruleset
-from ..networks.claims import reservation_for
+from ..networks.guest_addresses import reservation_for
 from ..networks.managed import Environment, ManagedNetwork
-from ..policy.config import Config
-from ..policy.decide import Decision
-from ..policy.rulebook import DEFAULT_NETWORK, Target
-from . import expiry, stages
-from .allocate import Allocator
-from .audit import Act
-from .bridges import Bridges
-from .events import Events
-from .hooks import Hooks, RefusedByHook
-from .instances import Instances
-from .judge import Consents, Judge, is_shared
-from .ledger import Ledger, Nic
-from .polkit import Polkit
-from .provision import Provisioner
-from .resolve import check, resolve
-from .tamper import is_of
-from .tap import TapDescriptor
-from .usage import target_of
+from ..policy.config.load import Config
+from ..policy.core.decide import Decision
+from ..policy.core.rulebook import DEFAULT_NETWORK, Target
+from .allocate.allocator import Allocator
+from .audit.events import Events
+from .audit.record import Act
+from .decide.judge import Consents, Judge, is_shared
+from .decide.polkit.client import Polkit
+from .decide.quota import target_of
+from .nics import expiry
+from .nics.expected import is_of
+from .nics.ledger import Ledger, Nic
+from .provision import stages
+from .provision.provisioner import Provisioner
+from .provision.tap_fd import TapDescriptor
+from .publish.hooks.lifecycle import Hooks, RefusedByHook
+from .publish.networks import Instances
+from .resolve.bridges import Bridges
+from .resolve.request import check, resolve
 
 _log = logging.getLogger(__name__)
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 import sys
 
 from ..errors import TapsterError
-from . import inherited, log
-from .options import parse
+from .audit import log
+from .process import startup as inherited
+from .process.options import parse
 
 
 def _prepare(verbose: bool) -> None:
@@ -25,8 +26,8 @@ def main(argv: list[str] | None = None) -> int:
             from .rootless import supervise
 
             return supervise(options)
-        from . import cage
-        from .programs import Programs
+        from .process import sandbox as cage
+        from .process.programs import Programs
 
         cage.bound_programs()
         programs = Programs.start(options.runtime, options.config)

@@ -18,13 +18,14 @@ from ..kernel.netlink import NetlinkError
 from ..kernel.nft import NftError
 from ..kernel.rtnetlink import Link
 from ..model import Mode, State
-from ..networks import dnsmasq, elements, kept, managed, rates, ruleset
+from ..networks import dnsmasq, elements, managed, rates, ruleset
+from ..networks import state_files as kept
 from ..networks.managed import ManagedNetwork
 from .broker import Broker
-from .forwards import Forwards
-from .guard import name_again
-from .ledger import Nic
-from .tamper import TAP_ALIAS, is_recorded
+from .nics.expected import TAP_ALIAS, is_recorded
+from .nics.ledger import Nic
+from .publish.forwards import Forwards
+from .watch.guard import name_again
 
 _log = logging.getLogger(__name__)
 

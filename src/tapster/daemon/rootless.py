@@ -28,8 +28,8 @@ from ..errors import BrokerUnavailable, TapsterError
 from ..kernel import capabilities, namespaces, process, rtnetlink, tun
 from ..kernel.netlink import NetlinkError, NetlinkSocket
 from ..paths import is_private
-from . import activation
-from .options import Options
+from .process import listening as activation
+from .process.options import Options
 
 _log = logging.getLogger(__name__)
 
@@ -291,8 +291,8 @@ class _Supervisor:
             loopback = rtnetlink.get_link(netlink, "lo")
             if loopback is not None:
                 netlink.transact([rtnetlink.set_link(loopback.ifindex, "lo", up=True)])
-        from . import cage
-        from .programs import Programs
+        from .process import sandbox as cage
+        from .process.programs import Programs
 
         cage.bound_programs()
         programs = Programs.start(self._options.runtime, self._options.config)

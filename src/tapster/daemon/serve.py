@@ -23,24 +23,37 @@ from ..networks import dnsmasq
 from ..networks.forwarding import Forwarding
 from ..networks.managed import Environment
 from ..networks.store import StateStore
-from ..policy.config import Config, load
-from . import activation, alone, audit, cage, eager, reconcile
-from .activation import notify
+from ..policy.config.load import Config, load
+from . import reconcile
+from .api.service import BrokerService
+from .audit import record as audit
+from .audit.events import Events
 from .broker import Broker
-from .events import Events
-from .first_mac import FirstMac
-from .forwards import Forwards
-from .guard import Guard
-from .hooks import Hooks
-from .lease_watch import LeaseWatch
-from .ledger import Ledger
-from .listener import Listener
-from .options import Options
-from .place import Place
-from .polkit import Polkit
-from .programs import Programs
-from .service import BrokerService
-from .watch import Watch
+from .decide.polkit.client import Polkit
+from .nics.ledger import Ledger
+from .process import (
+    eager_tasks as eager,
+)
+from .process import (
+    listening as activation,
+)
+from .process import (
+    sandbox as cage,
+)
+from .process import (
+    single_instance as alone,
+)
+from .process.listening import notify
+from .process.options import Options
+from .process.programs import Programs
+from .process.runtime_directory import Place
+from .publish.forwards import Forwards
+from .publish.hooks.lifecycle import Hooks
+from .server.listener import Listener
+from .watch.dhcp_snooping import LeaseWatch
+from .watch.first_mac import FirstMac
+from .watch.guard import Guard
+from .watch.netlink import Watch
 
 _log = logging.getLogger(__name__)
 

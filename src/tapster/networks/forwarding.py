@@ -16,7 +16,7 @@ import logging
 import os
 
 from ..kernel import sysctl
-from . import kept
+from . import state_files as kept
 from .dnsmasq import remove_file, write_file
 
 _log = logging.getLogger(__name__)

@@ -21,10 +21,21 @@ from ..kernel.netlink import NetlinkError, NetlinkSocket
 from ..kernel.nft import Nft
 from ..kernel.nftelem import ElementSocket
 from ..model import Egress, Mode, NetworkDefinition, Scope
-from . import addresses, dnsmasq, elements, kept, records, ruleset
-from .claims import Claim
+from . import (
+    addresses,
+    dnsmasq,
+    elements,
+    ruleset,
+)
+from . import (
+    definition_json as records,
+)
+from . import (
+    state_files as kept,
+)
+from .dnsmasq_process import NameService
 from .forwarding import Forwarding
-from .service import NameService
+from .guest_addresses import Claim
 from .store import NetworkState, StateStore
 
 _log = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ _CHAINS = {LAN: "lan", NAT: "nat", TRUSTED: "trusted"}
 # of `ports`; one of ours without an element says nothing at all. A waiting port
 # is locked and has no entry yet, so the bridge drops all it sends: it only
 # leaves one MAC in `first`, and never more than one, whatever its guest sends
-# (daemon/first_mac.py).
+# (daemon/watch/first_mac.py).
 #
 # Each rule costs every frame that gets to it, and a lookup costs five times what
 # a comparison does, less where the key has four bytes and the set a size: what

@@ -16,7 +16,7 @@ import secrets
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
-from . import kept
+from . import state_files as kept
 
 _log = logging.getLogger(__name__)
 

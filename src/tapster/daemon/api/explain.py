@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What `tapster explain` shows: a decision as the broker makes it, and how it came.
+
+Root sees all of it, about anybody. Whoever asks about himself is told what a
+request would have told: nothing, where the answer is no.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ...errors import InvalidRequest, NotAuthorized
+from ...model import AttachRequest, Peer
+from ...policy.core.decide import Decision, Facts, Step
+from ...policy.core.rulebook import Target
+from ...wire import interface as wire
+from ..audit.record import Act
+from ..broker import Broker
+from ..identify.accounts import account, user_name
+from ..publish.forwards import parse_port
+from ..resolve.request import check, resolve
+
+_UNIFORM = "you may not use it, or it does not exist"
+
+
+async def explain(
+    broker: Broker,
+    peer: Peer,
+    request: AttachRequest,
+    user: str | None,
+    forward: str | None,
+) -> wire.Explanation:
+    """Decide what is asked for without doing it.
+
+    :param user: name or number; None is the caller.
+    :param forward: a port of the host, if that is what is asked for.
+    :raises InvalidRequest: something is not acceptable, or no such user.
+    :raises NotAuthorized: it is about another, and the caller is not root.
+    """
+    request = check(request)
+    port = None if forward is None else parse_port(forward)
+    if port is not None and request.bridge is not None:
+        raise InvalidRequest("forward: not on a Linux bridge", "name a network")
+    subject = peer if user is None else await _subject(broker, peer, user)
+    judge = broker.judge
+    target, facts = Target(), Facts()
+
+    def decide() -> Decision:
+        nonlocal target, facts
+        target, _ = resolve(request, broker.bridges.find, broker.config)
+        decision, facts = judge.would(subject, request, target, port)
+        return decision
+
+    decision = await broker.settled(subject.uid, decide)
+    guest = judge.guest(subject, request, target)
+    is_told_all = peer.is_root or broker.env.rootless  # whose own the broker is
+    if not (is_told_all or decision.allowed or decision.over_quota):
+        return _withheld(subject)
+    steps, more = judge.steps(subject, guest, decision, own=not is_told_all)
+    if decision.allowed and decision.ask:
+        decision = await judge.ask_about(peer, subject, guest, decision, port)
+        if not (decision.allowed or is_told_all):
+            return _withheld(subject)
+    told = _told(subject, guest, decision, facts, steps)
+    if more:
+        told.notes.append(f"{more} more rules are not shown")
+    return told
+
+
+async def _subject(broker: Broker, peer: Peer, user: str) -> Peer:
+    # With the groups that it has, not those that it would have.
+    if user in (str(peer.uid), user_name(peer.uid)):
+        return peer
+    if not peer.is_root:
+        act = Act(peer, "explain")
+        broker.events.denied_act(act, f"about another user, {user[:64]!r}")
+        raise NotAuthorized("only root may ask about other users", "use sudo")
+    found = await asyncio.to_thread(account, user)
+    if found is None:
+        raise InvalidRequest("user: there is no such user", "a name or a number")
+    return found
+
+
+def _withheld(subject: Peer) -> wire.Explanation:
+    """All that whoever may not have something is told."""
+    return _told(subject, Target(), Decision(False, _UNIFORM), Facts(), ())
+
+
+def _told(
+    subject: Peer,
+    target: Target,
+    decision: Decision,
+    facts: Facts,
+    steps: Sequence[Step],
+) -> wire.Explanation:
+    nics = facts.usernet.used if facts.usernet is not None else 0
+    if decision.rule is not None:
+        of_bridges = decision.rule.max_nics is not None or target.bridge is not None
+        nics = facts.used(decision.rule, of_bridges)
+    return wire.Explanation(
+        user=user_name(subject.uid),
+        uid=subject.uid,
+        allowed=decision.allowed,
+        reason=decision.reason,
+        rule=decision.place,
+        polkit=decision.ask,
+        max_nics=decision.max_nics,
+        nics=nics,
+        network_max_nics=facts.most,
+        network_nics=facts.in_all if facts.most is not None else None,
+        steps=[wire.Step(step.place, step.effect, step.outcome) for step in steps],
+        notes=list(facts.verdict.notes) if facts.verdict is not None else [],
+    )

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What happened, told to the log and to those who watch and may know.
+
+All of it is told in the event loop's next turn: a caller waits for its reply, not
+for our log. Each watcher has a queue of its own with an end: one that does not
+read loses its watch, and costs nobody else anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from ...errors import BrokerBusy
+from ...model import Peer
+from ...wire.interface import REFUSAL_SECONDS, Event
+from ..fairness.throttle import OTHERS, Throttle
+from ..identify.accounts import user_name
+from ..nics.ledger import Nic
+from . import record as audit
+from .deadlines import Moments
+from .record import NOBODY, Act
+
+_log = logging.getLogger("tapster.audit")
+
+QUEUE = 256  # events a watcher may be behind
+SUM_UP = 10.0  # seconds until what was not told one by one is told as a number
+
+
+def may_see(peer: Peer, event: Event) -> bool:
+    """Root sees all, a user what it did itself, or what became of its own."""
+    if peer.is_root or peer.uid in (event.uid, event.owner):
+        return True
+    return event.event == "network" and event.owner is None  # it is all users'
+
+
+class _Watcher:
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.queue: asyncio.Queue[Event | None] = asyncio.Queue(QUEUE)
+
+    def offer(self, event: Event | None) -> None:
+        try:
+            self.queue.put_nowait(event)
+        except asyncio.QueueFull:
+            while not self.queue.empty():
+                self.queue.get_nowait()
+            self.queue.put_nowait(None)
+
+
+class Events:
+    """All watchers of one broker, and its audit log.
+
+    `may_see` says which events a watcher is told of; audit.seen_by, how much of
+    each.
+    """
+
+    def __init__(self, watchers: int = 256, watchers_per_user: int = 16) -> None:
+        """How many may watch, in all and of one user."""
+        self._limit, self._limit_of_user = watchers, watchers_per_user
+        self._watchers: set[_Watcher] = set()
+        self._throttle = Throttle()
+        self._summary: asyncio.TimerHandle | None = None
+        self.moments = Moments()
+        self.may_see: Callable[[Peer, Event], bool] = may_see
+
+    # What there is to tell
+
+    def about(
+        self, what: str, nic: Nic, reason: str | None = None, act: Act | None = None
+    ) -> None:
+        """Something happened to a NIC; by a request, if there is an act."""
+        duration = act.duration() if act is not None else None
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._about, what, nic, reason, act, duration)
+
+    def denied_act(self, act: Act, reason: str) -> None:
+        """A request was refused. The reason, and the rule, are for root: a caller
+        that watches learns that it was, not why."""
+        self._soon("denied", act, reason, {})
+
+    def failed(self, act: Act, reason: str) -> None:
+        """A request was granted, and could not be done."""
+        self._soon("failed", act, reason, {})
+
+    def changed(
+        self,
+        what: str,
+        act: Act | None = None,
+        reason: str | None = None,
+        **objects: Any,
+    ) -> None:
+        """Something else than a NIC has changed, or was to.
+
+        :param act: None where nobody asked for it over the socket, as by SIGHUP.
+        :param objects: fields of the record, where the act does not tell them.
+        """
+        self._soon(what, act, reason, objects)
+
+    def network(self, network: str, bridge: str, uid: int | None, reason: str) -> None:
+        """Something is the matter with a network; `uid` None: of all users."""
+        user = {} if uid is None else {"uid": uid, "user": user_name(uid)}
+        fields = {"network": network, "bridge": bridge, "owner": uid, **user}
+        self._soon("network", None, reason, fields)
+
+    # Telling it
+
+    def _soon(
+        self, what: str, act: Act | None, reason: str | None, fields: dict[str, Any]
+    ) -> None:
+        duration = act.duration() if act is not None else None
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._publish, what, act, reason, duration, fields)
+
+    def _about(
+        self,
+        what: str,
+        nic: Nic,
+        reason: str | None,
+        act: Act | None,
+        duration: int | None,
+    ) -> None:
+        fields = audit.of_nic(nic)
+        if act is None:
+            fields |= {"uid": nic.uid, "user": nic.user, "pid": nic.pid}
+        self._publish(what, act, reason, duration, fields)
+
+    def _publish(
+        self,
+        what: str,
+        act: Act | None,
+        reason: str | None,
+        duration: int | None,
+        fields: dict[str, Any],
+    ) -> None:
+        """What a caller can have refused at will is logged within a measure."""
+        admitted = True
+        if act is not None and what in ("denied", "failed"):
+            now = asyncio.get_running_loop().time()
+            admitted = self._throttle.admits(act.peer.uid, now)
+            if not admitted:
+                self._sum_up_later()
+                if not any(w.peer.uid == act.peer.uid for w in self._watchers):
+                    return  # and nobody has to look anything up
+        event = audit.make(what, act, duration=duration, reason=reason, **fields)
+        if admitted:
+            self._write(event)
+        wait = 0.0
+        if act is not None and what == "denied":
+            # As the reply has to: how long a decision took tells what there is.
+            wait = max(0.0, REFUSAL_SECONDS - act.duration() / 1e6)
+        self._tell(event, wait, others=admitted)
+
+    @staticmethod
+    def _write(event: Event) -> None:
+        calm = event.outcome == audit.OK and event.event != "network"
+        _log.log(logging.INFO if calm else logging.WARNING, audit.Record(event))
+
+    def _tell(self, event: Event, wait: float = 0.0, *, others: bool = True) -> None:
+        """
+        :param wait: seconds until whoever is not root hears of it.
+        :param others: whether anybody does but who did it.
+        """
+        for watcher in self._watchers:
+            peer = watcher.peer
+            if not (others or peer.uid == event.uid) or not self.may_see(peer, event):
+                continue
+            if wait and not peer.is_root:
+                moment = asyncio.get_running_loop().time() + wait
+                late = functools.partial(self._tell_late, watcher, event)
+                self.moments.call_at(moment, late)
+            else:
+                watcher.offer(audit.seen_by(peer, event))
+
+    @staticmethod
+    def _tell_late(watcher: _Watcher, event: Event) -> None:
+        told = audit.seen_by(watcher.peer, event)
+        told.time = audit.now()
+        watcher.offer(told)
+
+    def _sum_up_later(self) -> None:
+        if self._summary is None:
+            loop = asyncio.get_running_loop()
+            self._summary = loop.call_later(SUM_UP, self._sum_up)
+
+    def _sum_up(self) -> None:
+        """Say how many were not told, to all but their callers, who were."""
+        self._summary = None
+        for uid, count in self._throttle.collect():
+            whose = f"of uid {uid}" if uid != OTHERS else "of several other users"
+            event = audit.make(
+                "suppressed",
+                uid=uid if uid != OTHERS else NOBODY,
+                user=user_name(uid) if uid != OTHERS else "",
+                count=count,
+                reason=f"{count} more requests {whose} were denied or failed",
+            )
+            self._write(event)
+            for watcher in self._watchers:
+                peer = watcher.peer
+                if peer.uid != uid and self.may_see(peer, event):
+                    watcher.offer(audit.seen_by(peer, event))
+
+    # Watching
+
+    async def watch(self, peer: Peer) -> AsyncIterator[Event]:
+        """The events that `peer` may see, until it is too slow or `close`.
+
+        :raises BrokerBusy: too many watch already, or it ended.
+        """
+        of_user = sum(watcher.peer.uid == peer.uid for watcher in self._watchers)
+        # Users together can have all places, and root has to see what they do.
+        is_full = len(self._watchers) >= self._limit and not peer.is_root
+        if is_full or of_user >= self._limit_of_user:
+            raise BrokerBusy("too many watchers", "end another 'tapster events'")
+        watcher = _Watcher(peer)
+        self._watchers.add(watcher)
+        try:
+            user = user_name(peer.uid)
+            yield audit.make("watching", uid=peer.uid, user=user, pid=peer.pid)
+            while (event := await watcher.queue.get()) is not None:
+                yield event
+            raise BrokerBusy("the broker ended this watch", "watch again")
+        finally:
+            self._watchers.discard(watcher)
+
+    def close(self) -> None:
+        """Say what is still to be said, and end every watch."""
+        if self._summary is not None:
+            self._summary.cancel()
+            self._sum_up()
+        for watcher in self._watchers:
+            watcher.offer(None)
+        self.moments.close()

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""How much a user has of what a rule is about: the decision's view of the tab."""
+
+from __future__ import annotations
+
+from ...model import Rule
+from ...policy.core.decide import covers, is_among
+from ...policy.core.rulebook import EVERY_NETWORK, Target
+from ..nics.ledger import Ledger, Nic, on_linux_bridge
+
+
+def target_of(nic: Nic) -> Target:
+    """What a NIC was asked for as. Where its MAC is not known it may be any."""
+    if nic.network is not None:
+        return Target(nic.network, None, nic.name, nic.mac)
+    return Target(None, nic.bridge, nic.name, nic.mac)
+
+
+def _asked_for(nic: Nic) -> Target:
+    """As `target_of`. A MAC that the broker chose, as none was asked for, may be
+    none of those that the rule goes by which gave the NIC: it counts all the same."""
+    target = target_of(nic)
+    if nic.macs and nic.mac is not None and not is_among(nic.mac, nic.macs):
+        return target._replace(mac=None)
+    return target
+
+
+def used(ledger: Ledger, uid: int, rule: Rule, bridges: bool) -> int:
+    """How many NICs a user has of those that a rule is about.
+
+    :param bridges: whether those on Linux bridges count.
+    """
+    if rule.guests or rule.macs:
+        mine = ledger.of_user(uid)
+        return sum(
+            covers(rule, _asked_for(nic)) for nic in mine if bridges or nic.network
+        )
+    if EVERY_NETWORK in rule.networks:
+        total = ledger.count_on_networks(uid)
+    else:
+        total = sum(ledger.count(uid, network) for network in set(rule.networks))
+    if bridges:
+        total += sum(ledger.count(uid, on_linux_bridge(b)) for b in set(rule.bridges))
+    return total

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Who is at the other end of a socket, by the kernel's word (unix(7))."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+
+from ...model import Peer
+from .accounts import account_of
+from .subuid import is_subordinate
+
+# asm-generic/socket.h; not in Python's socket module
+SO_PEERGROUPS = 59
+SO_PEERPIDFD = 77  # since Linux 6.5
+_UCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
+_INT = struct.Struct("i")
+_GROUPS = 64  # at first; the kernel says when it is too few
+
+
+def credentials(connection: socket.socket) -> tuple[int, int, int]:
+    """Pid, uid and gid of `identify`, for who need not know more.
+
+    :raises OSError: this is not a connected Unix socket.
+    """
+    pid, uid, gid = _UCRED.unpack(
+        connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    )
+    return pid, uid, gid
+
+
+def identify(connection: socket.socket) -> Peer:
+    """The process that called connect(2), as it was then.
+
+    :raises OSError: this is not a connected Unix socket.
+    """
+    pid, uid, gid = credentials(connection)
+    return whole(uid, gid, groups(connection), pid)
+
+
+def whole(uid: int, gid: int, supplementary: frozenset[int], pid: int) -> Peer:
+    """The same, with what of it the kernel does not know."""
+    name, of_account = account_of(uid)
+    return Peer(
+        uid,
+        gid,
+        supplementary | {gid},
+        pid,
+        of_account,
+        name is None and is_subordinate(uid),
+    )
+
+
+def pidfd(connection: socket.socket) -> int:
+    """A pidfd of the process that `identify` tells of, whoever has its pid now.
+    The caller closes it.
+
+    :raises OSError: ENOPROTOOPT from a kernel that has none to give; what else
+        there is says that the process is gone, in words that vary by kernel.
+    """
+    raw = connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, _INT.size)
+    number: int = _INT.unpack(raw)[0]
+    return number
+
+
+def groups(connection: socket.socket) -> frozenset[int]:
+    """The supplementary groups of the process that `identify` tells of."""
+    size = _GROUPS
+    while True:
+        try:
+            raw = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, size * 4)
+        except OSError as err:
+            if err.errno == errno.ERANGE and size < 65536:  # NGROUPS_MAX
+                size *= 8
+                continue
+            raise
+        return frozenset(struct.unpack(f"{len(raw) // 4}I", raw))

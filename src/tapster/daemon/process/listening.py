@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The listening socket, made or given, and word that it serves.
+
+sd_notify(3), sd_listen_fds(3), unix(7).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from ...errors import BrokerUnavailable
+
+_FIRST_FD = 3  # SD_LISTEN_FDS_START
+# Who floods the socket fills it: the fewer are in it, the sooner comes another's
+# turn. Who finds it full is let in by the kernel in turn.
+BACKLOG = 64
+
+
+def notify(state: str) -> None:
+    """Tell whoever started us, e.g. ``READY=1``; nobody listening is no error."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.sendto(state.encode(), socket.MSG_NOSIGNAL, address)
+        except OSError:
+            pass
+
+
+def activated_socket() -> socket.socket | None:
+    """The listening socket that a service manager passed; None if it did not.
+
+    :raises ValueError: what was passed is not one listening Unix socket.
+    """
+    count = os.environ.pop("LISTEN_FDS", "")
+    pid = os.environ.pop("LISTEN_PID", "")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if not count.isdecimal() or pid != str(os.getpid()) or count == "0":
+        return None
+    if count != "1":
+        raise ValueError(f"{count} sockets were passed, one is wanted")
+    os.set_inheritable(_FIRST_FD, False)
+    sock = socket.socket(fileno=_FIRST_FD)
+    if (
+        sock.family != socket.AF_UNIX
+        or sock.type != socket.SOCK_STREAM
+        or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    ):
+        raise ValueError("what was passed is not a listening Unix stream socket")
+    sock.listen(BACKLOG)
+    return sock
+
+
+def listen(path: str, mode: int) -> socket.socket:
+    """A listening socket at `path`; a dead one of an earlier broker is replaced.
+
+    :raises BrokerUnavailable: another broker serves there, or it can't be made.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            try:
+                probe.connect(path)
+                raise BrokerUnavailable(f"another broker serves {path}")
+            except (FileNotFoundError, ConnectionRefusedError):
+                pass
+            except BlockingIOError:
+                raise BrokerUnavailable(f"another broker serves {path}") from None
+        # Bound under another name, so that nobody meets it before it listens.
+        temporary = f"{path}.new"
+        try:
+            os.unlink(temporary)
+        except FileNotFoundError:
+            pass
+        sock.bind(temporary)
+        os.chmod(temporary, mode)
+        sock.listen(BACKLOG)
+        os.rename(temporary, path)
+    except OSError as err:
+        sock.close()
+        raise BrokerUnavailable(
+            f"cannot listen on {path}: {err.strerror}", "see --socket and --runtime-dir"
+        ) from err
+    except BrokerUnavailable:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a request is about, and whether what it says could be meant.
+
+Checks of form come first and are told to the caller; what exists is looked up
+only then, and is never told to one who is denied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...errors import InvalidRequest
+from ...kernel import rtnetlink
+from ...kernel.rtnetlink import Link
+from ...kernel.tun import is_valid_name
+from ...model import AttachRequest
+from ...networks.managed import BRIDGE_PREFIX
+from ...policy.config.load import Config
+from ...policy.core.rulebook import DEFAULT_NETWORK, Target
+
+NAME_LENGTH = 63  # a DNS label, RFC 1035
+_LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+def check(request: AttachRequest) -> AttachRequest:
+    """The request in its normal form: names and MAC in lower case.
+
+    :raises InvalidRequest: a parameter is not acceptable, whatever exists.
+    """
+    if request.network is not None and request.bridge is not None:
+        raise InvalidRequest(
+            "network and bridge exclude each other", "give one of them"
+        )
+    if request.bridge is not None and not is_valid_name(request.bridge):
+        raise InvalidRequest(
+            "bridge: not an interface name",
+            "1 to 15 bytes, without '/', ':' and white space",
+        )
+    if request.network is not None and not is_label(request.network):
+        raise InvalidRequest("network: not a network's name", "letters, digits and '-'")
+    name = request.name
+    if name is not None:
+        name = name.lower()
+        if not is_label(name):
+            raise InvalidRequest(
+                "name: not a host name",
+                f"1 to {NAME_LENGTH} letters, digits and '-', not first or last",
+            )
+    return AttachRequest(
+        request.network,
+        request.bridge,
+        name,
+        _guest_mac(request.mac),
+        request.vnet_hdr,
+        request.for_parent,
+        request.interactive,
+    )
+
+
+def is_label(text: str) -> bool:
+    return (
+        1 <= len(text) <= NAME_LENGTH
+        and _LABEL.issuperset(text)
+        and text[0] != "-"
+        and text[-1] != "-"
+    )
+
+
+def _guest_mac(mac: str | None) -> str | None:
+    if mac is None:
+        return None
+    try:
+        raw = rtnetlink.mac_bytes(mac)
+    except ValueError:
+        raise InvalidRequest(
+            "mac: not a MAC address", "as in 0a:1b:2c:3d:4e:5f"
+        ) from None
+    if raw[0] & 1:
+        raise InvalidRequest("mac: a multicast address", "the first byte must be even")
+    if not any(raw):
+        raise InvalidRequest("mac: all zero", "leave it out to be given one")
+    return raw.hex(":")
+
+
+def resolve(
+    request: AttachRequest, find: Callable[[str], Link | None], config: Config
+) -> tuple[Target, Link | None]:
+    """What is asked for, and the bridge's link where it is a Linux bridge.
+
+    A bridge's name that is a Linux bridge means that bridge; otherwise a
+    network of that name; otherwise, for br0 and qemubr0, the default network.
+
+    :param find: the device of a name.
+    """
+    if request.bridge is None:
+        name = request.network or DEFAULT_NETWORK
+        return Target(network=name if name in config.networks else None), None
+    # Bridges of per-user networks are reached through their network only: an
+    # "allow all" in bridge.conf is not about another user's guests.
+    if request.bridge.startswith(BRIDGE_PREFIX):
+        return Target(), None
+    link = find(request.bridge)
+    if link is not None:
+        # The kernel also finds alternative names; bridge.conf compares real ones.
+        if link.kind == "bridge" and link.name == request.bridge:
+            return Target(bridge=link.name), link
+        return Target(), None
+    if request.bridge in config.networks:
+        return Target(network=request.bridge), None
+    if request.bridge in config.broker.default_bridge_names:
+        return Target(network=DEFAULT_NETWORK), None
+    return Target(), None

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Accepts connections, and goes on accepting whatever clients do.
+
+A shortage of descriptors is met with a spare one: the connection that can't be
+served is taken and closed, instead of waiting in the queue and waking us for
+ever. Nobody has more than his share of connections, and none for nothing: who has
+too many is told so as soon as he is seen, as everybody waits in the same queue for
+that. Those that are served are taken in when it is their user's turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+
+from ...model import Peer
+from ...policy.config.load import Limits
+from ...wire.errors import INTERFACE
+from ...wire.interface import Service
+from ..fairness.throttle import OTHERS
+from ..identify.peer import credentials, groups, whole
+from . import passed_fds as received
+from .connection import Connection
+from .shared import Shared
+from .transport import Socket
+
+_log = logging.getLogger(__name__)
+
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+_LOST = (errno.ECONNABORTED, errno.EINTR, errno.EPROTO)
+_ACCEPTING = 0.0005  # seconds until others have their turn
+_CROWDED = 0.002  # seconds between two who come
+_BUSY = json.dumps(
+    {
+        "error": f"{INTERFACE}.BrokerBusy",
+        "parameters": {"message": "too many connections", "hint": "try again later"},
+    }
+).encode()
+
+
+class Listener:
+    """Serves one listening socket. `close()` closes it and every connection."""
+
+    def __init__(
+        self, listening: socket.socket, service: Service, limits: Limits
+    ) -> None:
+        self._listening = listening
+        self._service = service
+        self._limits = limits
+        self._shared = Shared(limits)
+        # The oldest first; a socket is one that is still to be taken in.
+        self._of_user: dict[int, dict[Socket | Connection, None]] = {}
+        self._count = 0
+        self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self._sweep: asyncio.TimerHandle | None = None
+        self._accepted = 0.0  # when the last was
+        self._is_crowded = False  # it was only just
+        self.on_lost: Callable[[Peer], None] = lambda _: None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        received.refuse(self._listening)
+        self._listening.setblocking(False)
+        loop.add_reader(self._listening.fileno(), self._accept)
+        self._sweep_soon()
+
+    def close(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._listening.fileno())
+        self._listening.close()
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for uid, theirs in list(self._of_user.items()):
+            for each in list(theirs):
+                if isinstance(each, Connection):
+                    each.abort()
+                else:
+                    self._drop(uid, each)
+        os.close(self._spare)
+
+    def _accept(self) -> None:
+        """Take one, or where many come what waits, for as long as that is fair; for
+        more the loop calls again."""
+        now = time.perf_counter()
+        self._is_crowded = now - self._accepted < _CROWDED
+        end = now + _ACCEPTING
+        while now < end:
+            try:
+                # socket.accept() makes an object that we would throw away, at the
+                # price of five more calls of the kernel.
+                fd, _ = self._listening._accept()  # type: ignore[attr-defined]
+            except BlockingIOError:
+                return
+            except OSError as err:
+                if err.errno in _NO_DESCRIPTOR:
+                    self._turn_away()
+                elif err.errno not in _LOST:
+                    _log.error("accept: %s", err)
+                return
+            self._accepted = time.perf_counter()
+            accepted = Socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
+            try:
+                accepted.setblocking(False)
+                self._receive(accepted)
+            except OSError as err:
+                _log.warning("a connection was dropped: %s", err)
+                accepted.close()
+            now = time.perf_counter()
+            if not self._is_crowded:
+                return
+
+    def _turn_away(self) -> None:
+        """Out of descriptors: use the spare one to get rid of one connection."""
+        self._warn(OTHERS, "out of file descriptors; a connection is turned away")
+        os.close(self._spare)
+        try:
+            self._listening.accept()[0].close()
+        except OSError:
+            pass
+        self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+
+    def _receive(self, accepted: Socket) -> None:
+        """Have a connection wait for its user's turn, or say that there are too
+        many."""
+        pid, uid, gid = credentials(accepted)
+        of_user = len(self._of_user.get(uid, ()))
+        if (
+            of_user >= self._limits.connections_per_user
+            or self._shared.disposal.is_behind(uid)
+            or (self._count >= self._limits.connections and not self._displace(of_user))
+        ):
+            self._warn(uid, f"too many connections; uid {uid}, pid {pid} turned away")
+            self._say_busy(accepted)
+            accepted.close()
+            return
+        self._of_user.setdefault(uid, {})[accepted] = None
+        self._count += 1
+        if self._is_crowded:
+            self._shared.turns.ask(uid, lambda: self._admit(pid, uid, gid, accepted))
+        else:
+            self._admit(pid, uid, gid, accepted)
+
+    def _admit(self, pid: int, uid: int, gid: int, accepted: Socket) -> None:
+        if accepted.fileno() < 0:
+            return  # closed meanwhile
+        try:
+            if self._is_crowded and self._is_over(accepted):
+                self._drop(uid, accepted)
+                return
+            peer = whole(uid, gid, groups(accepted), pid)
+            connection = Connection(peer, self._service, self._lost, self._shared)
+            connection.attach_socket(accepted)
+        except OSError as err:
+            _log.warning("a connection was dropped: %s", err)
+            self._drop(uid, accepted)
+            return
+        theirs = self._of_user[uid]
+        del theirs[accepted]
+        theirs[connection] = None
+        connection.read_now()  # it is known by now, whatever comes of that
+
+    @staticmethod
+    def _is_over(accepted: Socket) -> bool:
+        """Whether the client has hung up and said nothing: no need for more."""
+        try:
+            return not accepted.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+
+    def _drop(self, uid: int, accepted: Socket) -> None:
+        accepted.close()
+        self._forget(uid, accepted)
+
+    def _forget(self, uid: int, which: Socket | Connection) -> bool:
+        theirs = self._of_user.get(uid, {})
+        if which not in theirs:
+            return False
+        del theirs[which]
+        if not theirs:
+            del self._of_user[uid]
+        self._count -= 1
+        return True
+
+    def _displace(self, fewer: int) -> bool:
+        """Make room for a user who has `fewer`: of the one who has most, close the
+        connection that has been idle in vain for longest."""
+        if not self._of_user:
+            return False
+        theirs = max(self._of_user.values(), key=len)
+        if len(theirs) <= fewer:
+            return False
+        for connection in theirs:
+            if isinstance(connection, Connection) and connection.is_idle:
+                connection.abort()
+                self._lost(connection)
+                return True
+        return False
+
+    @staticmethod
+    def _say_busy(accepted: Socket) -> None:
+        try:
+            accepted.send(_BUSY + b"\0", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            pass
+
+    def _lost(self, connection: Connection) -> None:
+        if self._forget(connection.peer.uid, connection):
+            self.on_lost(connection.peer)
+
+    def _warn(self, uid: int, text: str) -> None:
+        """Log what a client can cause at will, within a measure."""
+        if self._shared.may_log(uid):
+            _log.warning("%s", text)
+
+    def _sweep_soon(self) -> None:
+        limits = self._limits
+        shortest = min(
+            limits.idle_connection_seconds, limits.stalled_connection_seconds
+        )
+        interval = max(shortest / 4, 0.1)
+        self._sweep = asyncio.get_running_loop().call_later(interval, self._close_idle)
+
+    def _close_idle(self) -> None:
+        """Close connections that keep us waiting."""
+        now = asyncio.get_running_loop().time()
+        for theirs in list(self._of_user.values()):
+            for connection in list(theirs):
+                if isinstance(connection, Connection) and connection.is_overdue(
+                    now, self._limits
+                ):
+                    connection.abort()
+        for line in self._shared.not_logged():
+            _log.warning("%s", line)
+        self._sweep_soon()

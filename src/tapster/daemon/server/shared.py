@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What all connections of a listener have in common: whose turn it is, how fast
+who may be, what is to be got rid of, and how much is worth a line."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+from asyncvarlink import VarlinkInterfaceRegistry
+from asyncvarlink.serviceinterface import VarlinkServiceInterface
+
+from ...model import Peer
+from ...policy.config.load import Limits
+from ...version import __version__
+from ...wire.interface import BrokerInterface, Service
+from ..fairness.pace import Pace
+from ..fairness.throttle import OTHERS, Throttle
+from ..fairness.turns import Turns
+from .passed_fds import Disposal
+
+
+class Shared:
+    """What all connections of a listener have in common."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.turns = Turns(limits.calls_per_user)
+        self.pace = Pace(limits.requests_per_second, limits.requests_at_once)
+        self.disposal = Disposal()
+        self.introspection = _introspection()
+        self._throttle = Throttle()
+
+    def may_log(self, uid: int) -> bool:
+        """Whether one more line about that user is within measure."""
+        return self._throttle.admits(uid, asyncio.get_running_loop().time())
+
+    def not_logged(self) -> list[str]:
+        """Lines about how many were not, since this was last asked."""
+        return [
+            f"{count} more lines of {'others' if uid == OTHERS else f'uid {uid}'}"
+            for uid, count in self._throttle.collect()
+        ]
+
+
+def _introspection() -> VarlinkServiceInterface:
+    """org.varlink.service, which says the same to everybody."""
+    described = VarlinkInterfaceRegistry()
+    told = VarlinkServiceInterface(
+        vendor="tapster",
+        product="tapsterd",
+        version=__version__,
+        url="https://varlink.org",
+        registry=described,
+    )
+    nobody = Peer(0, 0, frozenset(), 0)
+    described.register_interface(BrokerInterface(cast(Service, None), nobody))
+    described.register_interface(told)
+    return told

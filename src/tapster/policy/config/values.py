@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Values of any kind as TOML has them, checked and typed.
+
+Each function takes what tomllib found and raises `Invalid` for what it is not;
+the message repeats the text, for a list may have many.
+"""
+
+from __future__ import annotations
+
+import grp
+import pwd
+import re
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Any, NamedTuple, TypeVar
+
+from .toml_locations import Invalid, UnknownKey, did_you_mean
+
+T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
+
+_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
+LABEL_LENGTH = 63
+_NAME_PATTERN = re.compile(r"[a-z0-9*?-]+")
+_DURATION = re.compile(r"([1-9][0-9]{0,8})(s|m|h|d)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LONGEST = 366 * 86400  # seconds
+_MAX_ID = 2**32 - 2  # the one above means "no user"
+
+
+class Names(NamedTuple):
+    """Who a user's and a group's name is; KeyError for nobody."""
+
+    uid: Callable[[str], int]
+    gid: Callable[[str], int]
+
+
+NSS = Names(
+    lambda name: pwd.getpwnam(name).pw_uid, lambda name: grp.getgrnam(name).gr_gid
+)
+
+
+def shown(value: Any) -> str:
+    """A value as a piece of one line."""
+    if isinstance(value, (list, dict)):
+        return "a list" if isinstance(value, list) else "a table"
+    if isinstance(value, bool):
+        return str(value).lower()
+    try:
+        text = repr(value) if isinstance(value, str) else str(value)
+    except ValueError:  # more digits than Python writes
+        return "this number"
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise Invalid(f"{shown(value)} is not a string")
+    return value
+
+
+def boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise Invalid(f"{shown(value)} is neither true nor false")
+    return value
+
+
+def table(
+    value: Any, convert: Mapping[str, Callable[[Any], Any]] | None = None
+) -> dict[str, Any]:
+    """A table.
+
+    :param convert: the keys that it may have, and what makes their values.
+    """
+    if not isinstance(value, dict):
+        raise Invalid(f"{shown(value)} is not a table")
+    if convert is None:
+        return value
+    found = {}
+    for key, item in value.items():
+        if key not in convert:
+            raise UnknownKey(key, convert)
+        try:
+            found[key] = convert[key](item)
+        except Invalid as err:
+            raise err.below(key) from None
+    return found
+
+
+def integer(low: int, high: int) -> Callable[[Any], int]:
+    def convert(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise Invalid(f"{shown(value)} is not a whole number")
+        if not low <= value <= high:
+            raise Invalid(f"{shown(value)} is not from {low} to {high}")
+        return value
+
+    return convert
+
+
+def each(
+    convert: Callable[[Any], T], empty: str = ""
+) -> Callable[[Any], tuple[T, ...]]:
+    """A list of such values.
+
+    :param empty: why there must be one at least, if that is so.
+    """
+
+    def convert_all(value: Any) -> tuple[T, ...]:
+        if not isinstance(value, list):
+            raise Invalid(f"{shown(value)} is not a list")
+        if not value and empty:
+            raise Invalid(f"the list is empty; {empty}")
+        found = []
+        for number, item in enumerate(value):
+            try:
+                found.append(convert(item))
+            except Invalid as err:
+                raise err.below(number) from None
+        return tuple(found)
+
+    return convert_all
+
+
+def choice(kind: type[E], *later: str) -> Callable[[Any], E]:
+    """One of a few words.
+
+    :param later: words that will be, and are refused as such.
+    """
+
+    def convert(value: Any) -> E:
+        text = string(value)
+        if text in later:
+            raise Invalid(f"{shown(text)} is not in this version")
+        try:
+            return kind(text)
+        except ValueError:
+            words = ", ".join(f'"{member}"' for member in kind)
+            near = did_you_mean(text, list(kind))
+            raise Invalid(f"{shown(text)} is none of {words}{near}") from None
+
+    return convert
+
+
+def label(value: Any, longest: int = LABEL_LENGTH) -> str:
+    """A guest's or a network's name."""
+    text = string(value)
+    if len(text) > longest or not _LABEL.fullmatch(text):
+        raise Invalid(
+            f"{shown(text)} is not 1 to {longest} lower-case letters, digits and '-', "
+            "which is neither first nor last"
+        )
+    return text
+
+
+def name_pattern(value: Any) -> str:
+    """A pattern for guests' names: `*` and `?` stand for what they do in a shell."""
+    text = string(value).lower()
+    if len(text) > LABEL_LENGTH or not _NAME_PATTERN.fullmatch(text):
+        raise Invalid(f"{shown(value)} is not a pattern for guests' names, as in web-*")
+    return text
+
+
+def duration(value: Any) -> int:
+    """Seconds: a number of them, or with a unit, "90s", "30m", "8h" or "7d"."""
+    if isinstance(value, str):
+        found = _DURATION.fullmatch(value)
+        if found is None:
+            raise Invalid(f"{shown(value)} is not a time, as in 30m, 8h or 7d")
+        value = int(found[1]) * _SECONDS[found[2]]
+    return integer(1, LONGEST)(value)
+
+
+def identity(what: str, resolve: Callable[[str], int]) -> Callable[[Any], int]:
+    """A user or a group, by name or number."""
+
+    def convert(value: Any) -> int:
+        if not isinstance(value, str):
+            return integer(0, _MAX_ID)(value)
+        try:
+            return resolve(value)
+        except (KeyError, ValueError):  # ValueError: a name with a NUL
+            hint = "; a number has no quotes" if value.isdecimal() else ""
+            raise Invalid(f"there is no {what} {shown(value)}{hint}") from None
+
+    return convert

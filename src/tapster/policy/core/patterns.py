@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What patterns for MAC addresses and guests' names can match, and which of them
+match all that others do.
+
+A pattern is of `*`, `?` and plain characters, as the configuration has it. Each
+answer that is True is certain; False means that it could not be shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..config.values import LABEL_LENGTH
+
+_MAC_LENGTH = 17
+_HEX = frozenset("0123456789abcdef")
+_UNICAST = frozenset("02468ace")  # the second digit
+
+
+def are_within(inner: Sequence[str], outer: Sequence[str]) -> bool:
+    """Whether all that one list of patterns matches, another does; none is any."""
+    if not outer:
+        return True
+    return bool(inner) and all(
+        any(is_within(pattern, wide) for wide in outer) for pattern in inner
+    )
+
+
+def is_within(inner: str, outer: str) -> bool:
+    """Whether `outer` matches all that `inner` does."""
+    if inner == outer:
+        return True
+    # Where in `inner` the part of `outer` so far may have ended.
+    ends = {0}
+    for sign in outer:
+        if sign == "*":
+            ends = set(range(min(ends), len(inner) + 1))
+        else:
+            # A `?` stands for one sign of any kind, but not for a `*`.
+            ends = {
+                end + 1
+                for end in ends
+                if end < len(inner)
+                and (inner[end] == sign or (sign == "?" and inner[end] != "*"))
+            }
+        if not ends:
+            return False
+    return len(inner) in ends
+
+
+def matches_no_mac(pattern: str) -> bool:
+    """Whether no guest's MAC address is like that."""
+    ends = {0}
+    for sign in pattern:
+        if sign == "*":
+            ends = set(range(min(ends), _MAC_LENGTH + 1))
+        else:
+            ends = {
+                end + 1
+                for end in ends
+                if end < _MAC_LENGTH and (sign == "?" or sign in _signs(end))
+            }
+        if not ends:
+            return True
+    return _MAC_LENGTH not in ends
+
+
+def _signs(place: int) -> frozenset[str]:
+    """What stands there in a MAC address."""
+    if place % 3 == 2:
+        return frozenset(":")
+    return _UNICAST if place == 1 else _HEX
+
+
+def matches_no_name(pattern: str) -> bool:
+    """Whether no guest can have a name like that."""
+    start, inside, hyphen = "start", "inside", "hyphen"
+    # What the name so far ends in, and how long it is at least.
+    ends: dict[str, int] = {start: 0}
+    for sign in pattern:
+        after: dict[str, int] = {}
+
+        def reach(end: str, length: int, after: dict[str, int] = after) -> None:
+            if length <= LABEL_LENGTH:
+                after[end] = min(length, after.get(end, length))
+
+        for end, length in ends.items():
+            if sign == "*":
+                reach(end, length)
+                reach(inside, length + 1)
+                # Behind a letter or digit: a name does not start with a hyphen.
+                reach(hyphen, length + (2 if end == start else 1))
+                continue
+            if sign != "-":
+                reach(inside, length + 1)
+            if sign in "-?" and end != start:
+                reach(hyphen, length + 1)
+        ends = after
+    return inside not in ends

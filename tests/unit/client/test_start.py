@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`tapster.client.start`: the user's own broker is started, and how that fails."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fakes import broker as fake
+from tapster import errors
+from tapster.client import attach as client
+from tapster.client import start
+
+pytestmark = pytest.mark.usefixtures("no_leaked_fd")
+
+
+def daemon_facts(runtime: str) -> list[dict[str, Any]]:
+    facts = []
+    for name in glob.glob(f"{runtime}/tapster/facts.*"):
+        with open(name) as file:
+            facts.append(json.load(file))
+    return facts
+
+
+@pytest.fixture
+def daemon(runtime: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """`tapsterd` is a fake; it is ended after the test. The runtime directory."""
+    command = [sys.executable, "-I", fake.__file__, "--rootless"]
+    monkeypatch.setattr(start, "daemon_command", lambda: command)
+    yield runtime
+    for fact in daemon_facts(runtime):
+        try:
+            pidfd = os.pidfd_open(fact["pid"])
+        except ProcessLookupError:
+            continue
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
+
+
+def children() -> str:
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return file.read()
+
+
+def test_a_broker_is_started(daemon: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = ("LISTEN_FDS", "WATCHDOG_PID", "WATCHDOG_USEC")
+    for name in told:
+        monkeypatch.setenv(name, "1")
+    extra, other = socket.socketpair()
+    os.set_inheritable(extra.fileno(), True)
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGCHLD})
+    handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    before = children()
+    try:
+        client.attach(name="first").close()
+        client.attach(name="second").close()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+        signal.signal(signal.SIGUSR2, handler)
+        extra.close()
+        other.close()
+    (facts,) = daemon_facts(daemon)
+    assert children() == before
+    assert os.stat(f"/proc/{facts['pid']}")
+    assert facts["sid"] == facts["pid"]
+    assert facts["cwd"] == "/"
+    assert facts["blocked"] == facts["ignored"] == 0
+    log = f"{daemon}/tapster/broker.log"
+    assert facts["fds"] == {"0": "/dev/null", "1": "/dev/null", "2": log}
+    assert facts["others"] == []
+    assert not set(told) & set(facts["environ"])
+    assert os.stat(f"{daemon}/tapster").st_mode & 0o777 == 0o700
+    assert os.stat(log).st_mode & 0o777 == 0o600
+    assert not glob.glob(f"{daemon}/tapster/ready-*")
+
+
+def test_sigchld_ignored_by_the_program_we_are_in(daemon: str) -> None:
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        client.attach().close()
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+
+
+def test_its_own_words(daemon: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_TAPSTERD", "fail")
+    before = children()
+    with pytest.raises(errors.BrokerUnavailable) as caught:
+        client.attach()
+    assert caught.value.message == "cannot start a broker: no user namespaces here"
+    assert caught.value.hint == f"see {daemon}/tapster/broker.log"
+    assert children() == before
+
+
+def test_another_one_was_faster(daemon: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours finds the lock taken, by one that exits: another is started."""
+    monkeypatch.setenv("FAKE_TAPSTERD", "locked-once")
+    client.attach().close()
+    assert len(daemon_facts(daemon)) == 2
+
+
+def test_it_takes_too_long(daemon: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_TAPSTERD", "hang")
+    monkeypatch.setattr(start, "START_TIMEOUT", 1.0)
+    with pytest.raises(errors.BrokerUnavailable, match="did not start in time"):
+        client.attach()
+
+
+def test_there_is_no_tapsterd(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [f"{runtime}/tapsterd", "--rootless"]
+    monkeypatch.setattr(start, "daemon_command", lambda: command)
+    with pytest.raises(errors.BrokerUnavailable, match=r"cannot be started.*No such"):
+        client.attach()
+
+
+def test_it_outlives_us(daemon: str) -> None:
+    """Also where we become another program, which must not have a child then."""
+    code = f"""if True:
+        import os, sys
+        from tapster import paths
+        from tapster.client import attach as client, start
+        paths.SYSTEM_SOCKET = "/nowhere"
+        start.daemon_command = lambda: {start.daemon_command()!r}
+        client.attach().close()
+        os.execvp("cat", ["cat", f"/proc/self/task/{{os.getpid()}}/children"])
+    """
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.path.dirname(os.path.dirname(start.__file__)),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, check=True, capture_output=True
+    )
+    assert done.stdout + done.stderr == b""
+    (facts,) = daemon_facts(daemon)
+    assert os.stat(f"/proc/{facts['pid']}")
+
+
+def test_the_real_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = start.daemon_command()
+    assert command[-1] == "--rootless"
+    if os.path.isdir(os.path.join(os.path.dirname(start.__file__), "daemon")):
+        assert command[0] == sys.executable
+        compile(command[3], "daemon", "exec")
+    monkeypatch.setattr(sys, "executable", "")
+    assert start.daemon_command() == ["tapsterd", "--rootless"]
+
+
+@pytest.mark.parametrize(
+    ("size", "kept"), [(start.LOG_LIMIT, True), (start.LOG_LIMIT + 1, False)]
+)
+def test_a_log_that_has_grown_too_long_is_emptied(
+    daemon: str, size: int, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkdir(f"{daemon}/tapster", 0o700)
+    log = f"{daemon}/tapster/broker.log"
+    with open(log, "wb") as file:
+        file.truncate(size)
+    monkeypatch.setenv("FAKE_TAPSTERD", "fail")
+    with pytest.raises(errors.BrokerUnavailable, match="no user namespaces here"):
+        client.attach()
+    with open(log, "rb") as file:
+        text = file.read()
+    assert text.startswith(b"\0" * size if kept else b"a warning")

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`tapster.daemon.decide.quota`: which NICs of a user a rule's quota counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapster.daemon.decide.quota import used
+from tapster.daemon.nics.ledger import Ledger, Nic
+from tapster.model import Rule, State
+
+ALICE, BOB = 1000, 1001
+GIVEN = "0a:00:00:00:00:01"  # as the broker gives them: never 52
+ASKED = "52:54:00:00:00:01"
+
+Add = Callable[..., None]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(str(tmp_path / "nics"))
+
+
+@pytest.fixture
+def add(ledger: Ledger) -> Add:
+    def add(
+        network: str | None = "lan",
+        mac: str | None = GIVEN,
+        macs: Sequence[str] = (),
+        uid: int = ALICE,
+        name: str = "",
+    ) -> None:
+        number = len(ledger) + 1
+        ledger.add(
+            Nic(
+                ifname=f"tapsterl{number}",
+                ifindex=number,
+                bridge="br0",
+                bridge_index=99,
+                network=network,
+                uid=uid,
+                user=str(uid),
+                pid=1,
+                name=name or f"vm{number}",
+                mac=mac,
+                ipv4=None,
+                ipv6=None,
+                mtu=1500,
+                state=State.WAITING if mac is None else State.ACTIVE,
+                macs=list(macs),
+            )
+        )
+
+    return add
+
+
+def count(ledger: Ledger, *, on_bridges: bool = True, **keys: Any) -> int:
+    rule = Rule("f:1", **{"networks": ("lan",), **keys})
+    return used(ledger, ALICE, rule, on_bridges)
+
+
+def test_all_of_a_rule_s_networks_and_bridges_together(
+    ledger: Ledger, add: Add
+) -> None:
+    add("lan")
+    add("lab")
+    add("lab", uid=BOB)
+    add(None)
+    both: dict[str, Any] = {"networks": ("lan", "lab", "lan"), "bridges": ("br0",)}
+    assert count(ledger) == 1
+    assert count(ledger, **both) == 3
+    assert count(ledger, on_bridges=False, **both) == 2
+    assert count(ledger, networks=("*", "lan")) == 2
+    assert count(ledger, networks=(), bridges=("br0",)) == 1
+    assert count(ledger, networks=(), bridges=("br1",)) == 0
+
+
+def test_only_guests_that_the_rule_is_about(ledger: Ledger, add: Add) -> None:
+    add(name="web-1")
+    add(name="db", mac=ASKED)
+    assert count(ledger, guests=("web-*",)) == 1
+    assert count(ledger, macs=("52:54:00:*",)) == 1
+    assert count(ledger, guests=("web-*",), macs=("52:*",)) == 0
+
+
+def test_a_mac_that_was_not_asked_for_is_no_way_around_a_quota(
+    ledger: Ledger, add: Add
+) -> None:
+    """The rule says what may be asked for; what the broker gives is not like it."""
+    macs = ("52:54:00:*",)
+    add(macs=macs)
+    add(macs=macs, mac=None)  # it is to show one
+    add(macs=macs, mac=ASKED)
+    add(macs=("02:*",), mac="02:00:00:00:00:01")  # by another rule
+    assert count(ledger, macs=macs) == 3

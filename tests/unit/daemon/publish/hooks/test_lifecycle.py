@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`publish.hooks.lifecycle`: in which order, how many at once, and how often.
+
+Programs are run by nobody here: a test says when each has ended, and how.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from tapster.daemon.audit.events import Events
+from tapster.daemon.fairness.slots import Places
+from tapster.daemon.nics.ledger import Nic
+from tapster.daemon.process.programs import Ended, Hook
+from tapster.daemon.publish.hooks import lifecycle as hooks_module
+from tapster.daemon.publish.hooks.lifecycle import Hooks, RefusedByHook
+from tapster.daemon.publish.hooks.pending import Records
+from tapster.errors import BrokerFailure
+from tapster.model import State
+from tapster.policy.config.load import HookSettings
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can make files that are root's"
+)
+
+
+async def turns(number: int = 20) -> None:
+    """Let everybody go on who can."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+def nic(ifname: str, name: str = "web", uid: int = 1000, bridge: str = "br0") -> Nic:
+    return Nic(
+        *(ifname, 7, bridge, 3, None, uid, "alice", 12, name),
+        *("52:54:00:00:00:01", None, None, 1500, State.ACTIVE),
+    )
+
+
+class FakePrograms:
+    """Has as many hooks running as were started and not ended."""
+
+    def __init__(self) -> None:
+        self.is_lost = False
+        self.started: list[str] = []  # "hook event device", in order
+        self.running: dict[str, asyncio.Future[Ended]] = {}
+        self.by_itself: Ended | None = Ended(0, False)  # how each ends at once
+
+    async def start_hook(
+        self,
+        name: str,
+        argument: str,
+        environment: Mapping[str, str],
+        seconds: float,
+        fds: tuple[int, int, int],
+    ) -> Hook:
+        device = environment.get("TAPSTER_IFNAME", environment["TAPSTER_BRIDGE"])
+        again = " again" if "TAPSTER_AGAIN" in environment else ""
+        what = f"{name} {argument} {device}{again}"
+        self.started.append(what)
+        ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        if self.by_itself is None:
+            self.running[what] = ended
+        else:
+            ended.set_result(self.by_itself)
+        return Hook(1, os.open(os.devnull, os.O_RDONLY), ended)
+
+    def end(self, what: str, status: int = 0) -> None:
+        self.running.pop(what).set_result(Ended(status, False))
+
+
+class World:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.programs = FakePrograms()
+        self.runtime = directory / "runtime"
+        (directory / "hooks.d").mkdir()
+        for path in (directory, directory / "hooks.d"):
+            path.chmod(0o755)
+        self.hooks = self.again()
+
+    def again(self) -> Hooks:
+        """Another broker's, of the same directories."""
+        self.hooks = Hooks(
+            str(self.directory),
+            str(self.runtime),
+            self.programs,  # type: ignore[arg-type]
+            Events(),
+        )
+        return self.hooks
+
+    def hook(self, name: str) -> Path:
+        path = self.directory / "hooks.d" / name
+        path.write_text("#!/bin/true\n")
+        path.chmod(0o755)
+        return path
+
+    @property
+    def started(self) -> list[str]:
+        return self.programs.started
+
+    def due(self) -> list[str]:
+        records = Records(str(self.runtime / "hooks-due"))
+        return [due.device for due in records.all()]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    made = World(tmp_path)
+    made.hook("a")
+    return made
+
+
+Story = Callable[[World], Awaitable[None]]
+
+
+def told(story: Story) -> Callable[[World], None]:
+    """A test that is a coroutine."""
+
+    def run(world: World) -> None:
+        asyncio.run(story(world))  # type: ignore[arg-type]
+
+    run.__name__, run.__doc__ = story.__name__, story.__doc__
+    return run
+
+
+@told
+async def test_one_life(world: World) -> None:
+    world.hook("b")
+    one = nic("tap1")
+    await world.hooks.attach(one)
+    assert world.started == ["a attach tap1", "b attach tap1"] and world.due() == [
+        "tap1"
+    ]
+    world.hooks.gone(one)
+    await world.hooks.ended(one)
+    assert world.started[2:] == ["a detach tap1", "b detach tap1"] and world.due() == []
+    world.hooks.gone(one)  # nobody is told twice
+    await turns()
+    assert len(world.started) == 4
+    # And nothing is kept of it.
+    hooks = world.hooks
+    assert not any((hooks._lives, hooks._last, hooks._tasks, hooks._repeats))
+
+
+@told
+async def test_without_hooks_nothing_is_known(world: World) -> None:
+    (world.directory / "hooks.d/a").unlink()
+    one = nic("tap1")
+    await world.hooks.attach(one)
+    world.hook("a")
+    world.hooks.gone(one)
+    await turns()
+    assert world.started == [] and not world.runtime.exists()
+
+
+@told
+async def test_a_refusal_ends_it_there(world: World) -> None:
+    world.hook("b")
+    world.programs.by_itself = Ended(3, False)
+    one = nic("tap1")
+    with pytest.raises(RefusedByHook) as caught:
+        await world.hooks.attach(one)
+    assert caught.value.detail == "hook a: ended with status 3"
+    world.hooks.gone(one)
+    await world.hooks.ended(one)
+    assert world.started == ["a attach tap1", "a detach tap1"] and world.due() == []
+
+
+@told
+async def test_an_end_comes_before_the_next_of_the_name(world: World) -> None:
+    one, two, other = nic("tap1"), nic("tap2"), nic("tap3", "db")
+    await world.hooks.attach(one)
+    world.programs.by_itself = None
+    world.hooks.gone(one)
+    second = asyncio.ensure_future(world.hooks.attach(two))
+    third = asyncio.ensure_future(world.hooks.attach(other))
+    await turns()
+    assert world.started[1:] == ["a attach tap3", "a detach tap1"]
+    world.programs.end("a detach tap1")
+    await turns()
+    assert world.started[3:] == ["a attach tap2"]
+    world.programs.end("a attach tap2")
+    world.programs.end("a attach tap3")
+    await asyncio.gather(second, third)
+
+
+@told
+async def test_one_that_goes_while_it_waits_is_never_told_of(world: World) -> None:
+    one, two = nic("tap1"), nic("tap2")
+    await world.hooks.attach(one)
+    world.programs.by_itself = None
+    world.hooks.gone(one)
+    second = asyncio.ensure_future(world.hooks.attach(two))
+    await turns()
+    world.hooks.gone(two)
+    world.programs.end("a detach tap1")
+    await second  # that it is gone is known to whoever asked
+    await turns()
+    assert world.started == ["a attach tap1", "a detach tap1"] and world.due() == []
+
+
+@told
+async def test_the_next_broker_tells_what_is_owed(world: World) -> None:
+    world.hook("b")
+    one, two = nic("tap1"), nic("tap2", "db")
+    await world.hooks.attach(one)
+    await world.hooks.attach(two)
+    world.started.clear()
+    world.again().recall({"tap2"})
+    await turns(50)
+    assert world.started == ["a detach tap1", "b detach tap1"] and world.due() == [
+        "tap2"
+    ]
+    world.hooks.gone(two)
+    await world.hooks.ended(two)
+    assert world.started[2:] == ["a detach tap2", "b detach tap2"] and world.due() == []
+
+
+@told
+async def test_what_was_cut_off_is_told_again(world: World) -> None:
+    for name in ("b", "c"):
+        world.hook(name)
+    one = nic("tap1")
+    await world.hooks.attach(one)
+    world.hooks.gone(one)
+    world.programs.by_itself = None
+    world.started.clear()
+    await turns()
+    world.programs.end("a detach tap1")
+    await turns()
+    assert world.started == ["a detach tap1", "b detach tap1"]
+    world.programs.by_itself = Ended(0, False)
+    world.again().recall(())
+    await turns(50)
+    assert world.started[2:] == ["b detach tap1 again", "c detach tap1"]
+    assert world.due() == []
+
+
+@told
+async def test_what_a_lost_spawner_did_not_run_is_owed(world: World) -> None:
+    one = nic("tap1")
+    await world.hooks.attach(one)
+    world.programs.is_lost = True
+    world.hooks.gone(one)
+    await world.hooks.ended(one)
+    assert world.due() == ["tap1"]
+
+
+@told
+async def test_an_end_of_the_broker_leaves_the_rest(world: World) -> None:
+    one = nic("tap1")
+    await world.hooks.attach(one)
+    world.programs.by_itself = None
+    world.hooks.settings = lambda: HookSettings(timeout_seconds=0)
+    world.hooks.gone(one)
+    await turns()
+    await world.hooks.close()
+    with pytest.raises(BrokerFailure, match="the broker ends"):
+        await world.hooks.attach(nic("tap2", "db"))
+    await world.hooks.stop()
+    assert world.due() == ["tap1"]
+    world.programs.by_itself = Ended(0, False)
+    world.again().recall(())
+    await turns(50)
+    assert world.started[-1] == "a detach tap1 again" and world.due() == []
+
+
+@told
+async def test_what_happens_again_and_again_is_told_once_a_while(world: World) -> None:
+    one = nic("tap1")
+    for number in range(1000):
+        world.hooks.tampered(one, f"reason {number}")
+        await turns(1)
+    assert world.started == ["a tamper tap1"]
+    for _ in range(100):
+        await asyncio.sleep(0.01)
+        if len(world.started) > 1:
+            break
+    assert world.started == ["a tamper tap1"] * 2
+
+
+@told
+async def test_a_record_that_cannot_be_written_refuses(world: World) -> None:
+    (world.runtime).mkdir()
+    (world.runtime / "hooks-due").touch()
+    with pytest.raises(RefusedByHook) as caught:
+        await world.hooks.attach(nic("tap1"))
+    assert "can't be noted down" in caught.value.detail
+    assert world.started == []
+
+
+@pytest.fixture(autouse=True)
+def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooks_module, "_PAUSE", 0.3)
+    monkeypatch.setattr(hooks_module, "_GRACE", 0.05)
+
+
+class TestPlaces:
+    @staticmethod
+    async def hold(places: Places, uid: int, log: list[int], go: asyncio.Event) -> None:
+        async with places.place(uid):
+            log.append(uid)
+            await go.wait()
+
+    def start(
+        self, number: int, *uids: int
+    ) -> tuple[list[asyncio.Future[None]], list[int], asyncio.Event]:
+        places, go = Places(lambda: number), asyncio.Event()
+        log: list[int] = []
+        held: list[asyncio.Future[None]] = [
+            asyncio.ensure_future(self.hold(places, u, log, go)) for u in uids
+        ]
+        return held, log, go
+
+    def test_one_user_leaves_some_to_others(self) -> None:
+        async def story() -> None:
+            held, log, go = self.start(4, 1, 1, 1, 1, 1, 2, 2)
+            await turns()
+            assert log == [1, 1, 1, 2]
+            go.set()
+            await asyncio.gather(*held)
+            assert sorted(log) == [1] * 5 + [2] * 2
+
+        asyncio.run(story())
+
+    def test_users_are_served_in_turn(self) -> None:
+        async def story() -> None:
+            held, log, go = self.start(1, 1, 1, 1, 2, 2, 3)
+            await turns()
+            go.set()
+            await asyncio.gather(*held)
+            assert log == [1, 1, 2, 3, 1, 2]
+
+        asyncio.run(story())
+
+    def test_whoever_gives_up_keeps_nobody_waiting(self) -> None:
+        async def story() -> None:
+            held, log, go = self.start(1, 1, 2, 3)
+            await turns()
+            for number in (1, 0):  # one that waits, and the one that is served
+                held[number].cancel()
+            await turns()
+            assert log == [1, 3]
+            go.set()
+            await asyncio.gather(*held, return_exceptions=True)
+
+        asyncio.run(story())

@@ -1,0 +1,630 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""lxc-usernet: what a line means, what lines come to, and who waits for names."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import stat
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tapster.model import Peer
+from tapster.policy.config.values import Names
+from tapster.policy.foreign import lxc_usernet, name_lookup
+from tapster.policy.foreign.lxc_usernet import Grant, Share, look_up, parse, weigh
+from tapster.policy.foreign.name_lookup import NameLookup
+
+# alice is in g by what a process inherits, and in her own group by her gid.
+UIDS = {"alice": 1001, "toor": 1001, "bob": 1002}
+GIDS = {"alice": 1001, "g": 3001, "h": 3002, "other": 3003}
+FAKE = Names(UIDS.__getitem__, GIDS.__getitem__)
+ALICE = Peer(1001, 1001, frozenset({3001, 3002}), 1)
+
+
+def numbers(data: bytes) -> dict[bytes, int | None]:
+    found: dict[bytes, int | None] = {}
+    for line in parse(data):
+        name = os.fsdecode(line.name)
+        table = GIDS if name.startswith("@") else UIDS
+        found[line.name] = table.get(name.removeprefix("@"))
+    return found
+
+
+def weighed(data: bytes, peer: Peer = ALICE) -> Grant:
+    """`weigh` over the lines of a text for br0."""
+    lines = [line for line in parse(data) if line.bridge == b"br0"]
+    return weigh("/f", lines, numbers(data), peer)
+
+
+# --- as LXC
+
+
+@pytest.mark.parametrize(
+    ("data", "lxc", "number"),
+    [
+        # What lxc-user-nic 5.0.2 gave alice, asked until it refused.
+        (b"alice tap br0 2\n", 2, 2),
+        (b"alice tap br0 2\nalice tap br0 3\n", 3, 3),
+        (b"alice tap br0 3\nalice tap br0 2\n", 3, 3),
+        (b"alice tap br0 2\n@g tap br0 3\n", 5, 5),
+        (b"@g tap br0 3\nalice tap br0 2\n@h tap br0 1\n@g tap br0 4\n", 7, 7),
+        (b"alice tap br0 4\nalice tap br0 -10\n", 0, 0),
+        (b"alice tap br0 4\n@g tap br0 -1\n", 4, 4),
+        (b"alice tap br0 0\n", 0, 0),
+        (b"1001 tap br0 3\n", 0, 0),
+        (b" alice tap br0 3\n", 0, 0),
+        (b"\talice tap br0 3\n", 0, 0),
+        (b"alice\ttap\tbr0\t3\n", 3, 3),
+        (b"alice tap br0 3 # why\n", 3, 3),
+        (b"alice tap br0 3x\n", 3, 3),
+        (b"alice tap br0 0x3\n", 0, 0),
+        (b"alice tap br0 +3\n", 3, 3),
+        (b"alice tap br0 3.9\r\n", 3, 3),
+        (b"alice tap br0\n3\n", 0, 0),
+        (b"alice tap br0 3\0 9\n", 3, 3),
+        (b"alice veth br0 3\n", 0, 0),
+        (b"alice TAP br0 3\n", 0, 0),
+        (b"alice tap br1 3\n", 0, 0),
+        (b"alice tap br0 2147483648\n", 0, 0),
+        (b"alice tap br0 3", 3, 3),
+        (b"#alice tap br0 3\n", 0, 0),
+        (b"alice \v tap br0 3\n", 3, 3),
+        (b"alice\vtap br0 3\n", 0, 0),
+        (b"alice tap br0 \v3\n", 3, 3),
+        (b"@ tap br0 3\n", 0, 0),
+        (b"alice tap br0 " + b"0" * 50 + b"3\n", 3, 3),
+        (b"alice tap br0 - 3\n", 0, 0),
+        (b"alice" + b" " * 200 + b"tap br0 3\n", 3, 3),
+        (b"bob tap br0 3\n", 0, 0),
+        (b"@other tap br0 3\n", 0, 0),
+        # What differs.
+        (b"@alice tap br0 3\n", 0, 3),
+        (b"toor tap br0 3\n", 0, 3),
+        (b"@g tap br0 0\nalice tap br0 2\n", 3, 2),
+        (b"@g tap br0 -1\nalice tap br0 2\n", 3, 2),
+        (b"alice tap br0 4294967299\n", 3, 0),
+        (b"alice tap br0 99999999999999999999\n@g tap br0 4\n", 5, 0),
+    ],
+)
+def test_numbers_are_lxcs(data: bytes, lxc: int, number: int) -> None:
+    assert weighed(data).number == number
+    if number != lxc:
+        return
+    # Nor does a line behind or before it change what it means.
+    for other in (b"", b"\n", b"bob tap br0 9\n", b"alice veth br0 9\n", b"x\n"):
+        assert weighed(other + data).number == number
+        assert weighed(data.rstrip(b"\n") + b"\n" + other).number == number
+
+
+SCANF = ctypes.CDLL(None).sscanf
+FORMAT = b"%99[^ \t] %99[^ \t] %99[^ \t] %d"
+
+
+def scanned(line: bytes) -> tuple[bytes, bytes, bytes, int] | None:
+    """The fields of a line, by the C library."""
+    fields = [ctypes.create_string_buffer(100) for _ in range(3)]
+    number = ctypes.c_int()
+    if SCANF(line, FORMAT, *fields, ctypes.byref(number)) != 4:
+        return None
+    name, kind, bridge = (field.value for field in fields)
+    return name, kind, bridge, number.value
+
+
+PIECES = st.sampled_from(
+    [
+        *(b"alice", b"@g", b"tap", b"tap", b"veth", b"br0", b"3", b"-2", b"+7", b"0x1"),
+        *(b" ", b" ", b" ", b"\t", b"\v", b"\r", b"\f", b"\0", b"#", b"\xff"),
+        *(b"x" * 98, b"x" * 99, b"x" * 100, b"2147483647", b"-2147483648", b"4.5"),
+    ]
+)
+TEXTS = st.one_of(
+    st.lists(PIECES, max_size=12).map(b"".join),
+    st.tuples(PIECES, PIECES, PIECES, PIECES).map(b" ".join),
+    st.integers(-(2**31), 2**31 - 1).map(lambda n: b"alice tap br0 %d" % n),
+    st.binary(max_size=60).map(lambda b: b"alice tap " + b),
+)
+
+
+@settings(max_examples=500)
+@given(TEXTS)
+def test_fields_are_scanfs(text: bytes) -> None:
+    text = text.replace(b"\n", b"")
+    found = [line for line in parse(text) if line.nics is not None]
+    expected = scanned(text + b"\n")
+    if expected is None or expected[1] != b"tap" or text.startswith(b"#"):
+        assert found == []
+    elif not re.search(rb"[0-9]{10}", text):  # too large for an int, if larger yet
+        (line,) = found
+        assert (line.name, line.bridge, line.nics) == (
+            expected[0],
+            expected[2],
+            expected[3],
+        )
+
+
+def by_lxc(data: bytes, peer: Peer, names: dict[bytes, int | None]) -> int:
+    """How many NICs LXC gives: each counts to the first name that has room; the
+    very first one to the first name."""
+    mine = []
+    for text in data.split(b"\n"):
+        fields = scanned(text + b"\n")
+        if fields is None or fields[1:3] != (b"tap", b"br0"):
+            continue
+        number = names[fields[0]]
+        if number in ({peer.gid, *peer.groups} if b"@" in fields[0] else {peer.uid}):
+            mine.append((fields[0], fields[3]))
+    if sum(number for _, number in mine) <= 0:
+        return 0
+    held = Counter([mine[0][0]])
+    while free := [name for name, number in mine if held[name] < number]:
+        held[free[0]] += 1
+    return held.total()
+
+
+LINE = st.tuples(
+    st.sampled_from([b"alice", b"bob", b"@g", b"@h", b"@other"]),
+    st.sampled_from([b"tap", b"tap", b"tap", b"veth"]),
+    st.sampled_from([b"br0", b"br0", b"br0", b"br1"]),
+    st.integers(-3, 5).map(lambda n: b"%d" % n),
+).map(b" ".join)
+
+
+@settings(max_examples=500)
+@given(st.lists(LINE, max_size=8).map(b"\n".join))
+def test_lines_come_to_what_they_do_for_lxc(data: bytes) -> None:
+    found, lxc = weighed(data), by_lxc(data, ALICE, numbers(data))
+    first = next(iter(found.shares), Share("", 1))
+    assert lxc - found.number == (found.number > 0 and first.number == 0)
+    assert sum(share.number for share in found.shares) == found.number
+
+
+# --- whatever is in a file
+
+
+@given(st.binary() | st.lists(TEXTS).map(b"\n".join))
+def test_bytes_never_raise(data: bytes) -> None:
+    found = weighed(data)
+    assert found.number >= 0
+    assert all(text.isprintable() for text in (*found.notes, *found.places))
+    if found.number:
+        assert b"tap" in data and found.places
+
+
+@given(st.lists(LINE, max_size=8), st.sampled_from([b"\xff", b"x", b"@zzz"]))
+def test_lines_about_others_change_nothing(lines: list[bytes], name: bytes) -> None:
+    more = [line.replace(b"alice", name) for line in lines]
+    assert weighed(b"\n".join(lines)).shares == (
+        weighed(b"\n".join([*lines, *(m for m in more if m.startswith(name))])).shares
+    )
+
+
+def test_what_is_odd_is_told() -> None:
+    data = (
+        b"alice tap br0 2\n"
+        b"eve tap br0 2\n"
+        b"@nobodys tap br0 2\n"
+        b"\xff\x1b[1m tap br0 1\n"
+        b" alice tap br0 2\n"
+        b"alice tap br0\n"
+        b"alice tap br0 3x\n"
+        b"@g tap br0 1\0x\n"
+        b"@h tap br0 99999999999\n"
+        b"#alice tap br0\n"
+        b"eve veth br0 2\n"
+        b"eve tap br1 2\n"
+    )
+    found = weighed(data)
+    assert found.number == 0
+    assert found.places == ("/f:1", "/f:7", "/f:8", "/f:9")
+    assert found.notes == (
+        "/f:2: there is no user eve",
+        "/f:3: there is no group nobodys",
+        "/f:4: there is no user \\\\xff\\x1b[1m",
+        "/f:5: space before the name: it counts for nothing",
+        "/f:6: no number: it counts for nothing",
+        "/f:7: the number is taken for 3",
+        "/f:8: cut at a NUL byte",
+        "/f:9: no such number: whom it is about has nothing",
+    )
+
+
+def test_notes_are_bounded() -> None:
+    notes = weighed(b"eve tap br0 1\n" * 50).notes
+    assert len(notes) == lxc_usernet.MAX_NOTES + 1
+    assert notes[-1] == "and 18 more"
+    places = weighed(b"alice tap br0 1\n" * 50).places
+    assert len(places) == lxc_usernet.MAX_PLACES
+
+
+def test_whose_number_it_is_is_told() -> None:
+    data = b"@g tap br0 3\nalice tap br0 2\n@g tap br0 4\n@h tap br0 0\n"
+    found = weighed(data)
+    assert found.shares == (Share("@g", 4), Share("alice", 2), Share("@h", 0))
+    assert found.number == 6
+    bob = Peer(1002, 1002, frozenset({3001}), 1)
+    assert weighed(data, bob).shares == (Share("@g", 4),)
+
+
+@pytest.mark.parametrize("digits", [b"9" * 5000, b"-" + b"9" * 5000])
+def test_numbers_of_any_length(digits: bytes) -> None:
+    zeros = b"0" * 5000
+    assert (
+        weighed(b"alice tap br0 +%s3\n@g tap br0 -%s1\n" % (zeros, zeros)).number == 3
+    )
+    assert weighed(b"alice tap br0 " + digits + b"\n@g tap br0 4\n").number == 0
+
+
+# --- files
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lxc_usernet, "_files", {})
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "usernet"
+    path.write_text("alice tap br0 4\n")
+    return path
+
+
+def ask(path: Path, bridge: str = "br0", names: Names = FAKE) -> Grant:
+    return look_up(str(path), bridge, ALICE, owner_only=False, names=names)
+
+
+def test_a_file(file: Path) -> None:
+    assert ask(file) == Grant(4, (f"{file}:1",), (), None, (Share("alice", 4),))
+    assert ask(file, "br1") == Grant(0, (), (), None)
+
+
+def test_a_missing_file_is_no_problem(tmp_path: Path, file: Path) -> None:
+    for path in (tmp_path / "gone", tmp_path / "gone" / "gone"):
+        assert ask(path) == Grant(0, (), (), None)
+    file.unlink()
+    assert ask(file) == Grant(0, (), (), None)
+
+
+@pytest.mark.parametrize("bridge", ["", "br0\0", "br\ud800", "é", "a/b", "x" * 10000])
+def test_any_bridge_can_be_asked_about(file: Path, bridge: str) -> None:
+    assert ask(file, bridge) == Grant(0, (), (), None)
+
+
+def test_a_bridge_with_any_name(file: Path) -> None:
+    file.write_bytes("alice tap brücke 2\n".encode() + b"alice tap br\xff 3\n")
+    assert ask(file, "brücke").number == 2
+    assert ask(file, "br\udcff").number == 3
+
+
+def test_an_edit_counts_at_once(file: Path) -> None:
+    """Also one of the same size, within a tick of the file system's clock."""
+    for number in [*range(1, 10)] * 20:
+        with file.open("r+") as opened:
+            opened.write(f"alice tap br0 {number}\n")
+        assert ask(file).number == number
+
+
+def test_another_file_in_its_place_counts_at_once(file: Path) -> None:
+    ask(file)
+    other = file.with_name("other")
+    other.write_text("alice tap br0 7\n")
+    os.utime(other, ns=(0, file.stat().st_mtime_ns))
+    other.replace(file)
+    assert ask(file).number == 7
+
+
+def test_a_file_is_read_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+
+    def counted(data: bytes) -> list[lxc_usernet.Line]:
+        read.append(data)
+        return parse(data)
+
+    monkeypatch.setattr(lxc_usernet, "parse", counted)
+    monkeypatch.setattr(lxc_usernet, "_SETTLED_NS", -(10**18))
+    for _ in range(5):
+        assert ask(file).number == 4
+    assert len(read) == 1
+    file.chmod(0o600)
+    assert ask(file).number == 4
+    file.write_text("alice tap br0 40\n")
+    assert ask(file).number == 40
+    assert len(read) == 2
+
+
+def test_a_file_is_not_relied_on_while_it_is_new(file: Path) -> None:
+    ask(file)
+    assert not lxc_usernet._files[str(file)].is_settled
+    future = time.time_ns() + 3600 * 10**9
+    os.utime(file, ns=(future, future))
+    ask(file)
+    assert not lxc_usernet._files[str(file)].is_settled
+
+
+def test_few_files_are_kept(tmp_path: Path) -> None:
+    for number in range(20):
+        path = tmp_path / str(number)
+        path.write_text(f"alice tap br0 {number}\n")
+        assert ask(path).number == number
+    assert len(lxc_usernet._files) <= 4
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (os.mkfifo, "not a regular file"),
+        (os.mkdir, "not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
+        (lambda path: path.symlink_to(path.name), "Too many levels"),
+        (
+            lambda path: path.write_bytes(b"#" * (1 << 20) + b"\n"),
+            "more than 1048576 b",
+        ),
+        (lambda path: path.write_bytes(b"\n" * 16384), "more than 16384 lines"),
+    ],
+)
+def test_what_cannot_be_used_grants_nothing(
+    file: Path, make: Callable[[Path], object], says: str
+) -> None:
+    assert ask(file).number == 4
+    file.unlink()
+    make(file)
+    found = ask(file)
+    assert found[:3] == (0, (), ())
+    assert found.problem is not None and says in found.problem
+    assert found.problem.startswith(str(file))
+
+
+def test_a_large_file_is_used(file: Path) -> None:
+    data = b"alice tap br0 1\n".rjust(1 << 20, b"\n")[-(1 << 20) :]
+    file.write_bytes(b"#".ljust((1 << 20) - 17, b"x") + b"\nalice tap br0 1\n")
+    assert file.stat().st_size == len(data)
+    assert ask(file).number == 1
+
+
+@pytest.fixture
+def roots(file: Path) -> Path:
+    try:
+        for path in (file, file.parent):
+            os.chown(path, 0, 0)
+            path.chmod(path.stat().st_mode & 0o755)
+    except PermissionError:
+        pytest.skip("only root can make files of root's")
+    return file
+
+
+def strictly(path: Path) -> Grant:
+    return look_up(str(path), "br0", ALICE, owner_only=True, names=FAKE)
+
+
+def test_what_others_may_write_grants_nothing(roots: Path) -> None:
+    assert strictly(roots).number == 4
+    for path in (roots, roots.parent):
+        before = stat.S_IMODE(path.stat().st_mode)
+        for mode in (before | 0o020, before | 0o002):
+            path.chmod(mode)
+            found = strictly(roots)
+            assert found.number == 0
+            assert f"{path}: others than root may write to it" in str(found.problem)
+        path.chmod(before)
+        os.chown(path, 4711, 0)
+        found = strictly(roots)
+        assert found.number == 0
+        assert f"{path}: belongs to uid 4711, not to root" in str(found.problem)
+        assert ask(roots).number == 4
+        os.chown(path, 0, 0)
+        assert strictly(roots).number == 4
+
+
+def test_what_a_link_leads_to_counts(roots: Path) -> None:
+    target = roots.with_name("target")
+    roots.rename(target)
+    roots.symlink_to(target)
+    assert strictly(roots).number == 4
+    os.chown(target, 4711, 0)
+    assert strictly(roots).number == 0
+
+
+@pytest.mark.usefixtures("no_leaked_fd")
+def test_descriptors_are_closed(file: Path) -> None:
+    for _ in range(3):
+        ask(file)
+    file.write_bytes(b"\n" * 20000)
+    ask(file)
+    file.unlink()
+    ask(file)
+    file.mkdir()
+    ask(file)
+
+
+# --- names
+
+
+class Service:
+    """A name service that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.may_answer = threading.Event()
+        self.uids = dict(UIDS)
+        self.names = Names(self.uid, self.gid)
+
+    def uid(self, name: str) -> int:
+        self.asked.append(name)
+        assert self.may_answer.wait(30)
+        return self.uids[name]
+
+    def gid(self, name: str) -> int:
+        self.asked.append(f"@{name}")
+        assert self.may_answer.wait(30)
+        return GIDS[name]
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    made = Service()
+    made.may_answer.set()
+    yield made
+    made.may_answer.set()
+
+
+def test_only_names_for_that_bridge_are_asked_about(
+    file: Path, service: Service
+) -> None:
+    file.write_text(
+        "alice tap br0 4\nalice tap br0 1\n@g tap br0 1\nbob tap br1 2\n"
+        "dead1 veth br0 4\n#dead2 tap br0 4\ndead3 tap br2 4\nalice tap br0 1\n"
+    )
+    for _ in range(3):
+        assert ask(file, names=service.names).number == 5
+    assert service.asked == ["@g", "alice"]
+    assert ask(file, "br1", service.names).number == 0
+    assert ask(file, "br7", service.names).number == 0
+    assert service.asked == ["@g", "alice", "bob"]
+
+
+def test_an_account_counts_that_was_made_later(
+    file: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del service.uids["alice"]
+    for _ in range(3):
+        found = ask(file, names=service.names)
+        assert found.notes == (f"{file}:1: there is no user alice",)
+    assert service.asked == ["alice"]
+    service.uids["alice"] = 1001
+    monkeypatch.setattr(name_lookup, "SECONDS", 0.0)
+    assert ask(file, names=service.names).number == 4
+
+
+def test_a_new_name_is_asked_about_at_once(file: Path, service: Service) -> None:
+    service.uids["eve"] = 1001
+    assert ask(file, names=service.names).number == 4
+    file.write_text("alice tap br0 4\neve tap br0 6\n")
+    assert ask(file, names=service.names).number == 6
+    file.write_text("eve tap br0 5\n")
+    assert ask(file, names=service.names).number == 5
+    assert service.asked == ["alice", "alice", "eve"]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_names_that_nobody_answers_for_hold_nobody_up(
+    file: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is granted meanwhile, nor is it asked a second time."""
+    monkeypatch.setattr(name_lookup, "PATIENCE", 0.01)
+    monkeypatch.setattr(name_lookup, "SECONDS", 0.0)
+    service.may_answer.clear()
+    for _ in range(50):
+        found = ask(file, names=service.names)
+        assert (found.number, found.problem) == (0, None)
+        assert found.notes == (f"{file}:1: user alice is not known yet",)
+    assert service.asked == ["alice"]
+    assert ask(file, "br1", service.names) == Grant(0, (), (), None)
+    service.may_answer.set()
+    until(lambda: ask(file, names=service.names).number == 4)
+
+
+def test_many_bridges_are_not_waited_for_one_by_one(
+    file: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As all of them are asked about when a caller wants to know which it may use."""
+    file.write_text("".join(f"alice tap br{number} 4\n" for number in range(5)))
+    service.may_answer.clear()
+    slow: list[bool] = []
+
+    class Counted(NameLookup):
+        def __init__(
+            self,
+            names: Names,
+            wanted: frozenset[bytes],
+            numbers: Mapping[bytes, int | None],
+            is_slow: bool,
+        ) -> None:
+            slow.append(is_slow)
+            super().__init__(names, wanted, numbers, is_slow)
+
+    monkeypatch.setattr(lxc_usernet, "NameLookup", Counted)
+    monkeypatch.setattr(name_lookup, "PATIENCE", 0.01)
+    for number in range(5):
+        assert ask(file, f"br{number}", service.names).number == 0
+    assert slow == [False, True, True, True, True]
+    service.may_answer.set()
+    until(lambda: ask(file, "br4", service.names).number == 4)
+
+
+def test_what_was_known_stays_while_nobody_answers(
+    file: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(name_lookup, "PATIENCE", 0.01)
+    monkeypatch.setattr(name_lookup, "SECONDS", 0.0)
+    until(lambda: ask(file, names=service.names).number == 4)
+    service.may_answer.clear()
+    before = len(service.asked)
+    for number in (5, 6, 7):
+        file.write_text(f"alice tap br0 {number}\n")
+        assert ask(file, names=service.names).number == number
+    assert len(service.asked) <= before + 1
+    # A name that was not known is asked about beside the one that hangs.
+    file.write_text("alice tap br0 8\ntoor tap br0 9\n")
+    found = ask(file, names=service.names)
+    assert found.number == 8
+    assert found.notes == (f"{file}:2: user toor is not known yet",)
+    service.may_answer.set()
+    until(lambda: ask(file, names=service.names).number == 9)
+
+
+@pytest.mark.parametrize("error", [KeyError, ValueError, OSError])
+def test_a_name_service_may_fail(file: Path, error: type[Exception]) -> None:
+    def fail(_: str) -> int:
+        raise error
+
+    found = ask(file, names=Names(fail, fail))
+    assert (found.number, found.problem) == (0, None)
+
+
+def test_no_thread_to_be_had_is_nobody_known(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        assert ask(file).number == 0
+    monkeypatch.setattr(name_lookup, "SECONDS", 0.0)
+    assert ask(file).number == 4
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.binary(max_size=300) | st.lists(TEXTS, max_size=5).map(b"\n".join))
+def test_files_never_raise(file: Path, data: bytes) -> None:
+    file.write_bytes(data)
+    found = ask(file)
+    assert found.problem is None
+    assert found == weigh(
+        str(file),
+        [line for line in parse(data) if line.bridge == b"br0"],
+        numbers(data),
+        ALICE,
+    )
+
+
+def test_the_names_of_this_machine(file: Path) -> None:
+    file.write_text("root tap br0 4\n@root tap br0 3\nno-such-user tap br0 1\n")
+    root = Peer(0, 0, frozenset(), 1)
+    assert look_up(str(file), "br0", root, owner_only=False).number == 7

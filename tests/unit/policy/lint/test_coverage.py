@@ -1,0 +1,449 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`tapster.policy.lint.coverage` and `reach`: what is said of rules holds for each
+request of a small world, by the decision that the broker makes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tapster.model import Peer, Port, Rule
+from tapster.policy.core.decide import (
+    Decision,
+    Facts,
+    decide,
+    may_forward,
+    may_manage,
+    may_reload,
+)
+from tapster.policy.core.patterns import (
+    are_within,
+    is_within,
+    matches_no_mac,
+    matches_no_name,
+)
+from tapster.policy.core.rulebook import Rulebook, Target, concerns
+from tapster.policy.foreign.bridge_conf import Verdict
+from tapster.policy.lint import coverage
+from tapster.policy.lint.coverage import idle_denials, idle_grants
+from tapster.policy.lint.reach import closed_networks, detours, vain_denials
+
+NETWORKS = ("default", "lan", "wan")
+ON = {"br0": ["lan"], "br1": ["wan"]}
+PORT = Port("tcp", 8080, 8080)
+SILENT = Facts(verdict=Verdict(False, "no rule of bridge.conf allows it", None, ()))
+
+# The user 9 and the group 9 are in no rule.
+PEERS = [
+    Peer(uid, gid, frozenset(groups), 1)
+    for uid, gid in itertools.product((1, 2, 36, 9), (9, 1))
+    for groups in ((), (2,), (36, 2))
+]
+EVERYBODY = [
+    Peer(uid, 9, frozenset(groups), 1)
+    for uid in (1, 2, 36, 9)
+    for number in range(4)
+    for groups in itertools.combinations((1, 2, 36), number)
+]
+PLACES = [
+    *(Target(network=name) for name in NETWORKS),
+    *(Target(bridge=name) for name in ON),
+]
+NAMES = (None, "a", "ab", "b")
+MACS = (None, "52:54:00:00:00:01", "52:54:01:00:00:01", "02:54:00:00:00:01")
+TARGETS = [
+    place._replace(name=name, mac=mac)
+    for place, name, mac in itertools.product(PLACES, NAMES, MACS)
+]
+
+IDS = st.none() | st.frozensets(st.sampled_from([1, 2, 36]), min_size=1, max_size=2)
+RULES = st.builds(
+    Rule,
+    users=IDS,
+    groups=IDS,
+    networks=st.lists(
+        st.sampled_from(["default", "lan", "wan", "*"]), unique=True, max_size=3
+    ).map(tuple),
+    bridges=st.lists(st.sampled_from(["br0", "br1"]), unique=True, max_size=2).map(
+        tuple
+    ),
+    effect=st.sampled_from(["allow", "polkit", "deny", "deny"]),
+    macs=st.sampled_from([(), (), ("52:*",), ("52:54:00:*", "02:*"), ("52:54:0?:*",)]),
+    guests=st.sampled_from([(), (), ("a*",), ("a", "ab"), ("a?", "*b"), ("*",)]),
+    manage=st.booleans(),
+).map(lambda rule: replace(rule, macs=(), manage=False) if denies(rule) else rule)
+MANY = st.lists(RULES, max_size=7).map(
+    lambda rules: [replace(rule, place=f"f:{n}") for n, rule in enumerate(rules)]
+)
+
+
+def denies(rule: Rule) -> bool:
+    return rule.effect == "deny"
+
+
+def attaching(rules: Sequence[Rule]) -> Iterator[Decision]:
+    """Each decision on a NIC or a port."""
+    book = Rulebook(rules)
+    for peer, target in itertools.product(PEERS, TARGETS):
+        yield decide(peer, target, book, SILENT)
+        if target.network is not None:
+            yield may_forward(peer, target, PORT, book)
+
+
+def managing(rules: Sequence[Rule]) -> Iterator[Decision]:
+    """Each decision on what others have."""
+    book = Rulebook(rules)
+    for peer, target in itertools.product(PEERS, TARGETS):
+        yield may_manage(peer, target, book)
+    yield from (may_reload(peer, book) for peer in PEERS)
+
+
+def outcomes(rules: Sequence[Rule]) -> list[tuple[bool, str | None]]:
+    """Whether each request is allowed, and by which rule."""
+    return [
+        (decision.allowed, decision.place if decision.allowed else None)
+        for decision in (*attaching(rules), *managing(rules))
+    ]
+
+
+_DEFAULT = Rule("f:0", networks=("default",), effect="polkit", manage=True)
+
+
+@settings(max_examples=150, deadline=None)
+@example([_DEFAULT, replace(_DEFAULT, place="f:1", effect="allow")])
+@example([replace(_DEFAULT, effect="allow"), replace(_DEFAULT, place="f:1")])
+@given(MANY)
+def test_what_can_never_match_never_decides(rules: list[Rule]) -> None:
+    idle = idle_grants(rules, NETWORKS)
+    decided = {decision.place for decision in attaching(rules)}
+    managed = {decision.place for decision in managing(rules)}
+    for number, by, manages in idle:
+        assert rules[number].place not in decided
+        assert manages or rules[number].place not in managed
+        assert all(denies(rules[other]) or other < number for other in by)
+
+
+@settings(max_examples=150, deadline=None)
+@given(MANY)
+def test_shadowed_and_vain_denials_may_all_go(rules: list[Rule]) -> None:
+    shadowed = {idle.rule for idle in idle_denials(rules)}
+    before = outcomes(rules) if shadowed else []
+    for gone in (shadowed, *({number} for number in shadowed)):
+        left = [rule for n, rule in enumerate(rules) if n not in gone]
+        if shadowed:
+            assert outcomes(left) == before
+    vain = set(vain_denials(rules, bridges_elsewhere=False))
+    if vain:
+        left = [rule for n, rule in enumerate(rules) if n not in vain]
+        assert outcomes(left) == outcomes(rules)
+
+
+@settings(max_examples=150, deadline=None)
+@given(MANY)
+def test_nobody_may_use_a_closed_network(rules: list[Rule]) -> None:
+    book = Rulebook(rules)
+    for name in closed_networks(rules, NETWORKS):
+        for peer, guest, mac in itertools.product(PEERS, NAMES, MACS):
+            target = Target(name, None, guest, mac)
+            assert not decide(peer, target, book).allowed
+
+
+@settings(max_examples=150, deadline=None)
+@given(MANY)
+def test_a_way_around_a_rule_is_there_for_somebody(rules: list[Rule]) -> None:
+    book = Rulebook(rules)
+    for number, kind, name in detours(rules, ON):
+        target = Target(**{kind: name})
+        assert any(
+            decide(peer, target, book, SILENT).allowed
+            for peer in EVERYBODY
+            if concerns(rules[number], peer)
+        )
+
+
+# --- examples: that anything is found at all
+
+
+def allow(**keys: object) -> Rule:
+    return Rule("f:1", **{"networks": ("lan",), **keys})  # type: ignore[arg-type]
+
+
+def deny(**keys: object) -> Rule:
+    return allow(effect="deny", **keys)
+
+
+ALICE, BOB = frozenset({1}), frozenset({2})
+BOTH = ALICE | BOB
+ALL = ("*",)
+
+
+@pytest.mark.parametrize(
+    ("rules", "found"),
+    [
+        ([allow(), allow(users=ALICE)], {1: (0,)}),
+        ([allow(users=ALICE), allow()], {}),
+        ([allow(groups=ALICE), allow(groups=ALICE, max_nics=9)], {1: (0,)}),
+        ([allow(groups=ALICE), allow(users=ALICE)], {}),
+        ([allow(users=ALICE), allow(users=BOB), allow(users=BOTH)], {2: (0, 1)}),
+        ([allow(users=BOTH), allow(users=ALICE, groups=BOB)], {}),
+        ([allow(), allow(networks=("lan", "wan"))], {}),
+        ([allow(), allow(networks=("wan",)), allow(networks=("lan", "wan"))],
+         {2: (0, 1)}),
+        ([allow(networks=ALL), allow(users=BOB)], {1: (0,)}),
+        ([allow(), allow(networks=("wan",)), allow(networks=ALL)], {}),
+        ([allow(networks=NETWORKS), allow(networks=ALL)], {1: (0,)}),
+        ([allow(networks=("br0",)), allow(networks=(), bridges=("br0",))], {}),
+        ([allow(effect="polkit"), allow()], {1: (0,)}),
+        # guests and MACs
+        ([allow(guests=("web-*",)), allow()], {}),
+        ([allow(guests=("web-*",)), allow(guests=("web-1", "web-2?"))], {1: (0,)}),
+        ([allow(guests=("web-1",)), allow(guests=("web-*",))], {}),
+        ([allow(macs=("52:*",)), allow(guests=("a",))], {}),
+        ([allow(macs=("52:*",)), allow(macs=("52:54:*",), guests=("a",))], {1: (0,)}),
+        # denials, wherever they stand
+        ([allow(users=ALICE), deny()], {0: (1,)}),
+        ([deny(users=ALICE), allow(users=ALICE)], {1: (0,)}),
+        ([allow(users=BOTH), deny(users=ALICE)], {}),
+        ([allow(users=BOB), allow(users=BOTH), deny(users=ALICE)], {1: (0, 2)}),
+        ([allow(guests=("a",)), deny(guests=("a",))], {}),
+        # who manages
+        ([allow(manage=True), allow(manage=True, users=BOB)], {1: (0,)}),
+        ([allow(networks=NETWORKS, manage=True), allow(networks=ALL, manage=True)],
+         {1: (0,)}),
+    ],
+)  # fmt: skip
+def test_rules_that_never_match(
+    rules: list[Rule], found: dict[int, tuple[int, ...]]
+) -> None:
+    assert {n: by for n, by, _ in idle_grants(rules, NETWORKS)} == found
+
+
+def test_a_rule_that_only_manages() -> None:
+    rules = [allow(), allow(users=BOB, manage=True)]
+    assert idle_grants(rules, NETWORKS) == [(1, (0,), True)]
+    rules.append(deny(users=BOB))
+    assert idle_grants(rules, NETWORKS) == [(1, (2,), False)]
+    # Managing every network is more than managing each.
+    every = [allow(networks=NETWORKS, manage=True), allow(networks=ALL, manage=True)]
+    assert idle_grants(every, NETWORKS) == [(1, (0,), True)]
+
+
+@pytest.mark.parametrize(
+    ("rules", "found"),
+    [
+        ([deny(), deny()], {1: (0,)}),
+        ([deny(users=ALICE), deny()], {0: (1,)}),
+        ([deny(users=ALICE), deny(users=BOB), deny(users=BOTH)], {2: (0, 1)}),
+        ([deny(guests=("a*",)), deny(guests=("ab",))], {1: (0,)}),
+        ([deny(guests=("*",)), deny()], {0: (1,)}),
+        ([deny(guests=("a",)), deny(guests=("b",))], {}),
+        ([deny(networks=ALL), deny()], {1: (0,)}),
+        ([deny(networks=ALL), deny(networks=("default",))], {}),
+        ([deny(networks=ALL), deny(networks=("default",)),
+          allow(networks=("default",))], {1: (0,)}),
+        ([allow(), deny(networks=(), bridges=("lan",))], {}),
+    ],
+)  # fmt: skip
+def test_denials_in_the_shadow_of_others(
+    rules: list[Rule], found: dict[int, tuple[int, ...]]
+) -> None:
+    assert {n: by for n, by, _ in idle_denials(rules)} == found
+
+
+@pytest.mark.parametrize(
+    ("rules", "vain"),
+    [
+        ([deny()], [0]),
+        ([deny(), allow(users=ALICE)], []),
+        ([deny(users=BOB), allow(users=ALICE)], [0]),
+        ([deny(users=BOB), allow(groups=ALICE)], []),
+        ([deny(networks=ALL)], []),  # the built-in rule
+        ([deny(networks=ALL), allow(networks=("default",), users=ALICE)], []),
+        ([deny(networks=ALL, users=BOB), allow(networks=("default",), users=ALICE)],
+         [0]),
+        ([deny(networks=("default",))], []),
+        ([deny(), allow(networks=ALL)], []),
+        ([deny(networks=(), bridges=("br0",)), allow(networks=ALL)], [0]),
+        ([deny(networks=(), bridges=("br0",)), allow(bridges=("br0",))], []),
+    ],
+)  # fmt: skip
+def test_denials_of_what_nothing_allows(rules: list[Rule], vain: list[int]) -> None:
+    assert vain_denials(rules, bridges_elsewhere=False) == vain
+    with_bridges = [n for n in vain if not rules[n].bridges]
+    assert vain_denials(rules, bridges_elsewhere=True) == with_bridges
+
+
+@pytest.mark.parametrize(
+    ("rules", "closed"),
+    [
+        ([], ["lan", "wan"]),
+        ([allow()], ["wan"]),
+        ([allow(networks=ALL, users=ALICE)], []),
+        ([allow(users=BOTH), deny(users=ALICE)], ["wan"]),
+        ([allow(users=BOTH), deny(users=ALICE), deny(users=BOB)], ["lan", "wan"]),
+        ([allow(users=BOB), deny(guests=("*",))], ["wan"]),
+        ([deny(networks=("default",), users=ALICE)], ["default", "lan", "wan"]),
+        ([deny(networks=ALL)], ["default", "lan", "wan"]),
+        ([allow(effect="polkit"), allow(networks=("wan",))], []),
+    ],
+)
+def test_networks_that_nobody_may_use(rules: list[Rule], closed: list[str]) -> None:
+    assert closed_networks(rules, NETWORKS) == closed
+
+
+BR0 = {"networks": (), "bridges": ("br0",)}
+
+
+@pytest.mark.parametrize(
+    ("rules", "found"),
+    [
+        ([deny(**BR0), allow()], [(0, "network", "lan")]),
+        ([deny(), allow(**BR0)], [(0, "bridge", "br0")]),
+        ([deny(networks=ALL), allow(**BR0)], [(0, "bridge", "br0")]),
+        ([deny(bridges=("br0",)), allow(), allow(**BR0)], []),
+        ([deny(**BR0), deny(), allow()], []),
+        ([deny(**BR0, users=BOB), allow(users=ALICE)], []),
+        ([deny(**BR0, users=BOB), allow(users=BOTH), deny(users=BOB)], []),
+        ([deny(**BR0, users=BOTH), allow(users=ALICE), deny(users=ALICE)], []),
+        ([deny(**BR0, groups=BOB), allow(users=BOTH)], [(0, "network", "lan")]),
+        ([deny(**BR0), allow(networks=("default",))], []),
+    ],
+)
+def test_ways_around_a_rule(
+    rules: list[Rule], found: list[tuple[int, str, str]]
+) -> None:
+    assert list(detours(rules, ON)) == found
+
+
+# --- patterns
+
+SIGNS = st.text("ab-*?", max_size=5)
+WORDS = ["".join(w) for n in range(6) for w in itertools.product("ab-", repeat=n)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(SIGNS, SIGNS)
+def test_a_pattern_is_within_another(inner: str, outer: str) -> None:
+    if is_within(inner, outer):
+        for word in WORDS:
+            assert fnmatchcase(word, outer) or not fnmatchcase(word, inner)
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "within"),
+    [
+        ("web-1", "web-*", True),
+        ("web-1*", "web-*", True),
+        ("web-*", "web-1*", False),
+        ("web-?", "web-*", True),
+        ("web-*", "web-?", False),
+        ("a*b", "*", True),
+        ("*ab", "*b", True),
+        ("a?c", "a?*", True),
+        ("a*", "a?*", False),
+        ("52:54:00:*", "52:*:*", True),
+    ],
+)
+def test_patterns_within_others(inner: str, outer: str, within: bool) -> None:
+    assert is_within(inner, outer) is within
+    assert are_within([inner], [outer, "x"]) is within
+    assert are_within([inner, "y"], [outer]) is (within and outer == "*")
+    assert are_within([inner], [])
+    assert not are_within([], [outer])
+
+
+LABELS = [
+    word
+    for word in WORDS
+    if word and not word.startswith("-") and not word.endswith("-")
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(SIGNS.filter(bool))
+def test_names_that_nobody_can_have(pattern: str) -> None:
+    # Whatever a pattern of five signs matches, it matches one of five letters.
+    some = any(fnmatchcase(name, pattern) for name in LABELS)
+    assert matches_no_name(pattern) is not some
+
+
+@pytest.mark.parametrize(
+    ("pattern", "impossible"),
+    [
+        ("a" * 63, False),
+        ("*" + "-" * 61 + "a", False),
+        ("?" + "-" * 62, True),
+        ("*" * 63, False),
+        ("??*" + "a" * 60, False),
+        ("web-", True),
+        ("-*", True),
+        ("*-web", False),
+    ],
+)
+def test_names_at_their_limits(pattern: str, impossible: bool) -> None:
+    assert matches_no_name(pattern) is impossible
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(min_size=6, max_size=6), st.data())
+def test_a_pattern_of_a_mac_matches_it(raw: bytes, data: st.DataObject) -> None:
+    mac = bytes([raw[0] & ~1, *raw[1:]]).hex(":")
+    start, end = sorted(data.draw(st.tuples(*[st.integers(0, 17)] * 2)))
+    blur = data.draw(st.sampled_from(["*", "?" * (end - start), mac[start:end] + "*"]))
+    pattern = mac[:start] + blur + mac[end:]
+    assert fnmatchcase(mac, pattern)
+    assert not matches_no_mac(pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "impossible"),
+    [
+        ("52:54:00", True),
+        ("52:54:00*", False),
+        ("*", False),
+        ("?" * 17, False),
+        ("?" * 16, True),
+        ("53:*", True),
+        ("?3:*", True),
+        ("5254*", True),
+        ("*:::*", True),
+        ("52:54:00:12:34:567", True),
+        ("*0a", False),
+    ],
+)
+def test_macs_that_nobody_can_have(pattern: str, impossible: bool) -> None:
+    assert matches_no_mac(pattern) is impossible
+
+
+# --- many rules
+
+
+def test_ten_thousand_rules_are_not_looked_at_each_against_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rules = [
+        Rule(f"f:{n}", frozenset({n}), None, ("lan", "default"), guests=(f"g{n % 9}*",))
+        for n in range(5000)
+    ]
+    rules += [deny(users=frozenset({n}), guests=("a*",)) for n in range(2500)]
+    rules += [deny(guests=(f"a{n}*",)) for n in range(2500)]
+    compared = 0
+
+    def count(inner: Sequence[str], outer: Sequence[str]) -> bool:
+        nonlocal compared
+        compared += 1
+        return are_within(inner, outer)
+
+    monkeypatch.setattr(coverage, "are_within", count)
+    idle_grants(rules, NETWORKS)
+    idle_denials(rules)
+    vain_denials(rules, bridges_elsewhere=False)
+    closed_networks(rules, NETWORKS)
+    list(detours(rules, ON))
+    assert compared < 200 * len(rules)

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`tapster.policy.lint.bridge_conf` and `lint_usernet`: what is said of the files
+agrees with what requests get by them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tapster.policy.config.values import Names
+from tapster.policy.foreign.access import Contents, Undecidable
+from tapster.policy.foreign.bridge_conf import MAX_DEPTH, MAX_FILES, judge
+from tapster.policy.lint.bridge_conf import BridgeConf, Files, lint_bridge_conf
+from tapster.policy.lint.findings import Severity
+from tapster.policy.lint.lxc_usernet import lint_usernet
+from tapster.policy.lint.values import Host
+
+HOST = Host(
+    Names({"alice": 1000, "al": 1000}.__getitem__, {"kvm": 36, "none": 7}.__getitem__),
+    {1000}.__contains__,
+    {36, 7}.__contains__,
+    {36: True, 7: False}.get,
+    {"br0": True, "br1": True, "eth0": False}.get,
+)
+REFUSED = "every request for a Linux bridge is refused"
+Tree = Mapping[str, bytes | int | str]
+
+
+def loaded(tree: Tree) -> Files:
+    """Files by path: contents, or the number or text of what they fail with."""
+
+    def load(path: bytes, limit: int) -> Contents:
+        name = path.decode()
+        found = tree.get(name, errno.ENOENT)
+        if isinstance(found, int):
+            raise OSError(found, os.strerror(found))
+        if isinstance(found, str):
+            raise Undecidable(found)
+        if len(found) > limit:
+            raise Undecidable("too large")
+        return Contents(found, (1, hash(name)), name.endswith(".d"))
+
+    def look(path: bytes) -> os.stat_result:
+        mode = 0o644 if b"open" not in path else 0o666
+        owner = 1000 if b"alice" in path else 0
+        return os.stat_result((stat.S_IFREG | mode, 1, 1, 1, owner, 0, 0, 0, 0, 0))
+
+    return Files(load, look, is_root=True)
+
+
+def check(
+    tree: Tree, *, strict: bool = False, is_root: bool = True, main: str = "/m"
+) -> BridgeConf:
+    files = loaded(tree)._replace(is_root=is_root)
+    return lint_bridge_conf(main, strict, HOST, files)
+
+
+def said(tree: Tree, *, strict: bool = False, is_root: bool = True) -> list[str]:
+    found = check(tree, strict=strict, is_root=is_root).findings
+    return [f"{f.place}: {f.severity}: {f.message}" for f in found]
+
+
+# --- bridge.conf
+
+
+def test_a_file_in_order() -> None:
+    tree = {"/m": b"# bridges\nallow br0\ninclude /a\n", "/a": b"deny br1\n"}
+    found = check(tree)
+    assert found == BridgeConf([], True, True, {"br0": "/m:2"}, {})
+    assert found.allowed(["br0", "br1"]) == ["br0"]
+
+
+def test_no_file() -> None:
+    assert check({}) == BridgeConf([], False, False, {}, {})
+
+
+def test_what_refuses_all() -> None:
+    trees: list[tuple[Tree, str, str]] = [
+        ({"/m": b"allow br0\nallow\n"}, "/m:2", "a word alone"),
+        ({"/m": b"include /a\n", "/a": b"include /m"}, "/a:1", "includes itself"),
+        ({"/m": errno.ELOOP}, "/m", os.strerror(errno.ELOOP)),
+        ({"/m": "neither a regular file nor a directory"}, "/m", "neither a regular"),
+        ({"/m": b"include /f", "/f": "neither a regular file"}, "/m:1", "neither a"),
+    ]
+    for tree, place, why in trees:
+        (only,) = said(tree)
+        assert only.startswith(f"{place}: error: ")
+        assert why in only
+        assert only.endswith(REFUSED)
+        assert check(tree).allowed(["br0"]) == []
+
+
+IGNORED: list[tuple[Tree, str]] = [
+    ({"/m": b"include /a\n"}, "/m:1: {}/a: No such file or directory"),
+    ({"/m": b"include a\n"}, "/m:1: {}a is not a whole path"),
+    ({"/m": b"include /a.d\n", "/a.d": b""},
+     "/m:1: {}/a.d: a directory, which counts as empty"),
+    ({"/m": b"include /a\n", "/a": b"allow br0\nalow br1\n"},
+     "/a:2: {}unknown word; nothing behind it counts"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tree", "says"), IGNORED)
+def test_includes_that_are_passed_over(tree: Tree, says: str) -> None:
+    assert said(tree) == [
+        says.replace("{}", "ignored: ").replace(": ", ": warning: ", 1)
+    ]
+    strict = says.replace("{}", "").replace(": ", ": error: ", 1)
+    assert said(tree, strict=True) == [f"{strict}: {REFUSED}"]
+
+
+def test_strict_includes_that_fail_are_told_all() -> None:
+    assert len(said({"/m": b"include /a\ninclude /b\n"}, strict=True)) == 2
+
+
+def test_what_who_checks_may_not_read() -> None:
+    tree: Tree = {
+        "/m": b"include /a\ninclude /b\n",
+        "/a": errno.EACCES,
+        "/b": "the broker cannot reach it: Permission denied",
+    }
+    first, second = said(tree, is_root=False)
+    assert first == "/m:1: note: not checked, as you may not read it: Permission denied"
+    assert second.startswith("/m:2: note: not checked")
+    assert check(tree, is_root=False).may_allow
+    (main,) = said({"/m": errno.EACCES}, is_root=False)
+    assert main.startswith("/m: note: not checked")
+
+
+def test_names_of_bridges() -> None:
+    text = b"allow br7\nallow br7\ndeny eth0\nallow br0 # why\nallow \xff\nallow a/b\n"
+    assert said({"/m": text}) == [
+        "/m:1: note: there is no Linux bridge 'br7' on this host",
+        "/m:3: warning: 'eth0' is not a Linux bridge",
+        "/m:4: warning: no interface can have this name",
+        "/m:5: note: there is no Linux bridge '\\\\xff' on this host",
+        "/m:6: warning: no interface can have this name",
+    ]
+
+
+def test_everything_for_everyone() -> None:
+    (found,) = check({"/m": b"allow all\n"}).findings
+    assert (found.place, found.code) == ("/m:1", "allows-all-bridges")
+    # This may be read by few.
+    assert said({"/m": b"include /a\n", "/a": b"allow all"}) == []
+
+
+def test_who_may_write() -> None:
+    tree = {"/open": b"include /alice\n", "/alice": b""}
+    found = check(tree, main="/open").findings
+    assert [(f.place, f.code) for f in found] == [
+        ("/open", "other-writer"),
+        ("/alice", "other-writer"),
+    ]
+    assert "mode 0666" in found[0].message
+    assert "uid 1000" in found[1].message
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_limits(strict: bool) -> None:
+    deep = {f"/{n}": f"include /{n + 1}\n".encode() for n in range(MAX_DEPTH + 5)}
+    (found,) = check(deep, main="/0", strict=strict).findings
+    assert f"more than {MAX_DEPTH} files deep" in found.message
+    many = {"/m": b"include /a\n" * (MAX_FILES + 5), "/a": b"allow br0\n"}
+    (found,) = check(many, strict=strict).findings
+    assert f"more than {MAX_FILES} files" in found.message
+    assert found.line == MAX_FILES
+
+
+LINES = st.sampled_from(
+    [
+        "allow br0", "allow br1", "allow all", "deny br0", "deny br1", "deny all",
+        "include /m", "include /a", "include /b", "include /c.d", "include rel",
+        "include /none", "include /fifo", "allow", "# a comment", "", "\tallow br1",
+        "allow br0 # why", "deny br0\0", "bogus br0",
+    ]
+)  # fmt: skip
+TEXTS = st.lists(LINES, max_size=5).map("\n".join).map(str.encode)
+
+
+@settings(max_examples=400, deadline=None)
+@given(TEXTS, TEXTS, TEXTS, st.booleans())
+def test_what_is_said_is_what_requests_get(
+    main: bytes, a: bytes, b: bytes, strict: bool
+) -> None:
+    tree: Tree = {"/m": main, "/a": a, "/b": b, "/c.d": b"", "/fifo": "a FIFO"}
+    found = check(tree, strict=strict)
+    verdicts = {
+        bridge: judge("/m", bridge, loaded(tree).load, strict)
+        for bridge in ("br0", "br1", "br9")
+    }
+    refused = any(f.severity is Severity.ERROR for f in found.findings)
+    for bridge, verdict in verdicts.items():
+        assert verdict.undecided is refused
+        if found.allowed([bridge]):
+            assert verdict.allowed
+        if bridge in found.denies or "all" in found.denies:
+            assert not verdict.allowed
+        if not found.may_allow:
+            assert not verdict.allowed
+        for note in verdict.notes:  # all that the log is told
+            places = [f"{f.file}:{f.line}: " for f in found.findings]
+            assert strict or any(place in note for place in places)
+
+
+# --- lxc-usernet
+
+
+def test_lines_of_a_usernet_file() -> None:
+    text = (
+        b"alice tap br0 4\n"
+        b"@kvm veth br9 4\n"  # is LXC's own business
+        b"eve tap br0 4\n"
+        b"@nobody tap br0 4\n"
+        b"@none tap br1 4\n"
+        b" alice tap br0 4\n"
+        b"al tap br0 2\n"
+        b"alice tap br7 0\n"
+        b"alice tap eth0 3 # why\n"
+        b"alice tap br1 3x\n"
+    )
+    found = [
+        f"{f.place}: {f.severity}: {f.message}" for f in lint_usernet("/u", text, HOST)
+    ]
+    assert found == [
+        "/u:3: warning: there is no user 'eve'",
+        "/u:4: warning: there is no group 'nobody'",
+        "/u:5: warning: nobody is in group 'none'",
+        "/u:6: warning: space before the name: it counts for nothing",
+        "/u:7: warning: not the first line for 'al': the highest number counts",
+        "/u:8: note: it grants nothing",
+        "/u:8: note: there is no Linux bridge 'br7' on this host",
+        "/u:9: warning: 'eth0' is not a Linux bridge",
+        "/u:10: warning: the number is taken for 3",
+    ]
+
+
+@given(st.binary(max_size=200))
+def test_any_usernet_file_is_survived(data: bytes) -> None:
+    for finding in lint_usernet("/u", data + b" tap br0 1\nalice tap " + data, HOST):
+        assert finding.line is not None
