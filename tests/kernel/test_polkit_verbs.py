@@ -57,7 +57,7 @@ polkit.addRule(function(action, subject) {
              : port == "tcp/8080" && guest == "web" ? polkit.Result.YES
              : port == "tcp/8443" ? polkit.Result.AUTH_ADMIN
              : polkit.Result.NO;
-    if (action.id == "io.tapster.client.manage")
+    if (action.id == "io.tapster.manage")
         return verb == "list" && !network && !guest ? polkit.Result.YES
              : verb == "reload" && !network && !guest ? polkit.Result.AUTH_ADMIN
              : guest == "web" ? polkit.Result.YES
@@ -231,7 +231,7 @@ class TestForward:
 
 
 class TestManage:
-    """io.tapster.client.manage"""
+    """io.tapster.manage"""
 
     DB = "carol to manage guest db on network default"
 

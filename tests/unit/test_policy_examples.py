@@ -28,6 +28,7 @@ from tapster.errors import RequestError
 from tapster.model import Peer, Port, Rule
 from tapster.networks.definition_json import parse_port
 from tapster.policy.config import rule_file
+from tapster.policy.config.current import CurrentConfig
 from tapster.policy.config.load import BRIDGE_CONF, Authorization, Config, parse
 from tapster.policy.config.values import NSS, Names, duration
 from tapster.policy.core import decide as policy
@@ -408,7 +409,8 @@ def test_what_callers_are_told(decision: Decision, problem: str | None) -> None:
     told = [row[1] for row in rows(section("What is told", 3), "what is so")]
     events: Any = SimpleNamespace(denied_act=lambda *_: None)
     nothing: Any = None
-    judge = Judge(Config(problem=problem), nothing, events, nothing)
+    current = CurrentConfig(Config(problem=problem))
+    judge = Judge(current, nothing, events, nothing)
     act = Act(Peer(1000, 1000, frozenset(), 1), "attach")
     act.network = "lan"
     with pytest.raises(RequestError) as err:

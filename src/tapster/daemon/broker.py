@@ -40,6 +40,7 @@ from ..model import (
 from ..networks import ruleset
 from ..networks.guest_addresses import reservation_for
 from ..networks.managed import Environment, ManagedNetwork
+from ..policy.config.current import CurrentConfig
 from ..policy.config.load import Config
 from ..policy.core.decide import Decision
 from ..policy.core.rulebook import DEFAULT_NETWORK, Target
@@ -71,21 +72,24 @@ class Broker:
 
     def __init__(
         self,
-        config: Config,
+        current: CurrentConfig,
         env: Environment,
         ledger: Ledger,
         events: Events,
         polkit: Polkit,
         hooks: Hooks,
     ) -> None:
-        self.judge = Judge(config, ledger, events, polkit, owner_only=not env.rootless)
+        self.current = current
+        self.judge = Judge(current, ledger, events, polkit, owner_only=not env.rootless)
         events.may_see = self.judge.may_see
         self.expiry = expiry.Expiry(ledger, self._expire)
         self.env = env
         self.ledger = ledger
         self.events = events
         self.bridges = Bridges(env.netlink)
-        self.instances = Instances(env, ledger, config.broker.network_grace_seconds)
+        self.instances = Instances(
+            env, ledger, self.config.broker.network_grace_seconds
+        )
         self.instances.wanted = lambda name: self.config.networks.get(name)
         self.instances.on_changed = self._network_changed
         self.instances.on_note = self._note
@@ -94,7 +98,9 @@ class Broker:
         hooks.settings = lambda: self.config.hooks
         self.hooks = hooks
         self._unanswered: set[str] = set()  # names of taps that nobody has yet
-        self.allocator = Allocator(env.store.seed, ledger, self.judge, self._is_gone)
+        self.allocator = Allocator(
+            env.store.seed, ledger, self.judge, current, self._is_gone
+        )
         self.provisioner = Provisioner(env, ledger, self.bridges)
         self.on_waiting: Callable[[], None] = stages.nothing
         self.on_attached: Callable[[Nic], None] = lambda _: None
@@ -102,7 +108,7 @@ class Broker:
 
     @property
     def config(self) -> Config:
-        return self.judge.config
+        return self.current.value
 
     def close(self) -> None:
         """Close what was opened here; NICs and networks stay."""
@@ -421,7 +427,7 @@ class Broker:
 
         :returns: what that changes for guests that run, and when, for people.
         """
-        self.judge.config = config
+        self.current.replace(config)
         self.instances.grace = config.broker.network_grace_seconds
         told = self.instances.change() + self._change_on_bridges()
         for line in told:

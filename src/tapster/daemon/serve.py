@@ -23,6 +23,7 @@ from ..networks import dnsmasq
 from ..networks.forwarding import Forwarding
 from ..networks.managed import Environment
 from ..networks.store import StateStore
+from ..policy.config.current import CurrentConfig
 from ..policy.config.load import Config, load
 from . import reconcile
 from .api.service import BrokerService
@@ -253,7 +254,8 @@ async def _serve(
     polkit = Polkit()
     of_hooks = None if rootless else options.config
     hooks = Hooks(of_hooks, options.runtime, programs, events)
-    broker = Broker(config, env, ledger, events, polkit, hooks)
+    current = CurrentConfig(config)
+    broker = Broker(current, env, ledger, events, polkit, hooks)
     forwards = Forwards(broker, os.path.join(env.store.directory, "forwards.json"))
     watch, leases = Watch(), LeaseWatch()
     first_mac = FirstMac(broker)

@@ -15,6 +15,7 @@ from ...errors import MacInUse, NameInUse
 from ...model import AddressCheck, AttachRequest, NetworkDefinition, Peer, Rate, State
 from ...networks import addresses, ruleset
 from ...networks.guest_addresses import has_anothers_mac, reservation_for
+from ...policy.config.current import CurrentConfig
 from ...policy.core.decide import Decision
 from ...policy.core.rulebook import Target
 from ..decide.judge import Judge
@@ -33,6 +34,7 @@ class Allocator:
         seed: bytes,
         ledger: Ledger,
         judge: Judge,
+        current: CurrentConfig,
         is_gone: Callable[[Nic], bool],
     ) -> None:
         """
@@ -42,6 +44,7 @@ class Allocator:
         self._seed = seed
         self._ledger = ledger
         self._judge = judge
+        self._current = current
         self._is_gone = is_gone
 
     def guest_name(self, request: AttachRequest, peer: Peer, target: Target) -> str:
@@ -79,7 +82,7 @@ class Allocator:
         network or on another of the same Linux bridge."""
         return any(
             has_anothers_mac(definition, mac, name, uid)
-            for definition in self._judge.config.networks.values()
+            for definition in self._current.value.networks.values()
             if network == definition.name or bridge == definition.bridge
         )
 
@@ -159,7 +162,7 @@ class Allocator:
     def address_check(self, bridge: str) -> AddressCheck:
         """How a bridge that is asked for by its own name checks addresses: as
         the network does that is defined on it, if there is one."""
-        for definition in self._judge.config.networks.values():
+        for definition in self._current.value.networks.values():
             if definition.bridge == bridge:
                 return definition.address_check
         return AddressCheck.LEASE

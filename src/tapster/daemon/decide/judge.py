@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from ...errors import BrokerFailure, NotAuthorized, QuotaExceeded
 from ...model import AttachRequest, Mode, NetworkDefinition, Peer, Port, Rule, Scope
-from ...policy.config.load import Config
+from ...policy.config.current import CurrentConfig
 from ...policy.core.decide import (
     NOT_ABOUT_USER,
     POLKIT,
@@ -59,19 +59,22 @@ _NOTES_AT_ONCE, _NOTES_A_SECOND = 50, 0.2  # by one user's requests
 
 
 class Judge:
-    """What one broker decides by. Its configuration may change at any time."""
+    """What one broker decides by."""
 
     def __init__(
         self,
-        config: Config,
+        current: CurrentConfig,
         ledger: Ledger,
         events: Events,
         polkit: Polkit,
         *,
         owner_only: bool = True,
     ) -> None:
-        """:param owner_only: as of the configuration's own files."""
-        self.config = config
+        """
+        :param current: the configuration, which a reload may replace at any time.
+        :param owner_only: as of the configuration's own files.
+        """
+        self._current = current
         self._owner_only = owner_only
         self._ledger = ledger
         self._events = events
@@ -86,7 +89,7 @@ class Judge:
         target = self.guest(peer, request, target)
         if target.network is None and target.bridge is None:
             self._pretend(peer, request)
-        return decide(peer, target, self.config.book, self.facts(peer, target))
+        return decide(peer, target, self._current.value.book, self.facts(peer, target))
 
     def _pretend(self, peer: Peer, request: AttachRequest) -> None:
         """Look at all that would have been looked at if there were such a thing:
@@ -94,14 +97,14 @@ class Judge:
         network = None if request.bridge is not None else request.network
         name = request.name or "vm1"
         target = Target(network, request.bridge, name, request.mac)
-        decide(peer, target, self.config.book, self.facts(peer, target))
+        decide(peer, target, self._current.value.book, self.facts(peer, target))
 
     def would(
         self, peer: Peer, request: AttachRequest, target: Target, port: Port | None
     ) -> tuple[Decision, Facts]:
         """What a request would be answered, or one to forward a port; and what
         that went by."""
-        guest, book = self.guest(peer, request, target), self.config.book
+        guest, book = self.guest(peer, request, target), self._current.value.book
         if guest.network is None and guest.bridge is None:
             self._pretend(peer, request)
         facts = self.facts(peer, guest)
@@ -118,7 +121,7 @@ class Judge:
 
         :param own: only of those that are about that user.
         """
-        book = self.config.book
+        book = self._current.value.book
         if not own:
             found = explain(peer, guest, book, decision)
             if len(found) > _MOST_STEPS:
@@ -160,7 +163,7 @@ class Judge:
         """What a guest's name is unique in, as `Nic.scope` has it."""
         if target.network is None:
             return on_linux_bridge(target.bridge or ""), peer.uid
-        definition = self.config.networks.get(target.network)
+        definition = self._current.value.networks.get(target.network)
         shared = definition is not None and is_shared(definition)
         return target.network, EVERYBODY if shared else peer.uid
 
@@ -172,7 +175,7 @@ class Judge:
             return used(ledger, peer.uid, rule, bridges)
 
         if target.bridge is None:
-            definition = self.config.networks.get(target.network or "")
+            definition = self._current.value.networks.get(target.network or "")
             most = definition.max_nics if definition is not None else None
             in_all = ledger.count_all(target.network or "") if most is not None else 0
             return Facts(count, in_all=in_all, most=most)
@@ -185,7 +188,7 @@ class Judge:
     def _verdicts(
         self, peer: Peer, bridges: Sequence[str]
     ) -> dict[str, bridge_conf.Verdict]:
-        settings = self.config.authorization
+        settings = self._current.value.authorization
         reader = bridge_conf.Reader(peer.uid, peer.gid, peer.groups)
         verdicts = bridge_conf.decide_all(
             settings.bridge_conf,
@@ -199,7 +202,7 @@ class Judge:
         return verdicts
 
     def _usernet(self, peer: Peer, bridge: str) -> Usernet | None:
-        path = self.config.authorization.lxc_usernet
+        path = self._current.value.authorization.lxc_usernet
         if not path:
             return None
         grant = lxc_usernet.look_up(path, bridge, peer, owner_only=self._owner_only)
@@ -263,7 +266,7 @@ class Judge:
                 f" ({decision.max_nics})",
                 "end a guest, or detach a NIC that 'tapster ls' shows",
             )
-        if self.config.problem is not None:
+        if self._current.value.problem is not None:
             raise BrokerFailure(
                 "the broker's configuration is wrong, and it serves nothing by it",
                 "the administrator: 'tapster policy check' says what is wrong",
@@ -279,8 +282,8 @@ class Judge:
     def uses(self, peer: Peer) -> list[tuple[NetworkDefinition, Decision]]:
         """The networks that a caller may use, its quota aside."""
         found = []
-        for name, definition in self.config.networks.items():
-            decision = decide(peer, Target(network=name), self.config.book)
+        for name, definition in self._current.value.networks.items():
+            decision = decide(peer, Target(network=name), self._current.value.book)
             if decision.allowed:
                 found.append((definition, decision))
         return found
@@ -291,7 +294,7 @@ class Judge:
         for bridge, verdict in self._verdicts(peer, bridges).items():
             usernet = None if verdict.allowed else self._usernet(peer, bridge)
             target, facts = Target(bridge=bridge), Facts(none, verdict, usernet)
-            decision = decide(peer, target, self.config.book, facts)
+            decision = decide(peer, target, self._current.value.book, facts)
             if decision.allowed or decision.over_quota:
                 found.append(bridge)
         return found
@@ -308,7 +311,7 @@ class Judge:
             FORWARD,
             lambda: target,
             interactive,
-            lambda: may_forward(act.peer, target, port, self.config.book),
+            lambda: may_forward(act.peer, target, port, self._current.value.book),
         )
 
     # What is other users'
@@ -318,14 +321,14 @@ class Judge:
         as who manages it. Polkit is asked without disturbing anybody."""
         granted = [
             rule
-            for rule in self.config.book.managing
+            for rule in self._current.value.book.managing
             if rule.effect == POLKIT and not peer.is_root and concerns(rule, peer)
         ]
         if granted and await self._ask(peer, MANAGE, Target(), verb="list"):
             granted = []
 
         def sees(target: Target) -> bool:
-            decision = may_manage(peer, target, self.config.book)
+            decision = may_manage(peer, target, self._current.value.book)
             return decision.allowed and (not decision.ask or decision.rule in granted)
 
         return sees
@@ -336,13 +339,13 @@ class Judge:
         if event.event == "network" and event.owner is None and not peer.is_root:
             # Of all users' network: of all who may know that there is one.
             target = Target(network=event.network)
-            return decide(peer, target, self.config.book).allowed
+            return decide(peer, target, self._current.value.book).allowed
         if may_see(peer, event):
             return True
         target = Target(event.network, event.bridge, event.name, event.mac)
         if event.network is not None:
             target = target._replace(bridge=None)
-        decision = may_manage(peer, target, self.config.book)
+        decision = may_manage(peer, target, self._current.value.book)
         return decision.allowed and not decision.ask
 
     async def manages(self, act: Act, target: Target, interactive: bool) -> bool:
@@ -352,7 +355,7 @@ class Judge:
             MANAGE,
             lambda: target,
             interactive,
-            lambda: may_manage(act.peer, target, self.config.book),
+            lambda: may_manage(act.peer, target, self._current.value.book),
         )
         return decision.allowed
 
@@ -363,7 +366,7 @@ class Judge:
             MANAGE,
             Target,
             interactive,
-            lambda: may_reload(act.peer, self.config.book),
+            lambda: may_reload(act.peer, self._current.value.book),
         )
 
     async def _settle(

@@ -19,6 +19,7 @@ from tapster.daemon.decide.judge import ATTACH, MANAGE, Consents, Judge
 from tapster.daemon.decide.polkit.client import Answer
 from tapster.daemon.nics.ledger import Ledger, Nic
 from tapster.model import AttachRequest, NetworkDefinition, Peer, Rule, State
+from tapster.policy.config.current import CurrentConfig
 from tapster.policy.config.load import Authorization, Config
 from tapster.policy.config.values import Names
 from tapster.policy.core.decide import Decision
@@ -99,7 +100,7 @@ def make(
     ledger: Ledger, polkit: Any, *rules: Rule, events: Any = None, **options: Any
 ) -> Judge:
     told: Any = events or Events()
-    return Judge(config(*rules), ledger, told, polkit, **options)
+    return Judge(CurrentConfig(config(*rules)), ledger, told, polkit, **options)
 
 
 def confirm(
@@ -161,7 +162,7 @@ class TestPolkit:
         polkit = Polkit(YES)
         judge = make(ledger, polkit, ASKING)
         other = Rule("f:9", networks=("lan",), effect="polkit")
-        polkit.meanwhile = lambda: setattr(judge, "config", config(other))
+        polkit.meanwhile = lambda: judge._current.replace(config(other))
         decision, _ = confirm(judge, "web")
         assert decision.allowed
         assert decision.place == "f:9"
@@ -171,7 +172,7 @@ class TestPolkit:
         polkit = Polkit(YES)
         judge = make(ledger, polkit, ASKING)
         deny = Rule("f:2", networks=("lan",), effect="deny")
-        polkit.meanwhile = lambda: setattr(judge, "config", config(ASKING, deny))
+        polkit.meanwhile = lambda: judge._current.replace(config(ASKING, deny))
         decision, _ = confirm(judge, "web")
         assert not decision.allowed
         assert decision.place == "f:2"
@@ -282,7 +283,7 @@ class TestFiles:
         settings = Authorization(bridge_conf="/nowhere", lxc_usernet=str(path))
         for owner_only in (True, False):
             judge = make(ledger, Polkit(NO), owner_only=owner_only)
-            judge.config = Config(authorization=settings)
+            judge._current.replace(Config(authorization=settings))
             decision = judge.judge(ALICE, AttachRequest(), Target(bridge="br0"))
             assert decision.allowed is not owner_only
 
