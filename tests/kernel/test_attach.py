@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What a tap is when it is handed over, and where its frames go. What a guest may
-send at all is in test_spoof.py."""
+send at all is in test_spoof.py.
+
+Shows daemon/allocate.
+"""
 
 from __future__ import annotations
 

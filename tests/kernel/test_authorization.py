@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who gets what, and what the others learn: nothing."""
+"""Who gets what, and what the others learn: nothing.
+
+Shows daemon/resolve.
+"""
 
 from __future__ import annotations
 

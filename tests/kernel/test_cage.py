@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The broker's own cage, on the real daemon: what is left to it and to what it
 starts, what becomes of it when it tries more, and what it makes of what it was
-started with. docs/security.md has the table."""
+started with. docs/security.md has the table.
+
+Shows daemon/main, daemon/process.
+"""
 
 from __future__ import annotations
 

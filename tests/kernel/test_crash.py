@@ -3,7 +3,10 @@
 
 Each operation is done again and again, and the broker killed at the first, the
 second, ... of its points (support/crash.py), until it gets through. After each
-kill a new broker starts, and the whole host is compared (support/state.py)."""
+kill a new broker starts, and the whole host is compared (support/state.py).
+
+Shows daemon/provision.
+"""
 
 from __future__ import annotations
 

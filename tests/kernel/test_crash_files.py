@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Whatever became of the files between two brokers: no guest that runs loses its
-network by it, if that can be, and nobody gets anything by it."""
+network by it, if that can be, and nobody gets anything by it.
+
+Shows daemon/reconcile, networks/state_files.
+"""
 
 from __future__ import annotations
 

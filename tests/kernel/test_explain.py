@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`tapster explain` against a real broker: what it says is what a request gets,
-and who may not have something learns no more from it than from the request."""
+and who may not have something learns no more from it than from the request.
+
+Shows daemon/api.
+"""
 
 from __future__ import annotations
 

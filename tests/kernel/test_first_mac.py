@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A guest whose MAC nobody told: the port opens for its first one, once."""
+"""A guest whose MAC nobody told: the port opens for its first one, once.
+
+Shows daemon/watch/first_mac.
+"""
 
 from __future__ import annotations
 

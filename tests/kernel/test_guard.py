@@ -4,6 +4,8 @@
 Each attack is done by a user without privilege who holds the tap's descriptor.
 Where there is something to see on the wire, it is seen first that the attack
 works while the broker is stopped (SIGSTOP), and then that it does not.
+
+Shows daemon/watch.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Hooks, run by a real broker: when, with what, and whatever happens meanwhile."""
+"""Hooks, run by a real broker: when, with what, and whatever happens meanwhile.
+
+Shows daemon/publish/hooks.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Guests on a LAN, held to what its own DHCP server gave them: a real one, on
-the far side of an uplink."""
+the far side of an uplink.
+
+Shows daemon/watch/dhcp_snooping.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The socket: whatever a client does, the others are served."""
+"""The socket: whatever a client does, the others are served.
+
+Shows daemon/process/listening, daemon/process/single_instance, kernel/memory.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Networks and forwarded ports over the broker's own end, whichever it was."""
+"""Networks and forwarded ports over the broker's own end, whichever it was.
+
+Shows daemon/publish.
+"""
 
 from __future__ import annotations
 

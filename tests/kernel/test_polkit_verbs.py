@@ -2,6 +2,8 @@
 """What polkit allows besides attaching, by the real polkitd: forwarding a port to
 one's guest, and what other users have. It is asked about the very thing that is
 done, and what is done is what it was asked about.
+
+Shows cli/agent.
 """
 
 from __future__ import annotations

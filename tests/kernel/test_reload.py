@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Another configuration under running guests: what changes at once, what waits,
-and that nobody loses a frame over it."""
+and that nobody loses a frame over it.
+
+Shows daemon/broker.
+"""
 
 from __future__ import annotations
 

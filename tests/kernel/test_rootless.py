@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A user without any administrator's help: a broker comes, serves, and goes."""
+"""A user without any administrator's help: a broker comes, serves, and goes.
+
+Shows daemon/rootless, daemon/process/runtime_directory.
+"""
 
 from __future__ import annotations
 

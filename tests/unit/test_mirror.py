@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A module's test is found by its path, or else by the table here.
+
+`src/tapster/daemon/nics/ledger.py` is tested by
+`tests/unit/daemon/nics/test_ledger.py`. Where no unit test has the module's name,
+`SHOWN_BY` says which test shows what the module does. Such a test imports the
+module or something else of its folder, or says so: "Shows daemon/watch." in its
+first docstring.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parents[1]
+SOURCE = TESTS.parent / "src" / "tapster"
+
+# Made by other modules of the source, and held against them by their tests.
+GENERATED = {"client/fields", "wire/errors"}
+
+# Module, or a whole folder with a slash at its end: the test that shows it.
+SHOWN_BY = {
+    "cli/agent": "kernel/test_polkit_verbs.py",
+    "cli/arguments": "unit/test_help_is_true.py",
+    "cli/subcommands": "unit/cli/test_main.py",
+    "cli/table": "unit/cli/test_ls.py",
+    "cli/text": "unit/cli/test_ls.py",
+    "daemon/allocate/": "kernel/test_attach.py",
+    "daemon/api/doctor/findings": "kernel/test_coexistence.py",
+    "daemon/api/explain": "kernel/test_explain.py",
+    "daemon/audit/events": "unit/daemon/audit/test_record.py",
+    "daemon/audit/log": "unit/daemon/audit/test_journal.py",
+    "daemon/broker": "kernel/test_reload.py",
+    "daemon/decide/polkit/": "unit/daemon/decide/polkit/test_client.py",
+    "daemon/fairness/slots": "unit/daemon/publish/hooks/test_lifecycle.py",
+    "daemon/fairness/throttle": "unit/daemon/audit/test_record.py",
+    "daemon/identify/caller": "unit/daemon/decide/polkit/test_client.py",
+    "daemon/identify/peer": "unit/daemon/decide/polkit/test_client.py",
+    "daemon/main": "kernel/test_cage.py",
+    "daemon/process/": "kernel/test_cage.py",
+    "daemon/process/listening": "kernel/test_listener.py",
+    "daemon/process/runtime_directory": "kernel/test_rootless.py",
+    "daemon/process/single_instance": "kernel/test_listener.py",
+    "daemon/provision/": "kernel/test_crash.py",
+    "daemon/publish/": "kernel/test_network_restart.py",
+    "daemon/publish/forwards": "kernel/test_forwards.py",
+    "daemon/publish/host_port": "kernel/test_forwards.py",
+    "daemon/publish/hooks/": "kernel/test_hooks.py",
+    "daemon/reconcile": "kernel/test_crash_files.py",
+    "daemon/resolve/bridges": "kernel/test_authorization.py",
+    "daemon/rootless": "kernel/test_rootless.py",
+    "daemon/serve": "kernel/test_listener.py",
+    "daemon/server/": "kernel/test_listener.py",
+    "daemon/watch/": "kernel/test_guard.py",
+    "daemon/watch/dhcp_snooping": "kernel/test_leases_on_lan.py",
+    "daemon/watch/first_mac": "kernel/test_first_mac.py",
+    "errors": "unit/client/test_connection.py",
+    "kernel/capabilities": "kernel/test_cage.py",
+    "kernel/conntrack": "kernel/test_conntrack.py",
+    "kernel/memory": "kernel/test_listener.py",
+    "kernel/namespaces": "kernel/test_nft.py",
+    "kernel/netdevice": "kernel/test_netdevice.py",
+    "kernel/nflog": "kernel/test_nflog.py",
+    "kernel/nft": "kernel/test_nft.py",
+    "kernel/nftelem": "kernel/test_nftelem.py",
+    "kernel/qdisc": "kernel/test_rates.py",
+    "kernel/rtnetlink": "kernel/test_rtnetlink.py",
+    "kernel/sysctl": "kernel/test_sysctl.py",
+    "kernel/tun": "kernel/test_tun.py",
+    "kernel/unixdiag": "kernel/test_polkit.py",
+    "model": "unit/policy/core/test_decide.py",
+    "networks/forwarding": "kernel/test_sysctl.py",
+    "networks/managed": "unit/networks/test_definition_json.py",
+    "networks/state_files": "kernel/test_crash_files.py",
+    "policy/config/": "unit/policy/config/test_network_file.py",
+    "policy/config/toml_locations": "unit/policy/lint/test_rules.py",
+    "policy/core/patterns": "unit/policy/lint/test_coverage.py",
+    "policy/core/rulebook": "unit/policy/core/test_decide.py",
+    "policy/foreign/access": "unit/policy/foreign/test_bridge_conf.py",
+    "policy/foreign/mounts": "unit/policy/foreign/test_bridge_conf.py",
+    "policy/foreign/name_lookup": "unit/policy/foreign/test_lxc_usernet.py",
+    "policy/lint/": "unit/policy/lint/test_sources.py",
+    "policy/lint/reach": "unit/policy/lint/test_coverage.py",
+    "version": "unit/cli/test_main.py",
+}
+
+
+def modules() -> list[str]:
+    """Every module as its path without `.py`, folders' own files aside."""
+    paths = (path.relative_to(SOURCE) for path in sorted(SOURCE.rglob("*.py")))
+    names = [str(path)[: -len(".py")] for path in paths if path.stem != "__init__"]
+    return [name for name in names if name not in GENERATED]
+
+
+def mirrored(module: str) -> Path:
+    """The unit test that has the module's name."""
+    folder, _, name = module.rpartition("/")
+    return TESTS / "unit" / folder / f"test_{name}.py"
+
+
+def entry(module: str) -> str | None:
+    """The key of SHOWN_BY that is about this module: its own, or its folder's."""
+    folder = f"{module.rpartition('/')[0]}/"
+    return next((key for key in (module, folder) if key in SHOWN_BY), None)
+
+
+MODULES = modules()
+UNMIRRORED = [module for module in MODULES if not mirrored(module).exists()]
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """Dotted names of all that a test imports, `from` imports with each name."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def shows(test: Path, module: str) -> bool:
+    """Does the test import the module or its folder, or say that it shows it?"""
+    tree = ast.parse(test.read_text())
+    folder = module.rpartition("/")[0]
+    dotted = f"tapster.{folder or module}".replace("/", ".")
+    if any(f"{name}.".startswith(f"{dotted}.") for name in imported(tree)):
+        return True
+    said = re.findall(r"\bShows ([\w/,\s]+)\.", ast.get_docstring(tree) or "")
+    named = {word for text in said for word in re.split(r"[,\s]+", text)}
+    return bool(named & {module, folder})
+
+
+@pytest.mark.parametrize("module", UNMIRRORED)
+def test_a_module_without_a_test_of_its_name_is_shown_by_another(module: str) -> None:
+    key = entry(module)
+    assert key is not None, (
+        f"write {mirrored(module).relative_to(TESTS.parent)}, "
+        f"or say in SHOWN_BY of {Path(__file__).name} which test shows {module}"
+    )
+    test = TESTS / SHOWN_BY[key]
+    assert test.exists(), f"SHOWN_BY[{key!r}]"
+    assert shows(test, module), f"{SHOWN_BY[key]} neither imports nor names {module}"
+
+
+def test_the_table_has_no_entry_that_nothing_needs() -> None:
+    assert not set(SHOWN_BY) - {entry(module) for module in UNMIRRORED}
+
+
+def test_generated_modules_are_there() -> None:
+    assert all((SOURCE / f"{name}.py").exists() for name in GENERATED)
