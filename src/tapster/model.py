@@ -184,10 +184,15 @@ class NetworkDefinition:
         return self.domain or f"{self.name}.internal"
 
     @property
+    def is_shared(self) -> bool:
+        """Whether guests of all users share one instance of it, and so one set of
+        names and forwarded ports. A Linux bridge is no instance of ours."""
+        return self.scope is Scope.SHARED and self.mode is not Mode.BRIDGE
+
+    @property
     def is_isolating(self) -> bool:
         """Whether its ports do not see each other."""
-        shared = self.scope is Scope.SHARED and self.mode is not Mode.BRIDGE
-        return shared if self.isolation is None else self.isolation
+        return self.is_shared if self.isolation is None else self.isolation
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ import pytest
 
 from tapster.cli import explain as command
 from tapster.daemon import broker
-from tapster.daemon.audit.record import Act
+from tapster.daemon.audit.record import RequestContext
 from tapster.daemon.decide.judge import ATTACH, FORWARD, MANAGE, Judge
 from tapster.daemon.publish import forwards
 from tapster.errors import RequestError
@@ -407,14 +407,14 @@ def test_who_has_a_word_on_a_linux_bridge(
 )
 def test_what_callers_are_told(decision: Decision, problem: str | None) -> None:
     told = [row[1] for row in rows(section("What is told", 3), "what is so")]
-    events: Any = SimpleNamespace(denied_act=lambda *_: None)
+    events: Any = SimpleNamespace(denied=lambda *_: None)
     nothing: Any = None
     current = CurrentConfig(Config(problem=problem))
     judge = Judge(current, nothing, events, nothing)
-    act = Act(Peer(1000, 1000, frozenset(), 1), "attach")
-    act.network = "lan"
+    context = RequestContext(Peer(1000, 1000, frozenset(), 1), "attach")
+    context.network = "lan"
     with pytest.raises(RequestError) as err:
-        judge.refuse(act, decision)
+        judge.refuse(context, decision)
     assert err.value.message in told
 
 

@@ -46,8 +46,8 @@ from ..policy.core.decide import Decision
 from ..policy.core.rulebook import DEFAULT_NETWORK, Target
 from .allocate.allocator import Allocator
 from .audit.events import Events
-from .audit.record import Act
-from .decide.judge import Consents, Judge, is_shared
+from .audit.record import RequestContext
+from .decide.judge import Consents, Judge
 from .decide.polkit.client import Polkit
 from .decide.quota import target_of
 from .nics import expiry
@@ -119,7 +119,7 @@ class Broker:
     # attach
 
     async def attach(
-        self, act: Act, request: AttachRequest
+        self, context: RequestContext, request: AttachRequest
     ) -> tuple[TapDescriptor, Nic]:
         """Serve one request to attach.
 
@@ -127,55 +127,57 @@ class Broker:
         :raises RequestError: with the answer for the caller; nothing has changed.
         """
         request = check(request)
-        act.network, act.bridge = request.network, request.bridge
-        act.name, act.mac = request.name, request.mac
+        context.network, context.bridge = request.network, request.bridge
+        context.name, context.mac = request.name, request.mac
         try:
-            made = await self._attach_when_gone(act, request)
+            made = await self._attach_when_gone(context, request)
             await self._tell_hooks(*made)
         except (NotAuthorized, QuotaExceeded):
             raise  # as told when it was refused
         except RequestError as err:
             reason = err.detail if isinstance(err, RefusedByHook) else err.message
             if self.config.problem is None:
-                self.events.failed(act, reason)
+                self.events.failed(context, reason)
             raise
         except Exception:
-            self.events.failed(act, "an error that nobody foresaw: the log has it")
+            self.events.failed(context, "an error that nobody foresaw: the log has it")
             raise
-        self.events.about("attached", made[1], act=act)
+        self.events.about("attached", made[1], context=context)
         return made
 
     async def _attach_when_gone(
-        self, act: Act, request: AttachRequest
+        self, context: RequestContext, request: AttachRequest
     ) -> tuple[TapDescriptor, Nic]:
         consents: Consents = set()
         for _ in range(_GOING_TRIES):
             try:
-                return await self._attach(act, request, consents)
+                return await self._attach(context, request, consents)
             except (NameInUse, MacInUse):
                 # Of a guest that is starting again: its tap, closed at once,
                 # may still be in our closing hands.
                 if not TapDescriptor.pending:
                     break
                 await asyncio.sleep(_GOING_WAIT)
-        return await self._attach(act, request, consents)
+        return await self._attach(context, request, consents)
 
     async def _attach(
-        self, act: Act, request: AttachRequest, consents: Consents
+        self, context: RequestContext, request: AttachRequest, consents: Consents
     ) -> tuple[TapDescriptor, Nic]:
-        peer = act.peer
+        peer = context.peer
         for _ in range(_RISING_TRIES):
-            decision, target, link = await self._decide(act, request, consents)
+            decision, target, link = await self._decide(context, request, consents)
             if link is not None:
-                return self._attach_to_bridge(act, request, decision, link, None)
+                return self._attach_to_bridge(context, request, decision, link, None)
             definition = self.config.networks[target.network or DEFAULT_NETWORK]
             if definition.mode is Mode.BRIDGE:
                 link = self._bridge_of(definition)
-                return self._attach_to_bridge(act, request, decision, link, definition)
+                return self._attach_to_bridge(
+                    context, request, decision, link, definition
+                )
             network = self.instances.ready(definition, peer.uid)
             if network is not None:
                 try:
-                    return self._attach_to_network(act, request, decision, network)
+                    return self._attach_to_network(context, request, decision, network)
                 finally:
                     self.instances.schedule_down(network)
             network = await self.instances.bring_up(definition, peer.uid)
@@ -186,7 +188,7 @@ class Broker:
         )
 
     async def _decide(
-        self, act: Act, request: AttachRequest, consents: Consents
+        self, context: RequestContext, request: AttachRequest, consents: Consents
     ) -> tuple[Decision, Target, Link | None]:
         """The decision that counts: of what there is, and by the rules, as they are
         when this returns.
@@ -198,16 +200,16 @@ class Broker:
         def judge() -> Decision:
             nonlocal target, link
             target, link = resolve(request, self.bridges.find, self.config)
-            return self.judge.judge(act.peer, request, target)
+            return self.judge.judge(context.peer, request, target)
 
-        decision = await self.settled(act.peer.uid, judge)
+        decision = await self.settled(context.peer.uid, judge)
         if decision.ask:
             decision = await self.judge.confirm(
-                act, request, judge, lambda: target, consents
+                context, request, judge, lambda: target, consents
             )
-        act.rule = decision.place
+        context.rule = decision.place
         if not decision.allowed:
-            self.judge.refuse(act, decision)
+            self.judge.refuse(context, decision)
         return decision, target, link
 
     async def settled(self, uid: int, judge: Callable[[], Decision]) -> Decision:
@@ -248,12 +250,12 @@ class Broker:
 
     def _attach_to_network(
         self,
-        act: Act,
+        context: RequestContext,
         request: AttachRequest,
         decision: Decision,
         network: ManagedNetwork,
     ) -> tuple[TapDescriptor, Nic]:
-        definition, peer = network.definition, act.peer
+        definition, peer = network.definition, context.peer
         name = self.allocator.guest_name(request, peer, Target(network=definition.name))
         self.allocator.check_mac(peer, request, definition.name, network.bridge, name)
         mac = self.allocator.mac_of(
@@ -267,19 +269,19 @@ class Broker:
         nic.bridge, nic.bridge_index = network.bridge, network.bridge_index
         nic.ipv4 = network.guest_ipv4(claim, in_use)
         nic.ipv6, nic.mtu = claim.ipv6(), network.mtu
-        nic.shared = is_shared(definition)
+        nic.shared = definition.is_shared
         return self._provision(nic, request.vnet_hdr, network)
 
     def _attach_to_bridge(
         self,
-        act: Act,
+        context: RequestContext,
         request: AttachRequest,
         decision: Decision,
         link: Link,
         definition: NetworkDefinition | None,
     ) -> tuple[TapDescriptor, Nic]:
         """:param definition: of the network that the bridge was asked for as."""
-        peer = act.peer
+        peer = context.peer
         target = Target(network=definition.name if definition else None)
         if definition is None:
             target = Target(bridge=link.name)
@@ -358,23 +360,25 @@ class Broker:
 
     # going
 
-    async def detach(self, act: Act, ifname: str, interactive: bool) -> None:
+    async def detach(
+        self, context: RequestContext, ifname: str, interactive: bool
+    ) -> None:
         """Take a NIC away, for its owner, for root or for who manages it.
 
         :raises NoSuchNic: there is none, or it is another's.
         """
-        act.ifname = ifname
+        context.ifname = ifname
         nic = self.ledger.by_ifname(ifname)
-        allowed = nic is not None and nic.uid == act.peer.uid
+        allowed = nic is not None and nic.uid == context.peer.uid
         if nic is not None and not allowed:
-            allowed = await self.judge.manages(act, target_of(nic), interactive)
+            allowed = await self.judge.manages(context, target_of(nic), interactive)
         if nic is None or not allowed or self.ledger.by_ifname(ifname) is not nic:
             # Also where there is none: its caller hears of a denial, too.
             reason = "there is none" if nic is None else f"it is uid {nic.uid}'s"
-            self.events.denied_act(act, reason)
+            self.events.denied(context, reason)
             raise NoSuchNic("there is no such NIC", "'tapster ls' shows yours")
         self._remove(nic)
-        self.nic_gone(nic, act)
+        self.nic_gone(nic, context)
 
     def _remove(self, nic: Nic) -> None:
         """:raises BrokerFailure: the kernel won't."""
@@ -405,7 +409,7 @@ class Broker:
         self.events.about("expired", nic, "the time that it was granted for is over")
         self.nic_gone(nic)
 
-    def nic_gone(self, nic: Nic, act: Act | None = None) -> None:
+    def nic_gone(self, nic: Nic, context: RequestContext | None = None) -> None:
         """Clear up after a tap that no longer exists."""
         if self.ledger.by_ifname(nic.ifname) is not nic:
             return
@@ -418,7 +422,7 @@ class Broker:
             self.instances.schedule_down(network)
         self.hooks.gone(nic)
         if nic.ifname not in self._unanswered:  # else nobody was told that it is
-            self.events.about("detached", nic, act=act)
+            self.events.about("detached", nic, context=context)
 
     # what changes around running guests
 

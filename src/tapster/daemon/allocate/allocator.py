@@ -19,7 +19,7 @@ from ...policy.config.current import CurrentConfig
 from ...policy.core.decide import Decision
 from ...policy.core.rulebook import Target
 from ..decide.judge import Judge
-from ..identify.accounts import holder_above, user_name
+from ..identify.accounts import user_name, vmm_of_helper
 from ..nics import expiry
 from ..nics.ledger import Ledger, Nic
 
@@ -130,7 +130,7 @@ class Allocator:
         mac: str | None,
         definition: NetworkDefinition | None,
     ) -> Nic:
-        pid = holder_above(peer.pid) if request.for_parent else peer.pid
+        pid = vmm_of_helper(peer.pid) if request.for_parent else peer.pid
         # A waiting port is locked to its first MAC; a trusted one never waits.
         trusted = decision.trusted
         digits = addresses.base36(secrets.randbits(64), _TAP_DIGITS)

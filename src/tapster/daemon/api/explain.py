@@ -15,9 +15,9 @@ from ...model import AttachRequest, Peer
 from ...policy.core.decide import Decision, Facts, Step
 from ...policy.core.rulebook import Target
 from ...wire import interface as wire
-from ..audit.record import Act
+from ..audit.record import RequestContext
 from ..broker import Broker
-from ..identify.accounts import account, user_name
+from ..identify.accounts import peer_after_login, user_name
 from ..publish.forwards import parse_port
 from ..resolve.request import check, resolve
 
@@ -49,7 +49,7 @@ async def explain(
     def decide() -> Decision:
         nonlocal target, facts
         target, _ = resolve(request, broker.bridges.find, broker.config)
-        decision, facts = judge.would(subject, request, target, port)
+        decision, facts = judge.dry_run(subject, request, target, port)
         return decision
 
     decision = await broker.settled(subject.uid, decide)
@@ -73,10 +73,10 @@ async def _subject(broker: Broker, peer: Peer, user: str) -> Peer:
     if user in (str(peer.uid), user_name(peer.uid)):
         return peer
     if not peer.is_root:
-        act = Act(peer, "explain")
-        broker.events.denied_act(act, f"about another user, {user[:64]!r}")
+        context = RequestContext(peer, "explain")
+        broker.events.denied(context, f"about another user, {user[:64]!r}")
         raise NotAuthorized("only root may ask about other users", "use sudo")
-    found = await asyncio.to_thread(account, user)
+    found = await asyncio.to_thread(peer_after_login, user)
     if found is None:
         raise InvalidRequest("user: there is no such user", "a name or a number")
     return found

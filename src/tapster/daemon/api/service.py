@@ -20,7 +20,7 @@ from ...policy.config.load import Config
 from ...policy.core.rulebook import Target
 from ...version import __version__
 from ...wire import interface as wire
-from ..audit.record import Act
+from ..audit.record import RequestContext
 from ..broker import Broker
 from ..decide.quota import target_of
 from ..identify.accounts import user_name
@@ -55,12 +55,12 @@ class BrokerService:
     async def attach(
         self, peer: Peer, request: AttachRequest
     ) -> tuple[FileDescriptor, wire.Nic]:
-        tap, nic = await self._broker.attach(Act(peer, "attach"), request)
+        tap, nic = await self._broker.attach(RequestContext(peer, "attach"), request)
         return FileDescriptor(tap, should_close=True), _told(nic, None)
 
     async def detach(self, peer: Peer, ifname: str, interactive: bool) -> None:
-        act = Act(peer, "detach")
-        await self._broker.detach(act, ifname, interactive)
+        context = RequestContext(peer, "detach")
+        await self._broker.detach(context, ifname, interactive)
 
     async def list_nics(self, peer: Peer) -> list[wire.Nic]:
         sees = await self._broker.judge.sight(peer)
@@ -89,9 +89,9 @@ class BrokerService:
                     decision.max_nics or 0,
                     self._broker.ledger.count(peer.uid, definition.name),
                 )
-                for definition, decision in self._broker.judge.uses(peer)
+                for definition, decision in self._broker.judge.usable_networks(peer)
             ],
-            "bridges": self._broker.judge.uses_bridges(
+            "bridges": self._broker.judge.usable_bridges(
                 peer,
                 [
                     link.name
@@ -109,7 +109,7 @@ class BrokerService:
         sees = await self._broker.judge.sight(peer)
         told: list[wire.NetworkInfo] = []
         shown: set[str] = set()
-        for definition, decision in self._broker.judge.uses(peer):
+        for definition, decision in self._broker.judge.usable_networks(peer):
             key = instance_key(definition, peer.uid)
             network = self._broker.instances.get(key)
             told.append(
@@ -201,33 +201,33 @@ class BrokerService:
         )
 
     async def reload(self, peer: Peer, interactive: bool) -> list[str]:
-        act = Act(peer, "reload")
+        context = RequestContext(peer, "reload")
         # A rootless broker's caller is its owner, who has its own files.
         if self._tier != "rootless":
-            decision = await self._broker.judge.may_reload(act, interactive)
+            decision = await self._broker.judge.may_reload(context, interactive)
             if not decision.allowed:
-                self._broker.events.denied_act(act, decision.reason)
+                self._broker.events.denied(context, decision.reason)
                 raise NotAuthorized(
                     "only root may have the configuration read anew", "use sudo"
                 )
         try:
-            return self._reload(act)
+            return self._reload(context)
         except ConfigError as err:
             raise ConfigInvalid(
                 str(err), "nothing has changed; correct it and reload again"
             ) from err
 
-    def _reload(self, act: Act | None) -> list[str]:
+    def _reload(self, context: RequestContext | None) -> list[str]:
         try:
             config = self._read()
         except ConfigError as err:
             _log.error("%s; the configuration stays as it was", err)
-            self._broker.events.changed("reload-refused", act, str(err))
+            self._broker.events.changed("reload-refused", context, str(err))
             raise
         told = self._broker.reload(config)
         self._forwards.take_static()
         _log.info("the configuration was read anew")
-        self._broker.events.changed("reloaded", act)
+        self._broker.events.changed("reloaded", context)
         return told
 
     def reload_by_signal(self) -> None:
@@ -248,20 +248,20 @@ class BrokerService:
         guest_port: int,
         interactive: bool,
     ) -> wire.ForwardInfo:
-        act = Act(peer, "add-forward")
+        context = RequestContext(peer, "add-forward")
         row = await self._forwards.add(
-            act, network, port, guest, guest_port, interactive
+            context, network, port, guest, guest_port, interactive
         )
-        self._broker.events.changed("forward-added", act, owner=row.uid)
+        self._broker.events.changed("forward-added", context, owner=row.uid)
         await self._forwards.settled()
         return _forward(row)
 
     async def remove_forward(
         self, peer: Peer, network: str | None, port: str, interactive: bool
     ) -> None:
-        act = Act(peer, "remove-forward")
-        row = await self._forwards.remove(act, network, port, interactive)
-        self._broker.events.changed("forward-removed", act, owner=row.uid)
+        context = RequestContext(peer, "remove-forward")
+        row = await self._forwards.remove(context, network, port, interactive)
+        self._broker.events.changed("forward-removed", context, owner=row.uid)
         await self._forwards.settled()
 
     async def list_forwards(self, peer: Peer) -> list[wire.ForwardInfo]:
@@ -274,7 +274,7 @@ class BrokerService:
         return await explain(self._broker, peer, request, user, forward)
 
     async def until(self, moment: float) -> None:
-        await self._broker.events.moments.until(moment)
+        await self._broker.events.deadlines.until(moment)
 
     # Diagnosis
 

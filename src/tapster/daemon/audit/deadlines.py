@@ -16,7 +16,7 @@ from collections.abc import Callable
 from ...kernel.timer import Timer
 
 
-class Moments:
+class Deadlines:
     """What is to happen, on the running event loop. `close()` forgets it."""
 
     def __init__(self) -> None:

@@ -21,8 +21,8 @@ from ..fairness.throttle import OTHERS, Throttle
 from ..identify.accounts import user_name
 from ..nics.ledger import Nic
 from . import record as audit
-from .deadlines import Moments
-from .record import NOBODY, Act
+from .deadlines import Deadlines
+from .record import NOBODY, RequestContext
 
 _log = logging.getLogger("tapster.audit")
 
@@ -64,41 +64,45 @@ class Events:
         self._watchers: set[_Watcher] = set()
         self._throttle = Throttle()
         self._summary: asyncio.TimerHandle | None = None
-        self.moments = Moments()
+        self.deadlines = Deadlines()
         self.may_see: Callable[[Peer, Event], bool] = may_see
 
     # What there is to tell
 
     def about(
-        self, what: str, nic: Nic, reason: str | None = None, act: Act | None = None
+        self,
+        what: str,
+        nic: Nic,
+        reason: str | None = None,
+        context: RequestContext | None = None,
     ) -> None:
-        """Something happened to a NIC; by a request, if there is an act."""
-        duration = act.duration() if act is not None else None
+        """Something happened to a NIC; by a request, if there is a context."""
+        duration = context.duration() if context is not None else None
         loop = asyncio.get_running_loop()
-        loop.call_soon(self._about, what, nic, reason, act, duration)
+        loop.call_soon(self._about, what, nic, reason, context, duration)
 
-    def denied_act(self, act: Act, reason: str) -> None:
+    def denied(self, context: RequestContext, reason: str) -> None:
         """A request was refused. The reason, and the rule, are for root: a caller
         that watches learns that it was, not why."""
-        self._soon("denied", act, reason, {})
+        self._soon("denied", context, reason, {})
 
-    def failed(self, act: Act, reason: str) -> None:
+    def failed(self, context: RequestContext, reason: str) -> None:
         """A request was granted, and could not be done."""
-        self._soon("failed", act, reason, {})
+        self._soon("failed", context, reason, {})
 
     def changed(
         self,
         what: str,
-        act: Act | None = None,
+        context: RequestContext | None = None,
         reason: str | None = None,
         **objects: Any,
     ) -> None:
         """Something else than a NIC has changed, or was to.
 
-        :param act: None where nobody asked for it over the socket, as by SIGHUP.
-        :param objects: fields of the record, where the act does not tell them.
+        :param context: None where nobody asked for it over the socket, as by SIGHUP.
+        :param objects: fields of the record, where the context does not tell them.
         """
-        self._soon(what, act, reason, objects)
+        self._soon(what, context, reason, objects)
 
     def network(self, network: str, bridge: str, uid: int | None, reason: str) -> None:
         """Something is the matter with a network; `uid` None: of all users."""
@@ -109,49 +113,53 @@ class Events:
     # Telling it
 
     def _soon(
-        self, what: str, act: Act | None, reason: str | None, fields: dict[str, Any]
+        self,
+        what: str,
+        context: RequestContext | None,
+        reason: str | None,
+        fields: dict[str, Any],
     ) -> None:
-        duration = act.duration() if act is not None else None
+        duration = context.duration() if context is not None else None
         loop = asyncio.get_running_loop()
-        loop.call_soon(self._publish, what, act, reason, duration, fields)
+        loop.call_soon(self._publish, what, context, reason, duration, fields)
 
     def _about(
         self,
         what: str,
         nic: Nic,
         reason: str | None,
-        act: Act | None,
+        context: RequestContext | None,
         duration: int | None,
     ) -> None:
         fields = audit.of_nic(nic)
-        if act is None:
+        if context is None:
             fields |= {"uid": nic.uid, "user": nic.user, "pid": nic.pid}
-        self._publish(what, act, reason, duration, fields)
+        self._publish(what, context, reason, duration, fields)
 
     def _publish(
         self,
         what: str,
-        act: Act | None,
+        context: RequestContext | None,
         reason: str | None,
         duration: int | None,
         fields: dict[str, Any],
     ) -> None:
         """What a caller can have refused at will is logged within a measure."""
         admitted = True
-        if act is not None and what in ("denied", "failed"):
+        if context is not None and what in ("denied", "failed"):
             now = asyncio.get_running_loop().time()
-            admitted = self._throttle.admits(act.peer.uid, now)
+            admitted = self._throttle.admits(context.peer.uid, now)
             if not admitted:
                 self._sum_up_later()
-                if not any(w.peer.uid == act.peer.uid for w in self._watchers):
+                if not any(w.peer.uid == context.peer.uid for w in self._watchers):
                     return  # and nobody has to look anything up
-        event = audit.make(what, act, duration=duration, reason=reason, **fields)
+        event = audit.make(what, context, duration=duration, reason=reason, **fields)
         if admitted:
             self._write(event)
         wait = 0.0
-        if act is not None and what == "denied":
+        if context is not None and what == "denied":
             # As the reply has to: how long a decision took tells what there is.
-            wait = max(0.0, REFUSAL_SECONDS - act.duration() / 1e6)
+            wait = max(0.0, REFUSAL_SECONDS - context.duration() / 1e6)
         self._tell(event, wait, others=admitted)
 
     @staticmethod
@@ -171,7 +179,7 @@ class Events:
             if wait and not peer.is_root:
                 moment = asyncio.get_running_loop().time() + wait
                 late = functools.partial(self._tell_late, watcher, event)
-                self.moments.call_at(moment, late)
+                self.deadlines.call_at(moment, late)
             else:
                 watcher.offer(audit.seen_by(peer, event))
 
@@ -234,4 +242,4 @@ class Events:
             self._sum_up()
         for watcher in self._watchers:
             watcher.offer(None)
-        self.moments.close()
+        self.deadlines.close()

@@ -61,7 +61,7 @@ KINDS = {
 _ANSWERS = ("denied", "failed", "suppressed")
 
 
-class Act:
+class RequestContext:
     """One request of a caller, from its arrival.
 
     Whoever serves it says what it turned out to be about, as it was asked for,
@@ -98,7 +98,7 @@ class Program(NamedTuple):
 
 def make(
     event: str,
-    act: Act | None = None,
+    context: RequestContext | None = None,
     *,
     duration: int | None = None,
     reason: str | None = None,
@@ -109,25 +109,25 @@ def make(
 
     :param fields: those of `Event` that the request does not tell, or not right.
     """
-    if act is not None:
-        peer = act.peer
-        program = look_up(peer.pid, peer.uid, _since(act))
+    if context is not None:
+        peer = context.peer
+        program = look_up(peer.pid, peer.uid, _since(context))
         fields = {
-            "verb": act.verb,
+            "verb": context.verb,
             "uid": peer.uid,
             "user": user_name(peer.uid),
             "gid": peer.gid,
             "pid": peer.pid,
             "executable": program.executable,
             "command": program.command,
-            "network": act.network,
-            "bridge": act.bridge,
-            "name": act.name,
-            "ifname": act.ifname,
-            "mac": act.mac,
-            "port": act.port,
-            "guest_port": act.guest_port,
-            "rule": act.rule,
+            "network": context.network,
+            "bridge": context.bridge,
+            "name": context.name,
+            "ifname": context.ifname,
+            "mac": context.mac,
+            "port": context.port,
+            "guest_port": context.guest_port,
+            "rule": context.rule,
             **fields,
         }
     kind = KINDS.get(event)
@@ -172,12 +172,12 @@ def _fit(text: str) -> str:
     return text
 
 
-def _since(act: Act) -> int:
+def _since(context: RequestContext) -> int:
     """By when the process of a request had started: when it had connected."""
     connection = caller.of_this_call()
-    if connection is None or connection.peer != act.peer:
-        return act.arrived
-    return min(act.arrived, int(connection.accepted * 1e9))
+    if connection is None or connection.peer != context.peer:
+        return context.arrived
+    return min(context.arrived, int(connection.accepted * 1e9))
 
 
 def look_up(pid: int, uid: int, since: int) -> Program:

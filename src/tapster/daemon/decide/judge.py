@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from ...errors import BrokerFailure, NotAuthorized, QuotaExceeded
-from ...model import AttachRequest, Mode, NetworkDefinition, Peer, Port, Rule, Scope
+from ...model import AttachRequest, NetworkDefinition, Peer, Port, Rule
 from ...policy.config.current import CurrentConfig
 from ...policy.core.decide import (
     NOT_ABOUT_USER,
@@ -36,7 +36,7 @@ from ...policy.core.rulebook import DEFAULT_NETWORK, Target, concerns
 from ...policy.foreign import bridge_conf, lxc_usernet
 from ...wire.interface import Event
 from ..audit.events import Events, may_see
-from ..audit.record import Act
+from ..audit.record import RequestContext
 from ..fairness.throttle import Throttle
 from ..identify.accounts import user_name
 from ..nics.ledger import EVERYBODY, Ledger, on_linux_bridge
@@ -99,7 +99,7 @@ class Judge:
         target = Target(network, request.bridge, name, request.mac)
         decide(peer, target, self._current.value.book, self.facts(peer, target))
 
-    def would(
+    def dry_run(
         self, peer: Peer, request: AttachRequest, target: Target, port: Port | None
     ) -> tuple[Decision, Facts]:
         """What a request would be answered, or one to forward a port; and what
@@ -164,7 +164,7 @@ class Judge:
         if target.network is None:
             return on_linux_bridge(target.bridge or ""), peer.uid
         definition = self._current.value.networks.get(target.network)
-        shared = definition is not None and is_shared(definition)
+        shared = definition is not None and definition.is_shared
         return target.network, EVERYBODY if shared else peer.uid
 
     def facts(self, peer: Peer, target: Target) -> Facts:
@@ -231,7 +231,7 @@ class Judge:
 
     async def confirm(
         self,
-        act: Act,
+        context: RequestContext,
         request: AttachRequest,
         again: Callable[[], Decision],
         target: Callable[[], Target],
@@ -245,16 +245,16 @@ class Judge:
         """
 
         def guest() -> Target:
-            return self.guest(act.peer, request, target())
+            return self.guest(context.peer, request, target())
 
         return await self._settle(
-            act, ATTACH, guest, request.interactive, again, consents
+            context, ATTACH, guest, request.interactive, again, consents
         )
 
-    def refuse(self, act: Act, decision: Decision) -> NoReturn:
+    def refuse(self, context: RequestContext, decision: Decision) -> NoReturn:
         """:raises NotAuthorized, QuotaExceeded, BrokerFailure: always."""
-        act.rule = decision.place
-        self._events.denied_act(act, decision.reason)
+        context.rule = decision.place
+        self._events.denied(context, decision.reason)
         if decision.full:
             raise QuotaExceeded(
                 "the network has all the NICs it may have",
@@ -271,7 +271,7 @@ class Judge:
                 "the broker's configuration is wrong, and it serves nothing by it",
                 "the administrator: 'tapster policy check' says what is wrong",
             )
-        what = act.bridge or act.network or DEFAULT_NETWORK
+        what = context.bridge or context.network or DEFAULT_NETWORK
         raise NotAuthorized(
             f"you may not use {what!r}, or it does not exist",
             "ask the administrator; without a bridge you get a network of your own",
@@ -279,7 +279,7 @@ class Judge:
 
     # Looking around
 
-    def uses(self, peer: Peer) -> list[tuple[NetworkDefinition, Decision]]:
+    def usable_networks(self, peer: Peer) -> list[tuple[NetworkDefinition, Decision]]:
         """The networks that a caller may use, its quota aside."""
         found = []
         for name, definition in self._current.value.networks.items():
@@ -288,7 +288,7 @@ class Judge:
                 found.append((definition, decision))
         return found
 
-    def uses_bridges(self, peer: Peer, bridges: Sequence[str]) -> list[str]:
+    def usable_bridges(self, peer: Peer, bridges: Sequence[str]) -> list[str]:
         """Those Linux bridges that a caller may use, its quota aside."""
         found = []
         for bridge, verdict in self._verdicts(peer, bridges).items():
@@ -302,16 +302,21 @@ class Judge:
     # Forwards
 
     async def allow_forward(
-        self, act: Act, network: str, guest: str, port: Port, interactive: bool
+        self,
+        context: RequestContext,
+        network: str,
+        guest: str,
+        port: Port,
+        interactive: bool,
     ) -> Decision:
         """Whether the caller may forward a port to its guest; polkit included."""
         target = Target(network=network, name=guest)
         return await self._settle(
-            act,
+            context,
             FORWARD,
             lambda: target,
             interactive,
-            lambda: may_forward(act.peer, target, port, self._current.value.book),
+            lambda: may_forward(context.peer, target, port, self._current.value.book),
         )
 
     # What is other users'
@@ -348,30 +353,32 @@ class Judge:
         decision = may_manage(peer, target, self._current.value.book)
         return decision.allowed and not decision.ask
 
-    async def manages(self, act: Act, target: Target, interactive: bool) -> bool:
+    async def manages(
+        self, context: RequestContext, target: Target, interactive: bool
+    ) -> bool:
         """Whether a caller may change what another user has there."""
         decision = await self._settle(
-            act,
+            context,
             MANAGE,
             lambda: target,
             interactive,
-            lambda: may_manage(act.peer, target, self._current.value.book),
+            lambda: may_manage(context.peer, target, self._current.value.book),
         )
         return decision.allowed
 
-    async def may_reload(self, act: Act, interactive: bool) -> Decision:
+    async def may_reload(self, context: RequestContext, interactive: bool) -> Decision:
         """Whether a caller may have the configuration read anew."""
         return await self._settle(
-            act,
+            context,
             MANAGE,
             Target,
             interactive,
-            lambda: may_reload(act.peer, self._current.value.book),
+            lambda: may_reload(context.peer, self._current.value.book),
         )
 
     async def _settle(
         self,
-        act: Act,
+        context: RequestContext,
         action: str,
         target: Callable[[], Target],
         interactive: bool,
@@ -393,26 +400,26 @@ class Judge:
                 break
             try:
                 refusal = await self._ask(
-                    act.peer,
+                    context.peer,
                     action,
                     question[1],
                     interactive,
-                    verb=act.verb,
-                    port=act.port,
+                    verb=context.verb,
+                    port=context.port,
                 )
             except asyncio.CancelledError:
-                act.rule = decision.place
+                context.rule = decision.place
                 reason = (
                     f"{decision.reason}, but its client went while polkit was asked"
                 )
-                self._events.denied_act(act, reason)
+                self._events.denied(context, reason)
                 raise
             if refusal is not None:
                 reason = f"{decision.reason}, but {refusal}"
                 decision = decision._replace(allowed=False, reason=reason)
                 break
             consents.add(question)
-        act.rule = decision.place
+        context.rule = decision.place
         return decision
 
     async def _ask(
@@ -440,8 +447,3 @@ class Judge:
         told = {key: value for key, value in details.items() if value}
         answer = await self._polkit.authorize(peer, action, told, interactive)
         return None if answer.allowed else answer.reason
-
-
-def is_shared(definition: NetworkDefinition) -> bool:
-    """Whether all users' guests have their names, and ports, in common."""
-    return definition.scope is Scope.SHARED and definition.mode is not Mode.BRIDGE

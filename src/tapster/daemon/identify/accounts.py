@@ -24,7 +24,7 @@ class Account(NamedTuple):
 
 _LAST_ID = 2**32 - 2
 _DIGITS = 10  # of an id; int() has a limit of its own, which is an error
-NOBODYS = 2**32 - 1  # (gid_t)-1: no group has it
+INVALID_GID = 2**32 - 1  # (gid_t)-1: no group has it
 
 _accounts: dict[int, tuple[float, Account]] = {}
 _SECONDS = 60.0  # that they are good for
@@ -93,7 +93,7 @@ def _groups_of(found: pwd.struct_passwd) -> frozenset[int]:
     return frozenset(os.getgrouplist(found.pw_name, found.pw_gid))
 
 
-def account(user: str) -> Peer | None:
+def peer_after_login(user: str) -> Peer | None:
     """Who a user would be after logging in, by name or number; None: nobody. It
     has no process, so no request is its own. NSS may take its time."""
     try:
@@ -108,11 +108,11 @@ def account(user: str) -> Peer | None:
         except KeyError:  # rules may be about it all the same
             uid = int(user)
             subordinate = is_subordinate(uid)
-            return Peer(uid, NOBODYS, frozenset(), 0, subordinate=subordinate)
+            return Peer(uid, INVALID_GID, frozenset(), 0, subordinate=subordinate)
     return Peer(found.pw_uid, found.pw_gid, _groups_of(found), 0)
 
 
-def holder_above(pid: int) -> int:
+def vmm_of_helper(pid: int) -> int:
     """Who runs a helper: its parent, or, where QEMU ran it through a shell,
     the shell's."""
     above = process.parent(pid) or pid

@@ -36,10 +36,10 @@ def identify(connection: socket.socket) -> Peer:
     :raises OSError: this is not a connected Unix socket.
     """
     pid, uid, gid = credentials(connection)
-    return whole(uid, gid, groups(connection), pid)
+    return with_account(uid, gid, groups(connection), pid)
 
 
-def whole(uid: int, gid: int, supplementary: frozenset[int], pid: int) -> Peer:
+def with_account(uid: int, gid: int, supplementary: frozenset[int], pid: int) -> Peer:
     """The same, with what of it the kernel does not know."""
     name, of_account = account_of(uid)
     return Peer(

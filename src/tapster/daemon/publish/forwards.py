@@ -27,7 +27,7 @@ from ...networks.dnsmasq import write_file
 from ...networks.guest_addresses import reservation_for
 from ...policy.core.decide import Decision, decide
 from ...policy.core.rulebook import DEFAULT_NETWORK, Target
-from ..audit.record import Act
+from ..audit.record import RequestContext
 from ..broker import Broker
 from ..nics.ledger import Nic
 from ..resolve.request import is_label
@@ -244,7 +244,7 @@ class Forwards:
 
     async def add(
         self,
-        act: Act,
+        context: RequestContext,
         network: str | None,
         port: str,
         guest: str,
@@ -255,18 +255,22 @@ class Forwards:
 
         :raises InvalidRequest, NotAuthorized, ForwardRefused: and why.
         """
-        peer, name = act.peer, _parse_network(network)
+        peer, name = context.peer, _parse_network(network)
         forward = _parse(port, guest, guest_port)
-        act.network, act.name, act.port = name, forward.guest, str(forward.port)
-        act.guest_port = forward.guest_port
-        self._check_network(act, name, forward.guest)
+        context.network, context.name, context.port = (
+            name,
+            forward.guest,
+            str(forward.port),
+        )
+        context.guest_port = forward.guest_port
+        self._check_network(context, name, forward.guest)
         decision = await self._broker.judge.allow_forward(
-            act, name, forward.guest, forward.port, interactive
+            context, name, forward.guest, forward.port, interactive
         )
         # Polkit may have been asked: all is looked at anew.
-        self._check_network(act, name, forward.guest)
+        self._check_network(context, name, forward.guest)
         if not decision.allowed:
-            self._broker.events.denied_act(act, decision.reason)
+            self._broker.events.denied(context, decision.reason)
             raise ForwardRefused(
                 f"you may not forward {forward.port}",
                 "ports from 1024 up are granted unless the administrator says else",
@@ -274,7 +278,7 @@ class Forwards:
         try:
             return self._add(peer, name, forward)
         except (ForwardRefused, BrokerFailure) as err:
-            self._broker.events.failed(act, err.message)
+            self._broker.events.failed(context, err.message)
             raise
 
     def _add(self, peer: Peer, name: str, forward: Forward) -> Row:
@@ -315,16 +319,16 @@ class Forwards:
         self._open_for_anyone(row)
         return row
 
-    def _check_network(self, act: Act, name: str, guest: str) -> None:
+    def _check_network(self, context: RequestContext, name: str, guest: str) -> None:
         """:raises NotAuthorized, ForwardRefused: no port can lead there."""
         broker = self._broker
         definition = broker.config.networks.get(name)
         target = Target(network=name, name=guest)
-        decision = decide(act.peer, target, broker.config.book)
+        decision = decide(context.peer, target, broker.config.book)
         if definition is None:  # which takes as long as one that is denied
             decision = Decision(False, "no such network")
         if definition is None or not decision.allowed:
-            broker.judge.refuse(act, decision)
+            broker.judge.refuse(context, decision)
         if broker.env.rootless:
             raise ForwardRefused(
                 "your own broker cannot forward ports of the host",
@@ -337,7 +341,7 @@ class Forwards:
             )
 
     async def remove(
-        self, act: Act, network: str | None, port: str, interactive: bool
+        self, context: RequestContext, network: str | None, port: str, interactive: bool
     ) -> Row:
         """Give a forward up, the caller's own or one that it manages.
 
@@ -347,23 +351,23 @@ class Forwards:
         """
         name = _parse_network(network)
         wanted = parse_port(port)
-        act.network, act.port = name, str(wanted)
+        context.network, context.port = name, str(wanted)
         place = wanted.protocol, wanted.first
         row = self._rows.get(place)
         if row is not None and (row.network != name or row.uid is None):
             row = None
-        allowed = row is not None and row.uid == act.peer.uid
+        allowed = row is not None and row.uid == context.peer.uid
         if row is not None and not allowed:
             target = Target(network=row.network, name=row.forward.guest)
-            allowed = await self._broker.judge.manages(act, target, interactive)
+            allowed = await self._broker.judge.manages(context, target, interactive)
         if row is None or not allowed or self._rows.get(place) is not row:
             reason = "there is none" if row is None else f"it is uid {row.uid}'s"
-            self._broker.events.denied_act(act, reason)
+            self._broker.events.denied(context, reason)
             raise NoSuchForward(
                 f"there is no forward of {port} on network {name}",
                 "'tapster forward ls' shows yours; those of the configuration stay",
             )
-        act.name, act.guest_port = row.forward.guest, row.forward.guest_port
+        context.name, context.guest_port = row.forward.guest, row.forward.guest_port
         self._drop(row)
         try:
             self._save()

@@ -24,7 +24,7 @@ from ...policy.config.load import Limits
 from ...wire.errors import INTERFACE
 from ...wire.interface import Service
 from ..fairness.throttle import OTHERS
-from ..identify.peer import credentials, groups, whole
+from ..identify.peer import credentials, groups, with_account
 from . import passed_fds as received
 from .connection import Connection
 from .shared import Shared
@@ -156,7 +156,7 @@ class Listener:
             if self._is_crowded and self._is_over(accepted):
                 self._drop(uid, accepted)
                 return
-            peer = whole(uid, gid, groups(accepted), pid)
+            peer = with_account(uid, gid, groups(accepted), pid)
             connection = Connection(peer, self._service, self._lost, self._shared)
             connection.attach_socket(accepted)
         except OSError as err:

@@ -10,29 +10,29 @@ from typing import Any
 
 import pytest
 
-from tapster.daemon.audit.deadlines import Moments
+from tapster.daemon.audit.deadlines import Deadlines
 
 pytestmark = pytest.mark.usefixtures("no_leaked_fd")
 
 
-def run(body: Callable[[Moments], Awaitable[None]]) -> None:
+def run(body: Callable[[Deadlines], Awaitable[None]]) -> None:
     async def whole() -> None:
-        moments = Moments()
+        deadlines = Deadlines()
         try:
-            await body(moments)
+            await body(deadlines)
         finally:
-            moments.close()
+            deadlines.close()
 
     asyncio.run(whole())
 
 
 def test_it_is_never_early_and_in_order() -> None:
-    async def body(moments: Moments) -> None:
+    async def body(deadlines: Deadlines) -> None:
         loop = asyncio.get_running_loop()
         start, ended = loop.time(), list[tuple[int, bool]]()
 
         async def wait(number: int, moment: float) -> None:
-            await moments.until(moment)
+            await deadlines.until(moment)
             ended.append((number, loop.time() >= moment))
 
         times = (0.03, 0.0, 0.0105, 0.02, -1.0, 0.0104)
@@ -47,12 +47,12 @@ def test_the_fraction_of_a_millisecond_tells_nothing() -> None:
     """asyncio.sleep() ends a whole number of milliseconds after it began. Of many
     waits that began anywhere within one, the best ends closer than that."""
 
-    async def body(moments: Moments) -> None:
+    async def body(deadlines: Deadlines) -> None:
         loop = asyncio.get_running_loop()
         late = []
         for number in range(60):
             moment = loop.time() + 0.0051 + number * 0.00003
-            await moments.until(moment)
+            await deadlines.until(moment)
             late.append(loop.time() - moment)
         assert min(late) >= 0
         assert sorted(late)[len(late) // 4] < 0.0005
@@ -61,10 +61,10 @@ def test_the_fraction_of_a_millisecond_tells_nothing() -> None:
 
 
 def test_a_wait_that_is_cancelled_ends_no_other() -> None:
-    async def body(moments: Moments) -> None:
+    async def body(deadlines: Deadlines) -> None:
         loop = asyncio.get_running_loop()
-        first = asyncio.ensure_future(moments.until(loop.time() + 0.01))
-        second = asyncio.ensure_future(moments.until(loop.time() + 0.012))
+        first = asyncio.ensure_future(deadlines.until(loop.time() + 0.01))
+        second = asyncio.ensure_future(deadlines.until(loop.time() + 0.012))
         await asyncio.sleep(0)
         first.cancel()
         await second
@@ -74,25 +74,25 @@ def test_a_wait_that_is_cancelled_ends_no_other() -> None:
 
 
 def test_what_fails_keeps_nothing_from_happening() -> None:
-    async def body(moments: Moments) -> None:
+    async def body(deadlines: Deadlines) -> None:
         loop = asyncio.get_running_loop()
         failures = list[Any]()
         loop.set_exception_handler(lambda _, context: failures.append(context))
         moment = loop.time() + 0.005
-        moments.call_at(moment, lambda: 1 // 0)
-        await moments.until(moment)
+        deadlines.call_at(moment, lambda: 1 // 0)
+        await deadlines.until(moment)
         assert len(failures) == 1
 
     run(body)
 
 
 def test_closed_it_may_be_used_again() -> None:
-    async def body(moments: Moments) -> None:
+    async def body(deadlines: Deadlines) -> None:
         loop = asyncio.get_running_loop()
-        lost = asyncio.ensure_future(moments.until(loop.time() + 60))
+        lost = asyncio.ensure_future(deadlines.until(loop.time() + 60))
         await asyncio.sleep(0)
-        moments.close()
-        await moments.until(loop.time() + 0.005)
+        deadlines.close()
+        await deadlines.until(loop.time() + 0.005)
         lost.cancel()
 
     run(body)

@@ -27,7 +27,7 @@ from tapster import errors
 from tapster.daemon.audit import events
 from tapster.daemon.audit import record as audit
 from tapster.daemon.audit.events import Events
-from tapster.daemon.audit.record import Act
+from tapster.daemon.audit.record import RequestContext
 from tapster.daemon.fairness.throttle import OTHERS, Throttle
 from tapster.daemon.identify import caller
 from tapster.daemon.nics.ledger import Nic
@@ -35,7 +35,7 @@ from tapster.model import Peer, State
 from tapster.wire.interface import REFUSAL_SECONDS, Event
 
 ROOT = Path(__file__).resolve().parents[4]
-SOURCES = sorted((ROOT / "src/tapster/daemon").glob("*.py"))
+SOURCES = sorted((ROOT / "src/tapster/daemon").rglob("*.py"))
 
 ALICE, BOB = 23001, 23002
 RULE = "/etc/tapster/tapster.toml:3"
@@ -49,8 +49,8 @@ def us() -> Peer:
     return Peer(os.getuid(), os.getgid(), frozenset(), os.getpid())
 
 
-def act(uid: int = ALICE, verb: str = "attach", **what: Any) -> Act:
-    made = Act(peer(uid), verb)
+def context(uid: int = ALICE, verb: str = "attach", **what: Any) -> RequestContext:
+    made = RequestContext(peer(uid), verb)
     for name, value in what.items():
         setattr(made, name, value)
     return made
@@ -151,17 +151,17 @@ class TestDocument:
 class TestWho:
     def test_is_the_process_that_asked(self) -> None:
         who = us()
-        found = audit.look_up(who.pid, who.uid, Act(who, "attach").arrived)
+        found = audit.look_up(who.pid, who.uid, RequestContext(who, "attach").arrived)
         assert found.executable == os.readlink("/proc/self/exe")
         assert found.command == Path("/proc/self/comm").read_text().rstrip("\n")
 
     def test_is_none_that_started_after_the_request(self) -> None:
-        arrived = Act(us(), "attach").arrived
+        arrived = RequestContext(us(), "attach").arrived
         time.sleep(0.02)  # two ticks of the clock that the kernel tells it by
         with subprocess.Popen(["sleep", "60"]) as child:
             try:
                 assert audit.look_up(child.pid, os.getuid(), arrived) == (None, None)
-                now = Act(us(), "attach").arrived
+                now = RequestContext(us(), "attach").arrived
                 assert audit.look_up(child.pid, os.getuid(), now).command
             finally:
                 child.kill()
@@ -182,7 +182,7 @@ class TestWho:
                     connection: Any = Connection()
                     connection.peer, connection.accepted = connected, accepted
                     token = caller.CALLER.set(weakref.ref(connection))
-                    made = audit.make("attached", Act(who, "attach"))
+                    made = audit.make("attached", RequestContext(who, "attach"))
                     caller.CALLER.reset(token)
                     assert (made.command is not None) is known
             finally:
@@ -190,7 +190,7 @@ class TestWho:
 
     def test_is_none_of_another_user(self) -> None:
         who = us()
-        arrived = Act(who, "attach").arrived
+        arrived = RequestContext(who, "attach").arrived
         assert audit.look_up(who.pid, who.uid + 1, arrived) == (None, None)
 
     def test_is_a_process_that_may_not_be_dumped(self) -> None:
@@ -213,7 +213,7 @@ class TestWho:
             assert child.stdout is not None and child.stdin is not None
             uid = int(child.stdout.readline())
             assert os.stat(f"/proc/{child.pid}/comm").st_uid == 0
-            arrived = Act(us(), "attach").arrived
+            arrived = RequestContext(us(), "attach").arrived
             assert audit.look_up(child.pid, uid, arrived).command
             assert audit.look_up(child.pid, uid + 1, arrived).command is None
             child.stdin.close()
@@ -241,7 +241,7 @@ class TestWho:
             assert child.stdout is not None and child.stdin is not None
             child.stdout.readline()
             who = Peer(os.getuid(), os.getgid(), frozenset(), child.pid)
-            made = audit.make("attached", Act(who, "attach"))
+            made = audit.make("attached", RequestContext(who, "attach"))
             child.stdin.close()
         assert made.command == r") S 1 \n\xff"
         assert "\n" not in audit.Record(made).line()
@@ -257,7 +257,7 @@ SENTENCE = (
 
 class TestRecord:
     def test_of_a_request_says_what_was_asked(self) -> None:
-        request = act(network="lan", name="web", mac="02:00:00:00:00:01", rule=RULE)
+        request = context(network="lan", name="web", mac="02:00:00:00:00:01", rule=RULE)
         made = audit.make("denied", request, duration=12, reason="why")
         assert (made.verb, made.outcome, made.uid, made.gid, made.pid) == (
             "attach", "denied", ALICE, ALICE + 1, 0,
@@ -267,7 +267,9 @@ class TestRecord:
         assert made.owner is None
 
     def test_is_one_line_of_ascii_whatever_is_in_it(self) -> None:
-        made = audit.make("denied", act(name='a\n"\x7f\u2028\ud800'), reason="\x1b\0")
+        made = audit.make(
+            "denied", context(name='a\n"\x7f\u2028\ud800'), reason="\x1b\0"
+        )
         line = audit.Record(made).line()
         assert line.isascii() and line.isprintable()
         assert json.loads(line) == vars(made)
@@ -276,7 +278,7 @@ class TestRecord:
     def test_is_bounded_and_can_be_written(
         self, name: str, reason: str, rule: str
     ) -> None:
-        made = audit.make("failed", act(name=name, rule=rule), reason=reason)
+        made = audit.make("failed", context(name=name, rule=rule), reason=reason)
         record = audit.Record(made)
         assert len(record.line()) < 32 * audit.MAX_TEXT
         for value in record.fields().values():
@@ -284,7 +286,7 @@ class TestRecord:
         assert str(record).isprintable()
 
     def test_in_the_journal_has_its_fields_by_name(self) -> None:
-        made = audit.make("attached", act(rule=RULE), **audit.of_nic(nic()))
+        made = audit.make("attached", context(rule=RULE), **audit.of_nic(nic()))
         fields = audit.Record(made).fields()
         assert fields.pop("MESSAGE").startswith("attached tapsternabc: user ")
         assert fields.pop("MESSAGE_ID") == audit.KINDS["attached"].message_id
@@ -298,11 +300,11 @@ class TestRecord:
         ("made", "words"),
         [
             (
-                audit.make("denied", act(network="lan", rule=RULE), reason="why"),
+                audit.make("denied", context(network="lan", rule=RULE), reason="why"),
                 f"denied attach: user {ALICE} (uid {ALICE}), pid 0, lan: why [{RULE}]",
             ),
             (
-                audit.make("forward-added", act(port="tcp/80", name="web")),
+                audit.make("forward-added", context(port="tcp/80", name="web")),
                 f"forward-added tcp/80: user {ALICE} (uid {ALICE}), pid 0, guest web",
             ),
             (audit.make("reloaded"), "reloaded"),
@@ -379,10 +381,10 @@ Told = Callable[[], list[Event]]
 class TestTelling:
     def test_comes_after_the_reply_and_in_order(self, told: Told) -> None:
         async def play(broker: Events) -> None:
-            broker.about("attached", nic(), act=act(rule=RULE))
-            broker.denied_act(act(), "why")
-            broker.failed(act(), "why")
-            broker.changed("forward-added", act(), owner=ALICE, port="tcp/80")
+            broker.about("attached", nic(), context=context(rule=RULE))
+            broker.denied(context(), "why")
+            broker.failed(context(), "why")
+            broker.changed("forward-added", context(), owner=ALICE, port="tcp/80")
             broker.changed("reloaded")
             broker.network("default", "tapbr1", ALICE, "why")
             broker.about("detached", nic())
@@ -410,7 +412,7 @@ class TestTelling:
         async def play(broker: Events) -> None:
             broker.about("attached", nic())
             broker.about("refused", nic(), "why")
-            broker.denied_act(act(), "why")
+            broker.denied(context(), "why")
             broker.network("default", "tapbr1", None, "why")
             await asyncio.sleep(0)
 
@@ -424,8 +426,8 @@ class TestWatchers:
     def test_root_sees_all_a_user_its_own(self) -> None:
         async def play(broker: Events) -> None:
             root, alice, bob = [await watcher(broker, u) for u in (0, ALICE, BOB)]
-            broker.about("attached", nic(ALICE), act=act(ALICE))
-            broker.about("detached", nic(BOB), act=act(0, "detach"))
+            broker.about("attached", nic(ALICE), context=context(ALICE))
+            broker.about("detached", nic(BOB), context=context(0, "detach"))
             broker.changed("reloaded")
             broker.network("shared", "tapbr2", None, "why")
             broker.network("default", "tapbr1", BOB, "why")
@@ -440,7 +442,7 @@ class TestWatchers:
         async def play(broker: Events) -> None:
             broker.may_see = lambda who, _: who.uid == BOB
             alice, bob = [await watcher(broker, u) for u in (ALICE, BOB)]
-            broker.about("attached", nic(ALICE), act=act(ALICE))
+            broker.about("attached", nic(ALICE), context=context(ALICE))
             assert await bob.drain() == ["attached"]
             assert await alice.drain() == []
 
@@ -450,8 +452,8 @@ class TestWatchers:
     def test_a_caller_learns_that_it_was_not_why(self, what: str) -> None:
         async def play(broker: Events) -> None:
             root, alice = [await watcher(broker, u) for u in (0, ALICE)]
-            request = act(ALICE, network="lan", rule=RULE)
-            tell = broker.denied_act if what == "denied" else broker.failed
+            request = context(ALICE, network="lan", rule=RULE)
+            tell = broker.denied if what == "denied" else broker.failed
             tell(request, "a secret")
             full, part = await root.next(), await alice.next()
             assert (full.event, full.reason, full.rule) == (what, "a secret", RULE)
@@ -469,10 +471,10 @@ class TestWatchers:
         async def play(broker: Events) -> None:
             root, alice = [await watcher(broker, u) for u in (0, ALICE)]
             monkeypatch.setattr("tapster.daemon.audit.events.REFUSAL_SECONDS", 0.2)
-            late = act(ALICE)
+            late = context(ALICE)
             late.arrived -= 200_000_000  # ns
-            for request, at_once in ((act(ALICE), False), (late, True)):
-                broker.denied_act(request, "why")
+            for request, at_once in ((context(ALICE), False), (late, True)):
+                broker.denied(request, "why")
                 hears = asyncio.ensure_future(alice.next())
                 await root.next()
                 await asyncio.sleep(0)
@@ -486,9 +488,9 @@ class TestWatchers:
             mine = us()
             broker.may_see = lambda *_: True
             root, alice = [await watcher(broker, u) for u in (0, ALICE)]
-            request = Act(mine, "attach")
+            request = RequestContext(mine, "attach")
             request.rule = RULE
-            broker.about("attached", nic(ALICE), act=request)
+            broker.about("attached", nic(ALICE), context=request)
             full, part = await root.next(), await alice.next()
             assert full.executable and full.rule == RULE
             assert part.executable is None and part.command == full.command
@@ -499,7 +501,7 @@ class TestWatchers:
     def test_of_own_requests_the_rule_is_told(self) -> None:
         async def play(broker: Events) -> None:
             alice = await watcher(broker, ALICE)
-            broker.about("attached", nic(ALICE), act=act(ALICE, rule=RULE))
+            broker.about("attached", nic(ALICE), context=context(ALICE, rule=RULE))
             assert (await alice.next()).rule == RULE
             broker.about("refused", nic(ALICE), "another guest has it")
             assert (await alice.next()).reason == "another guest has it"
@@ -510,7 +512,7 @@ class TestWatchers:
         async def play(broker: Events) -> None:
             made = broker.watch(peer(ALICE))
             await anext(made)
-            broker.denied_act(act(ALICE), "why")
+            broker.denied(context(ALICE), "why")
             await asyncio.sleep(0)
             assert isinstance(made, AsyncIterator)
             await made.aclose()  # type: ignore[attr-defined]
@@ -528,8 +530,8 @@ class TestFlood:
         async def play(broker: Events) -> None:
             root, alice, bob = [await watcher(broker, u) for u in (0, ALICE, BOB)]
             for number in range(200):
-                (broker.denied_act if number % 2 else broker.failed)(act(ALICE), "why")
-            broker.denied_act(act(BOB), "why")
+                (broker.denied if number % 2 else broker.failed)(context(ALICE), "why")
+            broker.denied(context(BOB), "why")
             await asyncio.sleep(0)
             of_alice = [e for e in told() if e.uid == ALICE]
             assert len(of_alice) == 50
@@ -550,8 +552,8 @@ class TestFlood:
     def test_is_no_reason_not_to_tell_what_has_changed(self, told: Told) -> None:
         async def play(broker: Events) -> None:
             for _ in range(60):
-                broker.denied_act(act(ALICE), "why")
-                broker.about("attached", nic(ALICE), act=act(ALICE))
+                broker.denied(context(ALICE), "why")
+                broker.about("attached", nic(ALICE), context=context(ALICE))
             await asyncio.sleep(0)
             assert sum(e.event == "attached" for e in told()) == 60
             assert sum(e.event == "denied" for e in told()) == 50
@@ -561,7 +563,7 @@ class TestFlood:
     def test_is_summed_up_at_the_end(self, told: Told) -> None:
         async def play(broker: Events) -> None:
             for _ in range(60):
-                broker.denied_act(act(ALICE), "why")
+                broker.denied(context(ALICE), "why")
             await asyncio.sleep(0)
 
         played(play)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tapster.daemon.audit.record import Act
+from tapster.daemon.audit.record import RequestContext
 from tapster.daemon.broker import Broker
 from tapster.daemon.decide.judge import ATTACH, MANAGE, Consents, Judge
 from tapster.daemon.decide.polkit.client import Answer
@@ -59,10 +59,10 @@ class Events:
     """What was told to have been denied, and why."""
 
     def __init__(self) -> None:
-        self.denied: list[tuple[Act, str]] = []
+        self.denials: list[tuple[RequestContext, str]] = []
 
-    def denied_act(self, act: Act, reason: str) -> None:
-        self.denied.append((act, reason))
+    def denied(self, context: RequestContext, reason: str) -> None:
+        self.denials.append((context, reason))
 
 
 def config(*rules: Rule) -> Config:
@@ -111,14 +111,14 @@ def confirm(
 ) -> tuple[Decision, Target]:
     """A decision that asks polkit, made whole; and what it is about then."""
     request = AttachRequest(name=name)
-    act = Act(ALICE, "attach")
+    context = RequestContext(ALICE, "attach")
 
     def again() -> Decision:
         return judge.judge(ALICE, request, target())
 
     async def ask() -> tuple[Decision, Target]:
         decision = await judge.confirm(
-            act, request, again, target, set() if consents is None else consents
+            context, request, again, target, set() if consents is None else consents
         )
         return decision, judge.guest(ALICE, request, target())
 
@@ -212,8 +212,8 @@ class TestPolkit:
         judge = make(ledger, Gone(YES), ASKING, events=events)
         with pytest.raises(asyncio.CancelledError):
             confirm(judge, "web")
-        ((act, reason),) = events.denied
-        assert act.rule == "f:1"
+        ((context, reason),) = events.denials
+        assert context.rule == "f:1"
         assert "went while polkit was asked" in reason
 
 
@@ -360,7 +360,7 @@ class TestSteps:
         ]
         judge = make(ledger, Polkit(NO), *others, *mine)
         guest = LAN._replace(name="web")
-        decision, _ = judge.would(ALICE, AttachRequest(name="web"), LAN, None)
+        decision, _ = judge.dry_run(ALICE, AttachRequest(name="web"), LAN, None)
         own, more = judge.steps(ALICE, guest, decision, own=True)
         assert own[0].place == "m:0"
         assert len(own) + more == 3000
@@ -380,7 +380,7 @@ class TestSteps:
         ]
         judge = make(ledger, Polkit(NO), *rules)
         guest = LAN._replace(name="web")
-        decision, _ = judge.would(ALICE, AttachRequest(name="web"), LAN, None)
+        decision, _ = judge.dry_run(ALICE, AttachRequest(name="web"), LAN, None)
         told, more = judge.steps(ALICE, guest, decision, own=True)
         assert [step.place for step in told] == ["f:2", "f:3", "f:4"]
         assert told[-1].outcome == "decides"
@@ -398,5 +398,5 @@ def test_what_nobody_foresaw_is_on_record(monkeypatch: pytest.MonkeyPatch) -> No
     broker.events = SimpleNamespace(failed=lambda _, reason: failed.append(reason))
     monkeypatch.setattr(Broker, "_attach_when_gone", attach)
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(broker.attach(Act(ALICE, "attach"), AttachRequest()))
+        asyncio.run(broker.attach(RequestContext(ALICE, "attach"), AttachRequest()))
     assert len(failed) == 1
