@@ -477,7 +477,7 @@ def findings(lab: Lab, uid: int) -> list[dict[str, Any]]:
 
 SWAP = """
 import os
-from tapster.daemon.programs import Programs
+from tapster.daemon.process.programs import Programs
 start_hook = Programs.start_hook
 async def swap(self, name, *rest):
     os.replace("/run/evil", "/run/config/hooks.d/" + name)

@@ -31,7 +31,7 @@ ARMED, POINTS = "/run/armed", "/run/points"
 
 KILLER = f"""
 import os, signal
-from tapster.daemon import programs
+from tapster.daemon.process import programs
 from tapster.kernel import netlink, nft, nftelem, process, sysctl, tun
 
 class Points:

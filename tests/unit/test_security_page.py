@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tapster.daemon.process import sandbox as cage
+from tapster.daemon.process import sandbox
 from tapster.kernel import capabilities
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,8 +51,8 @@ def test_table_has_the_capabilities_that_are_kept() -> None:
     rows = [row.split("|") for row in TEXT.splitlines() if row.startswith(heads)]
     columns = [" ".join(row[n] for row in rows) for n in (2, 3, 4)]
     broker, spawner, dnsmasq = (set(re.findall(r"`([A-Z_]+)`", c)) for c in columns)
-    assert broker == {SHORT[n] for n in cage.BROKER}
-    assert broker | spawner == {SHORT[n] for n in cage.PROGRAMS}
+    assert broker == {SHORT[n] for n in sandbox.BROKER}
+    assert broker | spawner == {SHORT[n] for n in sandbox.CHILDREN}
     assert dnsmasq == {"NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"}
 
 

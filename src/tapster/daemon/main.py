@@ -7,18 +7,18 @@ import sys
 
 from ..errors import TapsterError
 from .audit import log
-from .process import startup as inherited
+from .process import startup
 from .process.options import parse
 
 
 def _prepare(verbose: bool) -> None:
     log.set_up(verbose)
-    inherited.put_right()
+    startup.sanitize()
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command. Its errors are one line on stderr, and status 1."""
-    inherited.close_descriptors()
+    startup.close_descriptors()
     try:
         options = parse(argv)
         _prepare(options.verbose)
@@ -26,10 +26,10 @@ def main(argv: list[str] | None = None) -> int:
             from .rootless import supervise
 
             return supervise(options)
-        from .process import sandbox as cage
+        from .process import sandbox
         from .process.programs import Programs
 
-        cage.bound_programs()
+        sandbox.restrict_children()
         programs = Programs.start(options.runtime, options.config)
         try:
             from .serve import run

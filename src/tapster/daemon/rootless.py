@@ -277,7 +277,7 @@ class _Supervisor:
             namespaces.setns(self._namespaces[0], namespaces.CLONE_NEWUSER)
             namespaces.setns(self._namespaces[1], namespaces.CLONE_NEWNET)
         capabilities.bound(_CAPABILITIES)
-        # SETPCAP, to have less later (cage.py).
+        # SETPCAP, to have less later (process/sandbox.py).
         capabilities.keep([*_CAPABILITIES, capabilities.SETPCAP], _CAPABILITIES)
         # After the change of credentials, which would clear it.
         process.prctl(process.PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -291,10 +291,10 @@ class _Supervisor:
             loopback = rtnetlink.get_link(netlink, "lo")
             if loopback is not None:
                 netlink.transact([rtnetlink.set_link(loopback.ifindex, "lo", up=True)])
-        from .process import sandbox as cage
+        from .process import sandbox
         from .process.programs import Programs
 
-        cage.bound_programs()
+        sandbox.restrict_children()
         programs = Programs.start(self._options.runtime, self._options.config)
         try:
             from .serve import Rootless, run

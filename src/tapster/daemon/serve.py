@@ -39,15 +39,13 @@ from .process import (
     listening as activation,
 )
 from .process import (
-    sandbox as cage,
-)
-from .process import (
-    single_instance as alone,
+    sandbox,
+    single_instance,
 )
 from .process.listening import notify
 from .process.options import Options
 from .process.programs import Programs
-from .process.runtime_directory import Place
+from .process.runtime_directory import RuntimeDirectoryWatch
 from .publish.forwards import Forwards
 from .publish.hooks.lifecycle import Hooks
 from .server.listener import Listener
@@ -77,7 +75,7 @@ def run(options: Options, programs: Programs, rootless: Rootless | None) -> int:
     :raises BrokerUnavailable: it can't start; the message says why.
     :raises ConfigError: a configuration file is wrong.
     """
-    memory.keep_little()
+    memory.limit_malloc_arenas()
     config = _read_at_start(options, rootless)
     if not process.has_capability(process.CAP_NET_ADMIN):
         raise BrokerUnavailable(
@@ -87,7 +85,7 @@ def run(options: Options, programs: Programs, rootless: Rootless | None) -> int:
     _allow_descriptors()
     lock, only = _lock(options.runtime), None
     try:
-        only = alone.claim()
+        only = single_instance.acquire()
         listening = _listening(options, rootless)
         try:
             return asyncio.run(
@@ -281,21 +279,22 @@ async def _serve(
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-    place = Place(lock, options.runtime, lambda: _save(broker))
-    place.on_lost = stop.set
-    place.start()
-    cage.close(rootless=rootless is not None)
+    directory = RuntimeDirectoryWatch(
+        lock, options.runtime, lambda: _save(broker), stop.set
+    )
+    directory.start()
+    sandbox.enter(rootless=rootless is not None)
     notify("READY=1")
     _log.info("serving %s", options.socket)
     await stop.wait()
-    place.stop()
+    directory.stop()
 
     notify("STOPPING=1")
     if idle is not None:
         idle.cancel()
     events.close()
     await asyncio.sleep(0)  # what happened last is still to be told
-    if place.is_lost:
+    if directory.is_lost:
         return BROKEN  # and nothing is taken down
     listener.close()
     first_mac.stop()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the C library's allocator keeps of memory that was given back: mallopt(3)."""
+"""How much freed memory the C library's allocator keeps: mallopt(3)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 _LARGE = 128 * 1024  # bytes
 
 
-def keep_little() -> None:
-    """Of what a process needs for a moment only, or in threads that end.
+def limit_malloc_arenas() -> None:
+    """Make malloc return freed memory: one arena, and mmap for blocks over 128 KiB.
 
-    By default each thread begins a heap of its own, which is not wanted where one
-    thread at a time runs Python; and after the first large piece that is freed others
-    of its size are cut from the heap, which holes keep from shrinking. A C library
-    that knows no mallopt() is left alone.
+    By default each thread gets an arena of its own, which is no use where only one
+    thread at a time runs Python. By default, too, malloc raises its mmap threshold
+    when the first large block is freed; later blocks of that size come from the heap,
+    and the holes that they leave keep it from shrinking. Nothing happens where the C
+    library has no mallopt().
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

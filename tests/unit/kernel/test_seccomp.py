@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapster.daemon.process import syscalls as filters
+from tapster.daemon.process import syscalls
 from tapster.kernel import seccomp
 from tapster.kernel.seccomp import ALLOW, KILL_PROCESS, error
 
@@ -55,7 +55,7 @@ def names(request: pytest.FixtureRequest) -> seccomp.Names:
 
 @pytest.fixture
 def decide(names: seccomp.Names) -> Decide:
-    code = seccomp.program(filters.broker(PID), KILL_PROCESS, names.token, names)
+    code = seccomp.program(syscalls.broker(PID), KILL_PROCESS, names.token, names)
 
     def decided(name: str, *args: int) -> int:
         number = names(name)
@@ -72,8 +72,8 @@ def test_tokens_are_the_kernel_s(names: seccomp.Names) -> None:
 
 
 def test_lists_are_decided_as_they_say(names: seccomp.Names) -> None:
-    code = seccomp.program(filters.broker(PID), KILL_PROCESS, names.token, names)
-    for rule in filters.broker(PID):
+    code = seccomp.program(syscalls.broker(PID), KILL_PROCESS, names.token, names)
+    for rule in syscalls.broker(PID):
         if rule.cases:
             continue
         for name in rule.names:
@@ -100,7 +100,7 @@ def test_what_no_honest_code_comes_to_is_fatal(decide: Decide, name: str) -> Non
 def test_what_is_on_no_list_is_never_allowed(number: int, args: list[int]) -> None:
     for architecture in ARCHITECTURES:
         names = seccomp.Names(architecture)
-        rules = filters.broker(PID)
+        rules = syscalls.broker(PID)
         code = seccomp.program(rules, KILL_PROCESS, names.token, names)
         listed = {names(name) for rule in rules for name in rule.names}
         if number not in listed:
@@ -109,7 +109,7 @@ def test_what_is_on_no_list_is_never_allowed(number: int, args: list[int]) -> No
 
 
 def test_another_architecture_s_calls_are_fatal(names: seccomp.Names) -> None:
-    code = seccomp.program(filters.broker(PID), KILL_PROCESS, names.token, names)
+    code = seccomp.program(syscalls.broker(PID), KILL_PROCESS, names.token, names)
     i386 = 0x40000003
     for number in range(500):
         assert run(code, i386, number) == KILL_PROCESS
@@ -117,13 +117,13 @@ def test_another_architecture_s_calls_are_fatal(names: seccomp.Names) -> None:
 
 def test_x32_calls_are_fatal() -> None:
     names = seccomp.Names("x86_64")
-    code = seccomp.program(filters.broker(PID), KILL_PROCESS, names.token, names)
+    code = seccomp.program(syscalls.broker(PID), KILL_PROCESS, names.token, names)
     for number in range(600):
         assert run(code, names.token, number | 0x40000000) == KILL_PROCESS
 
 
 def test_call_that_nobody_knew_yet_is_unknown(names: seccomp.Names) -> None:
-    code = seccomp.program(filters.broker(PID), KILL_PROCESS, names.token, names)
+    code = seccomp.program(syscalls.broker(PID), KILL_PROCESS, names.token, names)
     for number in (seccomp.NEWEST + 1, 9999):
         assert run(code, names.token, number) == error(errno.ENOSYS)
 
@@ -141,7 +141,7 @@ def test_threads_and_no_processes(decide: Decide) -> None:
 @given(st.integers(0, 2**64 - 1))
 def test_nothing_becomes_executable(protection: int) -> None:
     names = seccomp.Names("x86_64")
-    code = seccomp.program(filters.broker(PID), KILL_PROCESS, names.token, names)
+    code = seccomp.program(syscalls.broker(PID), KILL_PROCESS, names.token, names)
     for name in ("mmap", "mprotect"):
         number = names(name)
         assert number is not None
@@ -222,7 +222,7 @@ class TestPrograms:
 
     @pytest.fixture
     def decide(self, names: seccomp.Names) -> Decide:
-        code = seccomp.program(filters.programs(), ALLOW, names.token, names)
+        code = seccomp.program(syscalls.programs(), ALLOW, names.token, names)
 
         def decided(name: str, *args: int) -> int:
             number = names(name)

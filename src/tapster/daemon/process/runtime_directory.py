@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The runtime directory while a broker runs: whether it is still there.
+"""Notices that the runtime directory was removed while the broker runs.
 
-Somebody cleans up, and the socket, the lock and all records are gone: nobody can
-ask any more, another broker could start beside this one, and the next would know
-of no NIC. A running broker may no longer make all that anew (it can't give files
-to dnsmasq), and need not: it writes down what only it knows, and ends, for the
-next one to make the rest from that and the kernel. Guests notice nothing.
+If somebody cleans it up, the socket, the lock and all records are gone: nobody can
+connect any more, another broker could start beside this one, and the next broker
+would know of no NIC. The running broker may not make all of that again, because its
+sandbox forbids it to give files to dnsmasq. It need not, either: it writes down what
+only it knows and ends; the next broker makes the rest from that and from what the
+kernel says. Guests notice nothing.
 """
 
 from __future__ import annotations
@@ -21,29 +22,38 @@ _log = logging.getLogger(__name__)
 INTERVAL = 1.0  # seconds
 
 
-class Place:
-    """Looks now and then."""
+class RuntimeDirectoryWatch:
+    """Checks the runtime directory every INTERVAL, from `start` to `stop`."""
 
-    def __init__(self, lock: int, runtime: str, save: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        lock: int,
+        runtime: str,
+        save: Callable[[], None],
+        on_lost: Callable[[], None],
+    ) -> None:
         """
-        :param lock: the descriptor that makes us the only broker; the caller's.
-        :param save: writes down again what is to be known.
+        :param lock: descriptor of the file `lock` in there, which makes us the only
+            broker; the caller closes it.
+        :param runtime: path of the directory.
+        :param save: writes the records again; may raise OSError.
+        :param on_lost: called once, after `save`, when the directory is gone.
         """
-        self._lock, self._runtime, self._save = lock, runtime, save
+        self._lock, self._runtime = lock, runtime
+        self._save, self._on_lost = save, on_lost
         self._timer: asyncio.TimerHandle | None = None
         self.is_lost = False
-        self.on_lost: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(INTERVAL, self._look)
+        self._timer = loop.call_later(INTERVAL, self._check)
 
     def stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         if self._is_there():
             self.start()
             return
@@ -51,10 +61,10 @@ class Place:
         self.is_lost = True
         _log.critical("%s was lost; another broker has to start", self._runtime)
         try:
-            self._save_if_ours()
+            self._save_unless_taken()
         except OSError as err:
             _log.error("NICs can't be written down again: %s", err)
-        self.on_lost()
+        self._on_lost()
 
     def _is_there(self) -> bool:
         try:
@@ -66,8 +76,11 @@ class Place:
             for name in ("nics", "networks")
         )
 
-    def _save_if_ours(self) -> None:
-        """Nothing is written where another broker is already."""
+    def _save_unless_taken(self) -> None:
+        """Write nothing if another broker has locked the directory already.
+
+        :raises OSError: another broker has, or nothing can be written.
+        """
         if not os.path.isdir(self._runtime):
             os.makedirs(self._runtime)
             os.chmod(self._runtime, 0o755)  # noqa: S103 - who may ask is policy

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One broker in a network namespace.
+"""At most one broker in a network namespace.
 
-A second one, of another runtime directory, would know none of the first one's
-taps: it would make the rules anew without them and take them for leftovers. What
-is alone in a network namespace, and gone with its process, is a name of an
-abstract Unix socket (unix(7)). Anybody can take one, so it counts only if it is
-root's or our own user's; a stranger who has it keeps no broker from starting.
+The lock file keeps two brokers out of one runtime directory. A second broker with
+a runtime directory of its own would know none of the first one's taps: it would
+write the nftables rules anew without them and remove them as leftovers. Something
+is needed that exists once in a network namespace and ends with its process: a name
+of an abstract Unix socket (unix(7)). Any user can bind such a name, so it counts
+only if root or our own user holds it. A stranger who holds the name does not keep a
+broker from starting.
 """
 
 from __future__ import annotations
@@ -21,20 +23,21 @@ from ...kernel import unixdiag
 _log = logging.getLogger(__name__)
 
 NAME = "\0io.tapster.Broker"
-_TRIES = 3  # another may be ending just now
+_TRIES = 3  # the holder of the name may be ending just now
 
 
-def claim() -> socket.socket | None:
-    """Be the only broker of this network namespace.
+def acquire() -> socket.socket | None:
+    """Become the only broker of this network namespace.
 
-    :returns: what says so for as long as it is open; None if a stranger has the name.
-    :raises BrokerUnavailable: another broker serves it.
+    :returns: a socket that holds the name until it is closed; None if a stranger
+        holds the name, which is logged.
+    :raises BrokerUnavailable: another broker serves this network namespace.
     """
     uids: set[int] = set()
     for _ in range(_TRIES):
         ours = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            ours.bind(NAME)  # never listened to: nobody has to ask anything there
+            ours.bind(NAME)  # never listens: nobody has to connect to it
             return ours
         except OSError as err:
             ours.close()

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a process has from whoever started it, checked and put right.
+"""Makes the process independent of whoever started it.
 
-A daemon that is started by hand, by cron or by somebody who means harm has what
-they left it: descriptors, signals that are ignored or held back, a strange
-umask, too little of everything. What can be put right is; what can't is said.
+A daemon that is started by hand, by cron or by somebody who means harm inherits
+what they left it: open descriptors, ignored or blocked signals, a strange umask,
+tight resource limits. What can be corrected is corrected; for what can't be, the
+daemon refuses to start and says why.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _log = logging.getLogger(__name__)
 # Files for dnsmasq are for its group to read (networks/dnsmasq.py).
 UMASK = 0o027
 
-# What we, or libraries of ours, look at. The rest is not ours to hand on.
+# Environment variables that we or our libraries read. All others are removed, so
+# that no program that we start inherits them.
 _VARIABLES = frozenset(
     (
         *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR"),
@@ -32,7 +34,7 @@ _VARIABLES = frozenset(
 )
 _PREFIXES = ("LC_", "XDG_", "TAPSTER_")
 
-_LEAST = {  # of what, how much, and why
+_MINIMUMS = {  # resource: least amount, what is counted, the shell's command for it
     resource.RLIMIT_NOFILE: (256, "descriptors", "ulimit -n"),
     resource.RLIMIT_FSIZE: (16 << 20, "bytes in a file", "ulimit -f"),
     resource.RLIMIT_AS: (512 << 20, "bytes of memory", "ulimit -v"),
@@ -41,9 +43,11 @@ _LEAST = {  # of what, how much, and why
 
 
 def close_descriptors() -> None:
-    """Close all but the standard ones, and the sockets of a service manager. Where
-    there is no standard one, /dev/null becomes it: the next file that is opened
-    would else be taken for standard output."""
+    """Close every descriptor but the standard ones and a service manager's sockets.
+
+    A standard descriptor that is missing becomes /dev/null. Otherwise the next file
+    that is opened would take its number, and what is printed would go into it.
+    """
     first = 3
     if os.environ.get("LISTEN_PID") == str(os.getpid()):
         count = os.environ.get("LISTEN_FDS", "")
@@ -58,11 +62,13 @@ def close_descriptors() -> None:
         os.set_inheritable(fd, True)
 
 
-def put_right() -> None:
-    """All the rest, once it is known what we are to do: relative paths are
-    absolute by now, and the log is there.
+def sanitize() -> None:
+    """Put everything but descriptors into a known state: signals, umask, working
+    directory, environment, limits, groups, priority.
 
-    :raises BrokerUnavailable: we have too little of something.
+    Call it once the log is set up and relative paths have been made absolute.
+
+    :raises BrokerUnavailable: a resource limit is too low.
     """
     _reset_signals()
     os.umask(UMASK)
@@ -72,12 +78,14 @@ def put_right() -> None:
             del os.environ[name]
     _check_limits()
     _drop_groups()
-    _be_no_slower()
+    _restore_priority()
 
 
 def _reset_signals() -> None:
-    """None is ignored, as SIGCHLD or SIGHUP can be, or held back. Python itself
-    ignores SIGPIPE and SIGXFSZ, which become errors so."""
+    """Give ignored signals their default action, and unblock all of them.
+
+    SIGPIPE and SIGXFSZ stay ignored: Python does that so that they become errors.
+    """
     for number in signal.valid_signals():
         if number in (signal.SIGPIPE, signal.SIGXFSZ):
             continue
@@ -87,8 +95,8 @@ def _reset_signals() -> None:
 
 
 def _check_limits() -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it would hold what all have
-    for which, (least, what, command) in _LEAST.items():
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it would hold users' data
+    for which, (least, what, command) in _MINIMUMS.items():
         soft, hard = resource.getrlimit(which)
         if _is_enough(soft, least):
             continue
@@ -104,16 +112,16 @@ def _is_enough(value: int, least: int) -> bool:
 
 
 def _drop_groups() -> None:
-    """Whatever groups root was in: nobody's files are ours by those."""
+    """Give up root's supplementary groups: they open files that are not ours."""
     if os.geteuid() == 0 and process.has_capability(capabilities.SETGID):
         try:
             os.setgroups([])
         except PermissionError:
-            pass  # in a user namespace of one who is not root
+            pass  # in a user namespace that an unprivileged user made
 
 
-def _be_no_slower() -> None:
-    """Everybody's attach waits for us."""
+def _restore_priority() -> None:
+    """Undo nice(1): every user's attach waits for this process."""
     if os.getpriority(os.PRIO_PROCESS, 0) > 0:
         try:
             os.setpriority(os.PRIO_PROCESS, 0, 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The broker's own cage, on the real daemon: what is left to it and to what it
+"""The broker's own sandbox, on the real daemon: what is left to it and to what it
 starts, what becomes of it when it tries more, and what it makes of what it was
 started with. docs/security.md has the table.
 
@@ -30,10 +30,10 @@ DNSMASQ = "0000000000003400"  # NET_ADMIN, NET_BIND_SERVICE, NET_RAW
 # These and CHOWN, DAC_READ_SEARCH, KILL, SETGID, SETUID, SYS_PTRACE
 PROGRAMS = "00000000000834e5"
 
-# What runs in the broker once its cage is shut: RESULT is what it says.
+# What runs in the broker once it has entered its sandbox.
 INSIDE = """
 import asyncio, ctypes, fcntl, json, mmap, os, socket, sys
-from tapster.daemon import cage
+from tapster.daemon.process import sandbox
 from tapster.kernel import seccomp
 names = seccomp.Names()
 libc = ctypes.CDLL(None, use_errno=True)
@@ -52,11 +52,11 @@ def attempt(what):
         return err.errno
     except ImportError:
         return "no such code"
-inner = cage.close
-def close(**more):
+inner = sandbox.enter
+def enter(**more):
     inner(**more)
     asyncio.get_running_loop().call_later(0.1, act)
-cage.close = close
+sandbox.enter = enter
 def act():
 %s
 """
