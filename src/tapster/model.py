@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+# How the names of our own devices begin.
+TAP_PREFIX = "tapster"
+BRIDGE_PREFIX = "tapbr"
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:

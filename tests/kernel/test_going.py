@@ -193,10 +193,11 @@ class TestClient:
 
 KILLER = """
 import inspect, os, signal
-from tapster.daemon import stages
-from tapster.networks import dnsmasq, managed
-from tapster.networks.forwarding import Forwarding
-from tapster.networks.store import StateStore
+from tapster.daemon.provision import stages
+from tapster.networks import dnsmasq
+from tapster.networks.managed_network import ManagedNetwork
+from tapster.networks.ip_forwarding import IpForwarding
+from tapster.networks.state_store import StateStore
 WANTED = {wanted!r}
 
 def reached(name):
@@ -218,16 +219,16 @@ def around(owner, name):
     setattr(owner, name, later if inspect.iscoroutinefunction(inner) else outer)
 
 stages.reached = reached
-around(managed.ManagedNetwork, "_write_record")
-around(managed.ManagedNetwork, "_make_bridge")
-around(Forwarding, "enable")
-around(Forwarding, "restore")
+around(ManagedNetwork, "_write_record")
+around(ManagedNetwork, "_make_bridge")
+around(IpForwarding, "enable")
+around(IpForwarding, "restore")
 around(StateStore, "save")
 around(dnsmasq, "prepare_directory")
 around(dnsmasq, "spawn")
 around(dnsmasq, "write_file")
-around(managed.ManagedNetwork, "remove_guest")
-around(managed.ManagedNetwork, "_delete_bridge")
+around(ManagedNetwork, "remove_guest")
+around(ManagedNetwork, "_delete_bridge")
 """
 
 STAGES = ["create", "wire", "filter", "address", "record", "up"]

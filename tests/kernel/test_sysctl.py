@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tapster.kernel import sysctl
-from tapster.networks.forwarding import Forwarding
+from tapster.networks.ip_forwarding import IpForwarding
 
 pytestmark = pytest.mark.own_network
 
@@ -67,17 +67,17 @@ def test_forwarding_is_put_back_as_it_was(tmp_path: object) -> None:
         for key in keys[:2]:
             sysctl.write(key, start)
         before = {key: shown(key) for key in keys}
-        Forwarding(path).enable()
+        IpForwarding(path).enable()
         assert shown("ipv4/ip_forward") == shown("ipv6/conf/all/forwarding") == "1"
         assert shown("ipv6/conf/br-a/accept_ra") == ("2" if start == "0" else "1")
         assert shown("ipv6/conf/br-b/accept_ra") == "0"
         # Another broker, after a crash, knows from the file what there was.
-        Forwarding(path).enable()
-        after = Forwarding(path)
+        IpForwarding(path).enable()
+        after = IpForwarding(path)
         assert after.changed is (start == "0")
         after.restore()
         assert {key: shown(key) for key in keys} == before
-        assert not Forwarding(path).changed
+        assert not IpForwarding(path).changed
 
 
 def test_forwarding_with_a_device_gone_meanwhile_puts_the_rest_back(
@@ -86,17 +86,17 @@ def test_forwarding_with_a_device_gone_meanwhile_puts_the_rest_back(
     path = f"{tmp_path}/sysctl.json"
     subprocess.run(["ip", "link", "add", "br-a", "type", "bridge"], check=True)
     sysctl.write("ipv6/conf/br-a/accept_ra", "1")
-    Forwarding(path).enable()
+    IpForwarding(path).enable()
     subprocess.run(["ip", "link", "del", "br-a"], check=True)
-    Forwarding(path).restore()
+    IpForwarding(path).restore()
     assert shown("ipv4/ip_forward") == shown("ipv6/conf/all/forwarding") == "0"
 
 
 def test_what_forwarding_was_is_known_where_its_file_is_lost(tmp_path: Path) -> None:
     path, spare = tmp_path / "sysctl.json", tmp_path / "spare.json"
-    Forwarding(str(path), str(spare)).enable()
+    IpForwarding(str(path), str(spare)).enable()
     path.unlink()
-    Forwarding(str(path), str(spare)).restore()
+    IpForwarding(str(path), str(spare)).restore()
     assert shown("ipv4/ip_forward") == shown("ipv6/conf/all/forwarding") == "0"
     assert not path.exists() and not spare.exists()
 
@@ -104,11 +104,11 @@ def test_what_forwarding_was_is_known_where_its_file_is_lost(tmp_path: Path) -> 
 def test_what_forwarding_was_elsewhere_is_not_put_back_here(tmp_path: Path) -> None:
     """Before a reboot, or in another namespace."""
     path, spare = tmp_path / "sysctl.json", tmp_path / "spare.json"
-    Forwarding(str(path), str(spare)).enable()
+    IpForwarding(str(path), str(spare)).enable()
     path.unlink()
     data = json.loads(spare.read_text())
     spare.write_text(json.dumps(data | {"where": f"x{data['where']}"}))
-    Forwarding(str(path), str(spare)).restore()
+    IpForwarding(str(path), str(spare)).restore()
     assert shown("ipv4/ip_forward") == "1"
     assert not spare.exists()
 
@@ -121,7 +121,7 @@ def test_damaged_record_of_forwarding_changes_nothing(
     with open(path, "w") as file:
         file.write(text)
     sysctl.write("ipv4/ip_forward", "1")
-    Forwarding(path).restore()
+    IpForwarding(path).restore()
     assert shown("ipv4/ip_forward") == "1"
 
 
@@ -130,5 +130,5 @@ def test_forged_record_of_forwarding_reaches_nothing_else(tmp_path: object) -> N
     with open(path, "w") as file:
         file.write('{"../kernel/hostname": "x", "ipv4/ip_forward": "0"}')
     sysctl.write("ipv4/ip_forward", "1")
-    Forwarding(path).restore()
+    IpForwarding(path).restore()
     assert shown("ipv4/ip_forward") == "0"

@@ -21,9 +21,8 @@ from tapster.daemon.nics.ledger import read_record
 from tapster.errors import ConfigError, ProtocolError, RequestError, UsageError
 from tapster.kernel import conntrack, netlink, nflog, rtnetlink
 from tapster.model import Peer
-from tapster.networks import definition_json as records
-from tapster.networks import leases
-from tapster.networks.store import StateStore
+from tapster.networks import definition_json, leases
+from tapster.networks.state_store import StateStore
 from tapster.policy.config import load as config
 from tapster.policy.config.values import Names
 from tapster.policy.foreign import bridge_conf, lxc_usernet
@@ -153,10 +152,11 @@ def of_network_record(data: bytes) -> None:
     if not isinstance(parsed, dict):
         return
     try:
-        definition = records.from_json(parsed)
+        definition = definition_json.from_json(parsed)
     except (ValueError, KeyError, TypeError):
         return
-    again = records.from_json(json.loads(json.dumps(records.to_json(definition))))
+    text = json.dumps(definition_json.to_json(definition))
+    again = definition_json.from_json(json.loads(text))
     assert again == definition
 
 

@@ -39,7 +39,8 @@ from ..model import (
 )
 from ..networks import ruleset
 from ..networks.guest_addresses import reservation_for
-from ..networks.managed import Environment, ManagedNetwork
+from ..networks.host_context import HostContext
+from ..networks.managed_network import ManagedNetwork
 from ..policy.config.current import CurrentConfig
 from ..policy.config.load import Config
 from ..policy.core.decide import Decision
@@ -73,7 +74,7 @@ class Broker:
     def __init__(
         self,
         current: CurrentConfig,
-        env: Environment,
+        env: HostContext,
         ledger: Ledger,
         events: Events,
         polkit: Polkit,
@@ -261,14 +262,14 @@ class Broker:
         mac = self.allocator.mac_of(
             request, definition, (definition.name, peer.uid, name), network.bridge_index
         )
-        claim = network.claim(name, peer.uid, mac)
+        addresses = network.addresses_for(name, peer.uid, mac)
         in_use = {n.ipv4 for n in self.ledger.on_bridge(network.bridge) if n.ipv4}
         nic = self.allocator.new_nic(
             peer, request, decision, ruleset.NAT, name, mac, definition
         )
         nic.bridge, nic.bridge_index = network.bridge, network.bridge_index
-        nic.ipv4 = network.guest_ipv4(claim, in_use)
-        nic.ipv6, nic.mtu = claim.ipv6(), network.mtu
+        nic.ipv4 = network.guest_ipv4(addresses, in_use)
+        nic.ipv6, nic.mtu = addresses.ipv6(), network.mtu
         nic.shared = definition.is_shared
         return self._provision(nic, request.vnet_hdr, network)
 
@@ -486,7 +487,7 @@ class Broker:
     def _note(self, network: ManagedNetwork, text: str) -> None:
         """Tell those who have an interest in a network what became of it."""
         owner = network.uid
-        self.events.network(network.network, network.bridge, owner, text)
+        self.events.network(network.name, network.bridge, owner, text)
 
     def network_of(self, nic: Nic) -> ManagedNetwork | None:
         """The network instance that a NIC is on; None on a Linux bridge."""

@@ -17,10 +17,16 @@ from ..kernel import rtnetlink
 from ..kernel.netlink import NetlinkError
 from ..kernel.nft import NftError
 from ..kernel.rtnetlink import Link
-from ..model import Mode, State
-from ..networks import dnsmasq, elements, managed, rates, ruleset
-from ..networks import state_files as kept
-from ..networks.managed import ManagedNetwork
+from ..model import BRIDGE_PREFIX, TAP_PREFIX, Mode, State
+from ..networks import (
+    dnsmasq,
+    elements,
+    managed_network,
+    rates,
+    ruleset,
+    state_files,
+)
+from ..networks.managed_network import ManagedNetwork
 from .broker import Broker
 from .nics.expected import TAP_ALIAS, is_recorded
 from .nics.ledger import Nic
@@ -75,9 +81,9 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
         broker.ledger.forget(nic.ifname)
         broker.events.about("detached", nic)
     for network in networks:
-        network.names.find()
+        network.dnsmasq.reattach()
     dnsmasq.end_strays(
-        env.directory, {n.names.pid for n in networks if n.names.pid is not None}
+        env.directory, {n.dnsmasq.pid for n in networks if n.dnsmasq.pid is not None}
     )
     for network in networks:
         ifnames = {nic.ifname for nic in broker.ledger.on_bridge(network.bridge)}
@@ -152,7 +158,7 @@ def _recall_networks(broker: Broker, used: set[str]) -> list[ManagedNetwork]:
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as err:
             path = os.path.join(broker.env.directory, bridge)
             _log.warning("%s is damaged and removed: %s", path, err)
-            kept.discard(f"{path}/network.json" if bridge in used else path)
+            state_files.discard(f"{path}/network.json" if bridge in used else path)
             continue
         network.find_bridge()
         networks.append(network)
@@ -179,7 +185,7 @@ def _delete_lost_taps(broker: Broker, links: dict[int, Link]) -> None:
     for link in links.values():
         if (
             link.kind == "tun"
-            and link.name.startswith(ruleset.TAP_PREFIX)
+            and link.name.startswith(TAP_PREFIX)
             and link.alias.startswith(TAP_ALIAS)
             and broker.ledger.by_index(link.ifindex) is None
         ):
@@ -203,8 +209,8 @@ def _delete_lost_bridges(broker: Broker) -> None:
     for link in links:
         if (
             link.kind == "bridge"
-            and link.name.startswith(managed.BRIDGE_PREFIX)
-            and link.alias.startswith(managed.ALIAS)
+            and link.name.startswith(BRIDGE_PREFIX)
+            and link.alias.startswith(managed_network.ALIAS)
             and link.name not in known
             and link.ifindex not in used
         ):

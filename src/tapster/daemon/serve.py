@@ -20,9 +20,9 @@ from ..kernel.netlink import NetlinkError, NetlinkSocket
 from ..kernel.nft import Nft, NftError
 from ..kernel.nftelem import ElementSocket
 from ..networks import dnsmasq
-from ..networks.forwarding import Forwarding
-from ..networks.managed import Environment
-from ..networks.store import StateStore
+from ..networks.host_context import HostContext
+from ..networks.ip_forwarding import IpForwarding
+from ..networks.state_store import StateStore
 from ..policy.config.current import CurrentConfig
 from ..policy.config.load import Config, load
 from . import reconcile
@@ -174,9 +174,9 @@ def _listening(options: Options, rootless: Rootless | None) -> socket.socket:
     )
 
 
-def _environment(
+def _host_context(
     options: Options, programs: Programs, rootless: Rootless | None
-) -> Environment:
+) -> HostContext:
     networks = os.path.join(options.runtime, "networks")
     try:
         dnsmasq.prepare_parent(networks, programs.user)
@@ -192,12 +192,12 @@ def _environment(
         raise BrokerUnavailable(
             f"libnftables is missing: {err}", "apt install libnftables1"
         ) from err
-    return Environment(
+    return HostContext(
         netlink=NetlinkSocket(),
         nft=nft,
         sets=ElementSocket(),
         store=store,
-        forwarding=Forwarding(
+        ip_forwarding=IpForwarding(
             os.path.join(options.runtime, "sysctl.json"),
             os.path.join(store.directory, "sysctl.json"),
         ),
@@ -246,7 +246,7 @@ async def _serve(
         audit.read_executable = programs.executable
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    env = _environment(options, programs, rootless)
+    env = _host_context(options, programs, rootless)
     events = Events(config.limits.watchers, config.limits.watchers_per_user)
     ledger = _ledger(options)
     polkit = Polkit()
@@ -318,7 +318,7 @@ def _save(broker: Broker) -> None:
     """What nobody could find out from the kernel; :raises OSError."""
     broker.ledger.write_again()
     broker.hooks.write_again()
-    broker.env.forwarding.keep()
+    broker.env.ip_forwarding.keep()
 
 
 async def _stop_when_idle(

@@ -15,7 +15,6 @@ import os
 import pwd
 import secrets
 import select
-import shutil
 import signal
 import socket
 import struct
@@ -68,11 +67,6 @@ class Settings(NamedTuple):
     dhcp: bool = True  # and router advertisements
     slaac: bool = True  # False: IPv6 addresses by DHCPv6 alone
     routed: bool = True  # whether it tells guests a way out
-
-
-def executable() -> str | None:
-    """Where dnsmasq is; Debian has it in /usr/sbin, which users' PATHs lack."""
-    return shutil.which("dnsmasq") or shutil.which("dnsmasq", path="/usr/sbin:/sbin")
 
 
 def service_user() -> str | None:

@@ -23,7 +23,7 @@ _RELOAD_DELAY = 0.05  # seconds in which departures are gathered into one SIGHUP
 _END_LIMIT = 2.0  # seconds after SIGTERM
 
 
-class NameService:
+class DnsmasqProcess:
     """Owns the process, and the descriptor that holds it."""
 
     def __init__(
@@ -52,7 +52,7 @@ class NameService:
             dnsmasq.prepare_directory(self._settings())
             self._watch(await dnsmasq.spawn(self._settings(), self._launcher))
 
-    def find(self) -> None:
+    def reattach(self) -> None:
         """Take over the process of an earlier broker, if it lives."""
         directory = self._settings().directory
         try:
@@ -68,8 +68,8 @@ class NameService:
         except (OSError, ValueError):
             pass
 
-    async def go_on(self) -> None:
-        """Go on with what `find` found, or start a new one.
+    async def resume(self) -> None:
+        """Go on with what `reattach` found, or start a new one.
 
         :raises OSError: its files can't be written.
         """

@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Network
 from ..errors import AddressesExhausted
 from ..model import NetworkDefinition, Reservation, Scope
 from . import addresses
-from .store import NetworkState
+from .state_store import NetworkState
 
 
 def reservation_for(
@@ -33,7 +33,7 @@ def has_anothers_mac(
     )
 
 
-class Claim:
+class GuestAddresses:
     """One guest's claim on a network."""
 
     def __init__(

@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network
 
+from ..model import BRIDGE_PREFIX
+
 BRIDGE_TABLE = "bridge tapster"
 INET_TABLE = "inet tapster"
-TAP_PREFIX = "tapster"
 # The first digit of a tap's name says which of the chains below it is for.
 LAN, NAT, TRUSTED = "l", "n", "t"
 # What `ports` says of one: the verdict for its frames, with a rate and without.
@@ -254,7 +255,7 @@ table inet tapster {{
     }}
     chain input {{
         type filter hook input priority filter; policy accept;
-        iifname "tapbr*" goto from_guest
+        iifname "{BRIDGE_PREFIX}*" goto from_guest
     }}
     chain closed {{
         ip daddr {{ {_CLOSED4} }} drop
@@ -267,7 +268,7 @@ table inet tapster {{
         drop
     }}
     chain from_bridge {{
-        oifname "tapbr*" goto between_guests
+        oifname "{BRIDGE_PREFIX}*" goto between_guests
         ct direction reply ct status dnat accept
         iifname @internet jump closed
         ip saddr @nat4 accept
@@ -281,8 +282,8 @@ table inet tapster {{
     }}
     chain forward {{
         type filter hook forward priority filter; policy accept;
-        iifname "tapbr*" goto from_bridge
-        oifname "tapbr*" goto to_bridge
+        iifname "{BRIDGE_PREFIX}*" goto from_bridge
+        oifname "{BRIDGE_PREFIX}*" goto to_bridge
     }}
     chain to_guest {{
         dnat ip to meta l4proto . th dport map @forwards4

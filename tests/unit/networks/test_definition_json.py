@@ -24,8 +24,8 @@ from tapster.model import (
     Reservation,
     Scope,
 )
-from tapster.networks import definition_json as records
-from tapster.networks.managed import LIVE
+from tapster.networks import definition_json
+from tapster.networks.managed_network import LIVE
 
 NAMES = st.from_regex(r"[a-z]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
 NUMBERS = st.integers(1, 65535)
@@ -107,22 +107,22 @@ FULL = NetworkDefinition(
 
 @given(DEFINITIONS)
 def test_what_is_written_is_read_back(definition: NetworkDefinition) -> None:
-    text = json.dumps(records.to_json(definition))
-    assert records.from_json(json.loads(text)) == definition
+    text = json.dumps(definition_json.to_json(definition))
+    assert definition_json.from_json(json.loads(text)) == definition
 
 
 def test_every_field_is_written() -> None:
     """One that is added to the model and forgotten here would be lost."""
     names = {field.name for field in dataclasses.fields(NetworkDefinition)}
-    assert set(records.to_json(FULL)) == names
+    assert set(definition_json.to_json(FULL)) == names
 
 
-@pytest.mark.parametrize("name", sorted(records.to_json(FULL)))
+@pytest.mark.parametrize("name", sorted(definition_json.to_json(FULL)))
 def test_field_that_is_missing_is_an_error(name: str) -> None:
-    data = records.to_json(FULL)
+    data = definition_json.to_json(FULL)
     del data[name]
     with pytest.raises(KeyError):
-        records.from_json(data)
+        definition_json.from_json(data)
 
 
 @pytest.mark.parametrize(
@@ -172,12 +172,12 @@ def test_field_that_is_missing_is_an_error(name: str) -> None:
 )
 def test_value_that_makes_no_sense_is_an_error(name: str, value: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
-        records.from_json({**records.to_json(FULL), name: value})
+        definition_json.from_json({**definition_json.to_json(FULL), name: value})
 
 
 @given(ports())
 def test_port_is_read_as_it_is_written(port: Port) -> None:
-    assert records.parse_port(str(port)) == port
+    assert definition_json.parse_port(str(port)) == port
 
 
 @pytest.mark.parametrize(
@@ -189,19 +189,19 @@ def test_port_is_read_as_it_is_written(port: Port) -> None:
 )  # fmt: skip
 def test_other_text_is_no_port(text: str) -> None:
     with pytest.raises(ValueError, match="not a port"):
-        records.parse_port(text)
+        definition_json.parse_port(text)
 
 
 @given(DEFINITIONS, DEFINITIONS)
 def test_differences_are_what_makes_one_the_other(
     one: NetworkDefinition, other: NetworkDefinition
 ) -> None:
-    names = records.differences(one, other)
-    assert records.differences(other, one) == names
+    names = definition_json.differences(one, other)
+    assert definition_json.differences(other, one) == names
     assert bool(names) is (one != other)
-    assert records.with_properties(one, other, names) == other
-    live = records.with_properties(one, other, names & LIVE)
-    assert records.differences(live, other) == names - LIVE
+    assert definition_json.with_properties(one, other, names) == other
+    live = definition_json.with_properties(one, other, names & LIVE)
+    assert definition_json.differences(live, other) == names - LIVE
 
 
 def test_what_takes_effect_at_once_are_fields() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from tapster.daemon.process.spawner import find_dnsmasq
 from tapster.networks import dnsmasq
 
-PROGRAM = dnsmasq.executable()
+PROGRAM = find_dnsmasq(os.environ["PATH"])
 SIX = IPv6Network("fd12:3456:789a:1::/64")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tapster.kernel.process import Process
 from tapster.networks import dnsmasq
-from tapster.networks.dnsmasq_process import NameService
+from tapster.networks.dnsmasq_process import DnsmasqProcess
 
 SETTINGS = dnsmasq.Settings(
     "tapbr0", IPv4Network("10.0.0.0/24"), None, "x.internal", 1500, "/none", (), None
@@ -63,9 +63,9 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Programs]:
         child.wait()
 
 
-def run(work: Callable[[NameService], Awaitable[None]]) -> None:
+def run(work: Callable[[DnsmasqProcess], Awaitable[None]]) -> None:
     async def main() -> None:
-        service = NameService(lambda: SETTINGS, Launcher())
+        service = DnsmasqProcess(lambda: SETTINGS, Launcher())
         await service.start()
         async with asyncio.timeout(1):  # less than what a hung one is given to end
             await work(service)
@@ -74,7 +74,7 @@ def run(work: Callable[[NameService], Awaitable[None]]) -> None:
 
 
 def test_restarts_at_once_leave_one(programs: Programs) -> None:
-    async def work(service: NameService) -> None:
+    async def work(service: DnsmasqProcess) -> None:
         await asyncio.gather(*(service.restart() for _ in range(3)))
         assert programs.alive == [service.pid]
         await service.stop()
@@ -85,7 +85,7 @@ def test_restarts_at_once_leave_one(programs: Programs) -> None:
 
 
 def test_restart_that_the_end_overtakes_starts_none(programs: Programs) -> None:
-    async def work(service: NameService) -> None:
+    async def work(service: DnsmasqProcess) -> None:
         restarting = asyncio.create_task(service.restart())
         await asyncio.sleep(0)
         await service.stop()
@@ -96,7 +96,7 @@ def test_restart_that_the_end_overtakes_starts_none(programs: Programs) -> None:
 
 
 def test_restart_of_one_that_has_ended_starts_none(programs: Programs) -> None:
-    async def work(service: NameService) -> None:
+    async def work(service: DnsmasqProcess) -> None:
         await service.stop()
         await service.restart()
         assert programs.alive == [] and not service.is_running
@@ -105,7 +105,7 @@ def test_restart_of_one_that_has_ended_starts_none(programs: Programs) -> None:
 
 
 def test_one_that_dies_in_a_restart_is_replaced_once(programs: Programs) -> None:
-    async def work(service: NameService) -> None:
+    async def work(service: DnsmasqProcess) -> None:
         programs.started[0].kill()
         await asyncio.gather(service.restart(), service.restart())
         assert programs.alive == [service.pid]

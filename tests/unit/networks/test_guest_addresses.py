@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tapster.errors import AddressesExhausted
 from tapster.model import NetworkDefinition, Reservation, Scope
 from tapster.networks import addresses
-from tapster.networks.guest_addresses import Claim, reservation_for
-from tapster.networks.store import NetworkState
+from tapster.networks.guest_addresses import GuestAddresses, reservation_for
+from tapster.networks.state_store import NetworkState
 
 SEED = bytes(range(32))
 SUBNET = IPv4Network("10.70.1.0/28")
@@ -29,15 +29,15 @@ def definition(scope: Scope = Scope.USER, **reserved: Reservation) -> NetworkDef
     return NetworkDefinition("office", scope=scope, reservations=reserved)
 
 
-def claim(
+def wanted(
     network: NetworkDefinition, name: str, uid: int = ME, mac: str | None = MAC,
     subnet: IPv4Network = SUBNET, subnet6: IPv6Network | None = SUBNET6,
-) -> Claim:  # fmt: skip
-    return Claim(network, subnet, subnet6, name, uid, mac)
+) -> GuestAddresses:  # fmt: skip
+    return GuestAddresses(network, subnet, subnet6, name, uid, mac)
 
 
 def ipv4(network: NetworkDefinition, name: str, uid: int = ME) -> str:
-    return claim(network, name, uid).ipv4(SEED, NetworkState(SUBNET), set())[0]
+    return wanted(network, name, uid).ipv4(SEED, NetworkState(SUBNET), set())[0]
 
 
 @st.composite
@@ -84,7 +84,7 @@ def test_address_is_one_that_a_guest_may_have(
         if other is not reserved
     }
     try:
-        given_, changed = claim(network, name, uid).ipv4(seed, state, in_use)
+        given_, changed = wanted(network, name, uid).ipv4(seed, state, in_use)
     except AddressesExhausted:
         if reserved is None:
             everyone = {str(host) for host in list(SUBNET)[2:-1]}
@@ -103,7 +103,7 @@ def test_address_is_one_that_a_guest_may_have(
         assert dict(state.guests) == remembered
     # The same at once, and with what is remembered the same under another seed.
     for again in (seed, SEED):
-        assert claim(network, name, uid).ipv4(again, state, in_use) == (given_, False)
+        assert wanted(network, name, uid).ipv4(again, state, in_use) == (given_, False)
 
 
 @given(st.permutations([f"guest{n}" for n in range(13)]), SEEDS)
@@ -113,16 +113,16 @@ def test_addresses_are_distinct_until_all_are_given(
     network, state = definition(), NetworkState(SUBNET)
     given_: dict[str, str] = {}
     for name in names:
-        address, changed = claim(network, name).ipv4(seed, state, set(given_.values()))
+        address, changed = wanted(network, name).ipv4(seed, state, set(given_.values()))
         assert changed and address not in given_.values()
         given_[name] = address
     assert len(given_) == SUBNET.num_addresses - 3
     with pytest.raises(AddressesExhausted, match="office has no free address"):
-        claim(network, "one-more").ipv4(seed, state, set(given_.values()))
+        wanted(network, "one-more").ipv4(seed, state, set(given_.values()))
     # Whoever comes again gets the same, in whatever order.
     for name in reversed(names):
         others = set(given_.values()) - {given_[name]}
-        assert claim(network, name).ipv4(seed, state, others) == (given_[name], False)
+        assert wanted(network, name).ipv4(seed, state, others) == (given_[name], False)
 
 
 @given(NAMES, NAMES, SEEDS)
@@ -131,11 +131,11 @@ def test_users_guests_of_one_name_are_two_in_a_shared_network(
 ) -> None:
     state = NetworkState(SUBNET)
     network = definition(Scope.SHARED)
-    mine, _ = claim(network, name, ME).ipv4(seed, state, set())
-    theirs, _ = claim(network, name, OTHER).ipv4(seed, state, set())
+    mine, _ = wanted(network, name, ME).ipv4(seed, state, set())
+    theirs, _ = wanted(network, name, OTHER).ipv4(seed, state, set())
     assert mine != theirs  # also one after the other
     assume(other != name)
-    assert claim(network, other, ME).ipv4(seed, state, set())[0] not in (mine, theirs)
+    assert wanted(network, other, ME).ipv4(seed, state, set())[0] not in (mine, theirs)
 
 
 class TestReservations:
@@ -154,26 +154,26 @@ class TestReservations:
 
     def test_are_nobody_elses_also_while_they_are_free(self) -> None:
         state = NetworkState(SUBNET, {"old": str(SUBNET[5])})
-        address, changed = claim(self.NETWORK, "old").ipv4(SEED, state, set())
+        address, changed = wanted(self.NETWORK, "old").ipv4(SEED, state, set())
         assert changed and address != str(SUBNET[5])
         taken = {str(host) for host in list(SUBNET)[2:-1]} - {str(SUBNET[5])}
         with pytest.raises(AddressesExhausted):
-            claim(self.NETWORK, "more").ipv4(SEED, NetworkState(SUBNET), taken)
+            wanted(self.NETWORK, "more").ipv4(SEED, NetworkState(SUBNET), taken)
 
     def test_that_are_in_use_are_told_as_such(self) -> None:
         """By a guest that had it before it was reserved."""
         with pytest.raises(AddressesExhausted) as raised:
-            claim(self.NETWORK, "web").ipv4(
+            wanted(self.NETWORK, "web").ipv4(
                 SEED, NetworkState(SUBNET), {str(SUBNET[5])}
             )
         assert str(SUBNET[5]) in str(raised.value)
         assert raised.value.hint == "end the guest that has it"
 
     def test_of_ipv6(self) -> None:
-        assert claim(self.NETWORK, "web").ipv6() == str(SUBNET6[0x55])
-        assert claim(self.NETWORK, "six", OTHER).ipv6() == str(SUBNET6[0x66])
+        assert wanted(self.NETWORK, "web").ipv6() == str(SUBNET6[0x55])
+        assert wanted(self.NETWORK, "six", OTHER).ipv6() == str(SUBNET6[0x66])
         made = IPv6Address("fd00:1:2:3::ff:fe00:1")
-        assert claim(self.NETWORK, "web", OTHER).ipv6() == str(made)
+        assert wanted(self.NETWORK, "web", OTHER).ipv6() == str(made)
 
     def test_without_an_ipv4_address_leave_that_open(self) -> None:
         address = IPv4Address(ipv4(self.NETWORK, "six"))
@@ -181,18 +181,18 @@ class TestReservations:
 
 
 def test_no_ipv6_address_without_a_subnet_or_a_mac() -> None:
-    assert claim(definition(), "web", subnet6=None).ipv6() is None
-    assert claim(definition(), "web", mac=None).ipv6() is None
-    assert claim(definition(), "web").ipv6() == str(addresses.eui64(SUBNET6, MAC))
+    assert wanted(definition(), "web", subnet6=None).ipv6() is None
+    assert wanted(definition(), "web", mac=None).ipv6() is None
+    assert wanted(definition(), "web").ipv6() == str(addresses.eui64(SUBNET6, MAC))
 
 
 def test_longest_unused_gives_its_address_to_a_new_one() -> None:
     """When all that are not in use are remembered for somebody."""
     state, network = NetworkState(SUBNET), definition()
     names = [f"guest{number}" for number in range(SUBNET.num_addresses - 3)]
-    had = {name: claim(network, name).ipv4(SEED, state, set())[0] for name in names}
-    claim(network, names[0]).ipv4(SEED, state, set())  # now used last
-    address, changed = claim(network, "new").ipv4(SEED, state, set())
+    had = {name: wanted(network, name).ipv4(SEED, state, set())[0] for name in names}
+    wanted(network, names[0]).ipv4(SEED, state, set())  # now used last
+    address, changed = wanted(network, "new").ipv4(SEED, state, set())
     assert (address, changed) == (had[names[1]], True)
     assert names[1] not in state.guests
     assert state.guests["new"] == address

@@ -12,7 +12,15 @@ import secrets
 from collections.abc import Callable
 
 from ...errors import MacInUse, NameInUse
-from ...model import AddressCheck, AttachRequest, NetworkDefinition, Peer, Rate, State
+from ...model import (
+    TAP_PREFIX,
+    AddressCheck,
+    AttachRequest,
+    NetworkDefinition,
+    Peer,
+    Rate,
+    State,
+)
 from ...networks import addresses, ruleset
 from ...networks.guest_addresses import has_anothers_mac, reservation_for
 from ...policy.config.current import CurrentConfig
@@ -136,7 +144,7 @@ class Allocator:
         digits = addresses.base36(secrets.randbits(64), _TAP_DIGITS)
         rate = definition.rate if definition else Rate()
         return Nic(
-            ifname=ruleset.TAP_PREFIX + (ruleset.TRUSTED if trusted else kind) + digits,
+            ifname=TAP_PREFIX + (ruleset.TRUSTED if trusted else kind) + digits,
             ifindex=0,
             bridge="",
             bridge_index=0,

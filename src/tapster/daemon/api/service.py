@@ -14,8 +14,8 @@ from ...kernel import rtnetlink
 from ...kernel.netlink import NetlinkSocket
 from ...kernel.nft import Nft
 from ...kernel.rtnetlink import Link
-from ...model import AttachRequest, Mode, NetworkDefinition, Peer
-from ...networks.managed import BRIDGE_PREFIX, ManagedNetwork, instance_key
+from ...model import BRIDGE_PREFIX, AttachRequest, Mode, NetworkDefinition, Peer
+from ...networks.managed_network import ManagedNetwork, instance_key
 from ...policy.config.load import Config
 from ...policy.core.rulebook import Target
 from ...version import __version__
@@ -119,7 +119,7 @@ class BrokerService:
         told += [
             self._network(peer, sees, network.definition, network, None)
             for network in self._broker.instances.all()
-            if network.key not in shown and sees(Target(network=network.network))
+            if network.key not in shown and sees(Target(network=network.name))
         ]
         return told
 
@@ -140,7 +140,7 @@ class BrokerService:
                     f"subnet {network.subnet4} is now also {network.collision}"
                     " of this host; it is found anew when the last guest has gone"
                 )
-            configured = self._broker.config.networks.get(network.network)
+            configured = self._broker.config.networks.get(network.name)
             waiting = network.differs(configured) if configured else []
             if configured is None:
                 state = "removed"

@@ -20,11 +20,10 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 from ...kernel.tun import is_valid_name
-from ...model import State
-from ...networks import state_files as kept
+from ...model import TAP_PREFIX, State
+from ...networks import state_files
 from ...networks.dnsmasq import remove_file, write_file
 from ...networks.elements import Guest
-from ...networks.ruleset import TAP_PREFIX
 
 _RECORD_LIMIT = 64 * 1024  # bytes
 _INT, _UINT = 2**31 - 1, 2**32 - 1
@@ -111,7 +110,7 @@ class Ledger:
     def __init__(self, directory: str) -> None:
         """:raises OSError: the directory can't be made, or is another's."""
         self._directory = directory
-        kept.private_directory(directory)
+        state_files.private_directory(directory)
         self._by_ifname: dict[str, Nic] = {}
         self._by_index: dict[int, Nic] = {}
         self._by_scope: dict[tuple[str, int, str], Nic] = {}
@@ -224,7 +223,7 @@ class Ledger:
 
     def write_again(self) -> None:
         """Every record, where they all may be lost; :raises OSError."""
-        kept.private_directory(self._directory)
+        state_files.private_directory(self._directory)
         for nic in self:
             self.update(nic)
 
@@ -281,12 +280,12 @@ class Ledger:
         for ifname in sorted(os.listdir(self._directory)):
             path = self._path(ifname)
             try:
-                nic = read_record(kept.read_json(path, _RECORD_LIMIT))
+                nic = read_record(state_files.read_json(path, _RECORD_LIMIT))
                 if nic.ifname != ifname or not is_valid_name(ifname):
                     raise ValueError("it is about another device")
             except (ValueError, TypeError, KeyError) as err:
                 _log.warning("record %s is damaged and removed: %s", path, err)
-                kept.discard(path)
+                state_files.discard(path)
                 continue
             yield nic
 

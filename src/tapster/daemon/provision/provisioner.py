@@ -19,7 +19,8 @@ from ...kernel.nftelem import Element
 from ...kernel.rtnetlink import Link
 from ...model import Rate, State
 from ...networks import addresses, elements, rates
-from ...networks.managed import Environment, ManagedNetwork
+from ...networks.host_context import HostContext
+from ...networks.managed_network import ManagedNetwork
 from ..nics import expected as tamper
 from ..nics.ledger import Ledger, Nic
 from ..resolve.bridges import Bridges
@@ -32,7 +33,7 @@ _log = logging.getLogger(__name__)
 class Provisioner:
     """Makes NICs in one namespace, and removes what they left."""
 
-    def __init__(self, env: Environment, ledger: Ledger, bridges: Bridges) -> None:
+    def __init__(self, env: HostContext, ledger: Ledger, bridges: Bridges) -> None:
         self._env = env
         self._ledger = ledger
         self._bridges = bridges

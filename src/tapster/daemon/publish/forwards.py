@@ -20,9 +20,7 @@ from dataclasses import dataclass, field
 from ...errors import BrokerFailure, ForwardRefused, InvalidRequest, NoSuchForward
 from ...kernel.nft import NftError
 from ...model import Forward, Mode, Peer, Port, State
-from ...networks import definition_json as records
-from ...networks import elements
-from ...networks import state_files as kept
+from ...networks import definition_json, elements, state_files
 from ...networks.dnsmasq import write_file
 from ...networks.guest_addresses import reservation_for
 from ...policy.core.decide import Decision, decide
@@ -82,7 +80,7 @@ class Forwards:
 
     def _load(self) -> None:
         try:
-            found = kept.read_json(self._path)
+            found = state_files.read_json(self._path)
         except FileNotFoundError:
             return
         except ValueError as err:
@@ -402,7 +400,7 @@ def _kept_row(entry: object) -> Row:
         raise ValueError("no network's or guest's name")
     if not (0 <= uid < 2**32 and 0 < number < 65536):
         raise ValueError("no uid, or no port")
-    parsed = records.parse_port(port)
+    parsed = definition_json.parse_port(port)
     if parsed.first != parsed.last:
         raise ValueError("a range of ports")
     return Row(network, uid, Forward(parsed, guest, number))
@@ -422,7 +420,7 @@ def parse_port(text: str) -> Port:
     :raises InvalidRequest: it is none.
     """
     try:
-        port = records.parse_port(text)
+        port = definition_json.parse_port(text)
     except ValueError:
         raise InvalidRequest("port: not a port", "as in tcp/8080 or udp/53") from None
     if port.first != port.last:

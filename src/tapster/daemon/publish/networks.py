@@ -16,7 +16,8 @@ from ...kernel.netlink import NetlinkError
 from ...kernel.nft import NftError
 from ...model import Egress, Mode, NetworkDefinition
 from ...networks import ruleset
-from ...networks.managed import Environment, ManagedNetwork, instance_key
+from ...networks.host_context import HostContext
+from ...networks.managed_network import ManagedNetwork, instance_key
 from ..nics.ledger import Ledger
 
 _log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ _SUSTAIN = 5.0  # seconds between two looks at what networks need of the host
 class Instances:
     """All instances of one broker's networks."""
 
-    def __init__(self, env: Environment, ledger: Ledger, grace: float) -> None:
+    def __init__(self, env: HostContext, ledger: Ledger, grace: float) -> None:
         """:param grace: seconds that one without NICs stays up."""
         self._env = env
         self._ledger = ledger
@@ -166,7 +167,7 @@ class Instances:
         if self._rising:
             return
         if not any(n.definition.mode is Mode.NAT for n in self._up.values()):
-            self._env.forwarding.restore()
+            self._env.ip_forwarding.restore()
         if self._up:
             return
         if self._env.routing:
@@ -259,7 +260,7 @@ class Instances:
         self._sustaining = None
         if any(n.definition.mode is Mode.NAT for n in self._up.values()):
             try:
-                self._env.forwarding.enable()
+                self._env.ip_forwarding.enable()
             except OSError as err:
                 _log.error("forwarding is off and stays off: %s", err)
         self._sustain_soon()
@@ -278,7 +279,7 @@ class Instances:
         return told
 
     def _change(self, network: ManagedNetwork) -> list[str]:
-        wanted = self.wanted(network.network)
+        wanted = self.wanted(network.name)
         if wanted is None:
             return [f"{network.key}: removed when its last guest has gone"]
         try:
@@ -302,7 +303,7 @@ class Instances:
 
     async def _restart_names(self, network: ManagedNetwork) -> None:
         try:
-            await network.names.restart()
+            await network.dnsmasq.restart()
         except OSError as err:
             _log.error("the names of %s stay as they were: %s", network.key, err)
 

@@ -13,8 +13,7 @@ from ...errors import InvalidRequest
 from ...kernel import rtnetlink
 from ...kernel.rtnetlink import Link
 from ...kernel.tun import is_valid_name
-from ...model import AttachRequest
-from ...networks.managed import BRIDGE_PREFIX
+from ...model import BRIDGE_PREFIX, AttachRequest
 from ...policy.config.load import Config
 from ...policy.core.rulebook import DEFAULT_NETWORK, Target
 

@@ -125,7 +125,7 @@ class FirstMac:
         before = nic.guest
         nic.mac, nic.state = mac, State.ACTIVE
         if network is not None:
-            nic.ipv6 = network.claim(nic.name, nic.uid, mac).ipv6()
+            nic.ipv6 = network.addresses_for(nic.name, nic.uid, mac).ipv6()
         try:
             self._broker.provisioner.replace_elements(before, nic)
         except BaseException:

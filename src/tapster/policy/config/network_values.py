@@ -18,13 +18,11 @@ from ipaddress import (
 )
 from typing import Any
 
-from ...model import Forward, Port
+from ...model import BRIDGE_PREFIX, TAP_PREFIX, Forward, Port
 from .toml_locations import Invalid
 from .values import LABEL_LENGTH, integer, label, shown, string
 
 Address = IPv4Address | IPv6Address
-
-OURS = ("tapbr", "tapster")  # what our own devices are called
 
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}")
 _PORT = re.compile(r"(tcp|udp)/([1-9][0-9]{0,4})(?:-([1-9][0-9]{0,4}))?")
@@ -59,7 +57,7 @@ def interface(value: Any) -> str:
         or any(byte in b"/: \xa0" for byte in raw)
     ):
         raise Invalid(f"{shown(text)} is not an interface's name")
-    if text.startswith(OURS):
+    if text.startswith((BRIDGE_PREFIX, TAP_PREFIX)):
         raise Invalid(
             f"{shown(text)} is a name of this program's own devices, "
             "which are used by their network"

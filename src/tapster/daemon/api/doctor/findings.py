@@ -17,10 +17,10 @@ from typing import Any, Literal
 
 from ....kernel import rtnetlink, sysctl
 from ....kernel.netlink import NetlinkSocket
+from ....model import BRIDGE_PREFIX
 from . import foreign_firewall as firewall
 from .foreign_firewall import Firewall, Obstacle, Packet
 
-_BRIDGES = "tapbr"
 _EXAMPLES = {"tapster0": "tun", "tapbr0": "bridge"}  # a device of each kind
 _NM = "NetworkManager"
 _NM_DIRECTORIES = ("usr/lib", "run", "etc")  # the later ones count more
@@ -285,7 +285,7 @@ def _packets(bridges: Sequence[str], host: Host) -> Iterator[tuple[str, Packet]]
                     "from guest to guest", "forward", family, "tcp",
                     iifname=bridge, oifname=bridge,
                 )  # fmt: skip
-            if not bridge.startswith(_BRIDGES):
+            if not bridge.startswith(BRIDGE_PREFIX):
                 continue
             v4 = family == "ip"
             yield "input-drop", make(
@@ -312,7 +312,7 @@ def _firewalls(
     rules: Firewall, bridges: Sequence[str], host: Host
 ) -> Iterator[Finding]:
     groups: dict[tuple[str, str], list[Obstacle]] = {}
-    for code, packet in _packets(bridges or [f"{_BRIDGES}0"], host):
+    for code, packet in _packets(bridges or [f"{BRIDGE_PREFIX}0"], host):
         for obstacle in rules.obstacles(packet):
             remedy = _let_pass(rules, obstacle)
             groups.setdefault((code, remedy), []).append(obstacle)
@@ -339,7 +339,7 @@ def _let_pass(rules: Firewall, obstacle: Obstacle) -> str:
     family, table, chain = obstacle.family, obstacle.table, obstacle.chain
     hook, device = obstacle.packet.hook, str(obstacle.packet.fields["meta iifname"])
     ours = obstacle.packet.what == "from guest to guest"
-    ours = not ours or device.startswith(_BRIDGES)
+    ours = not ours or device.startswith(BRIDGE_PREFIX)
     if table == "firewalld" and ours:
         return f"firewall-cmd {_TRUST} && firewall-cmd --permanent {_TRUST}"
     name = "tapbr+" if ours else device
@@ -371,7 +371,7 @@ def _let_pass(rules: Firewall, obstacle: Obstacle) -> str:
 
 
 def _forwarding(bridges: Sequence[str], host: Host) -> Iterator[Finding]:
-    ours = [b for b in bridges if b.startswith(_BRIDGES)]
+    ours = [b for b in bridges if b.startswith(BRIDGE_PREFIX)]
     switches = {"ipv4/ip_forward": "IPv4"}
     if not _without_ipv6(host):
         switches["ipv6/conf/all/forwarding"] = "IPv6"
@@ -443,7 +443,11 @@ def _ipv6(bridges: Sequence[str], host: Host) -> Iterator[Finding]:
         for key in (
             "ipv6/conf/all/disable_ipv6",
             "ipv6/conf/default/disable_ipv6",
-            *(f"ipv6/conf/{b}/disable_ipv6" for b in bridges if b.startswith(_BRIDGES)),
+            *(
+                f"ipv6/conf/{b}/disable_ipv6"
+                for b in bridges
+                if b.startswith(BRIDGE_PREFIX)
+            ),
         )
         if host.sysctls.get(key, "0") != "0"
     ]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....errors import BrokerFailure
-from ....networks.managed import ManagedNetwork
+from ....networks.managed_network import ManagedNetwork
 from ....policy.config.load import HookSettings
 from ...audit.events import Events
 from ...fairness.slots import Places

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ....networks import addresses
-from ....networks.managed import ManagedNetwork
+from ....networks.managed_network import ManagedNetwork
 from ...audit.log import visible
 from ...identify.accounts import user_name
 from ...nics.ledger import Nic
@@ -45,7 +45,7 @@ def of_nic(nic: Nic) -> Words:
 def of_network(network: ManagedNetwork) -> Words:
     v4, v6, uid = network.subnet4, network.subnet6, network.uid
     told = {
-        "network": network.network,
+        "network": network.name,
         "mode": network.definition.mode.value,
         "bridge": network.bridge,
         "subnet4": str(v4),

@@ -16,7 +16,8 @@ import logging
 import os
 
 from ..kernel import sysctl
-from . import state_files as kept
+from ..model import BRIDGE_PREFIX, TAP_PREFIX
+from . import state_files
 from .dnsmasq import remove_file, write_file
 
 _log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ _IPV6 = "ipv6/conf/all/forwarding"
 _NOT_DEVICES = ("all", "default")
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 _WHERE = "where"  # no sysctl is called so
-_NOT_UPLINKS = ("tapster", "tapbr", "lo")  # ours, and what hears nobody
+_NOT_UPLINKS = (TAP_PREFIX, BRIDGE_PREFIX, "lo")  # ours, and what hears nobody
 
 
 def _where() -> str:
@@ -36,7 +37,7 @@ def _where() -> str:
     return f"{boot} {os.stat('/proc/self/ns/net').st_ino}"
 
 
-class Forwarding:
+class IpForwarding:
     """The host's forwarding switches, and their values from before."""
 
     def __init__(self, path: str, spare: str | None = None) -> None:
@@ -52,12 +53,12 @@ class Forwarding:
             if found.pop(_WHERE, None) == _where():
                 self._before = found
             elif os.path.lexists(spare):
-                kept.discard(spare)
+                state_files.discard(spare)
 
     @staticmethod
     def _read(path: str) -> dict[str, str]:
         try:
-            found = kept.read_json(path).items()
+            found = state_files.read_json(path).items()
             return {str(k): str(v) for k, v in found}
         except FileNotFoundError:
             return {}

@@ -16,7 +16,7 @@ import secrets
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
-from . import state_files as kept
+from . import state_files
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class StateStore:
         """:raises OSError: it can't be made or written."""
         self.directory = directory
         os.makedirs(directory, mode=0o700, exist_ok=True)
-        kept.private_directory(os.path.join(directory, "networks"))
+        state_files.private_directory(os.path.join(directory, "networks"))
         self._remove_unfinished()
         self.seed = self._seed()
 
@@ -55,7 +55,7 @@ class StateStore:
     def _seed(self) -> bytes:
         path = os.path.join(self.directory, "seed")
         try:
-            seed = bytes.fromhex(kept.read(path, 4096))
+            seed = bytes.fromhex(state_files.read(path, 4096))
             if len(seed) >= 16:
                 return seed
             _log.warning("%s is damaged; guests will get new addresses", path)
@@ -65,7 +65,7 @@ class StateStore:
             if isinstance(err.__cause__, PermissionError):
                 raise err.__cause__ from None  # it may be whole
             _log.warning("%s is damaged (%s); guests will get new addresses", path, err)
-            kept.discard(path)
+            state_files.discard(path)
         seed = secrets.token_bytes(32)
         self._replace(path, seed.hex())
         return seed
@@ -79,7 +79,7 @@ class StateStore:
         """What is known of the instance `key`; nothing, if it is new."""
         path = self._path(key)
         try:
-            data = kept.read_json(path)
+            data = state_files.read_json(path)
             guests = {
                 str(name): str(IPv4Address(str(address)))
                 for name, address in data["guests"].items()

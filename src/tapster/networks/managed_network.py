@@ -12,35 +12,27 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_interface
 
 from ..errors import AddressesExhausted, BrokerFailure
 from ..kernel import process, rtnetlink, sysctl
-from ..kernel.netlink import NetlinkError, NetlinkSocket
-from ..kernel.nft import Nft
-from ..kernel.nftelem import ElementSocket
-from ..model import Egress, Mode, NetworkDefinition, Scope
+from ..kernel.netlink import NetlinkError
+from ..model import BRIDGE_PREFIX, Egress, Mode, NetworkDefinition, Scope
 from . import (
     addresses,
+    definition_json,
     dnsmasq,
     elements,
     ruleset,
+    state_files,
 )
-from . import (
-    definition_json as records,
-)
-from . import (
-    state_files as kept,
-)
-from .dnsmasq_process import NameService
-from .forwarding import Forwarding
-from .guest_addresses import Claim
-from .store import NetworkState, StateStore
+from .dnsmasq_process import DnsmasqProcess
+from .guest_addresses import GuestAddresses
+from .host_context import HostContext
+from .state_store import NetworkState
 
 _log = logging.getLogger(__name__)
 
-BRIDGE_PREFIX = "tapbr"
 ALIAS = "tapster network"
 MTU = 1500  # bytes
 
@@ -54,23 +46,6 @@ LIVE = frozenset(
 )
 
 
-@dataclass(slots=True)
-class Environment:
-    """What every network of one broker shares."""
-
-    netlink: NetlinkSocket
-    nft: Nft
-    sets: ElementSocket
-    store: StateStore
-    forwarding: Forwarding
-    launcher: dnsmasq.Launcher
-    directory: str  # <runtime>/networks
-    upstream: tuple[str, ...]  # DNS servers; none: the host's
-    avoid: tuple[IPv4Network | IPv6Network, ...]  # routes of a host we can't see
-    rootless: bool = False
-    routing: bool = False  # whether the inet table is there
-
-
 def instance_key(definition: NetworkDefinition, uid: int) -> str:
     """What an instance is found by: a user's own, or the one of all."""
     if definition.scope is Scope.SHARED:
@@ -81,13 +56,13 @@ def instance_key(definition: NetworkDefinition, uid: int) -> str:
 class ManagedNetwork:
     """One instance; `uid` is its user's, None if it is shared."""
 
-    def __init__(self, env: Environment, definition: NetworkDefinition, uid: int):
+    def __init__(self, host: HostContext, definition: NetworkDefinition, uid: int):
         self.definition = definition
         self.uid = uid if definition.scope is Scope.USER else None
         self.key = instance_key(definition, uid)
         self.bridge = BRIDGE_PREFIX + addresses.base36(
             int.from_bytes(
-                addresses.digest(env.store.seed, "bridge", self.key)[:8], "big"
+                addresses.digest(host.store.seed, "bridge", self.key)[:8], "big"
             ),
             8,
         )
@@ -96,12 +71,12 @@ class ManagedNetwork:
         self.subnet6: IPv6Network | None = None
         self.is_up = False
         self.collision: str | None = None  # who else has the subnet by now
-        self.names = NameService(self._settings, env.launcher)
-        self._env = env
+        self.dnsmasq = DnsmasqProcess(self._settings, host.launcher)
+        self._host = host
         self._state = NetworkState()
 
     @property
-    def network(self) -> str:
+    def name(self) -> str:
         return self.definition.name
 
     @property
@@ -125,19 +100,19 @@ class ManagedNetwork:
         :raises BrokerFailure: the kernel or dnsmasq would not.
         """
         self._check_capabilities()
-        self._state = self._env.store.load(self.key)
+        self._state = self._host.store.load(self.key)
         self._choose_subnets()
         try:
             self._write_record()
             self._make_bridge()
             text = elements.add_network(self.rules)
-            if not self._env.routing:
+            if not self._host.routing:
                 text = ruleset.routing() + text
-            self._env.nft.run(f"add network {self.key}", text)
-            self._env.routing = True
+            self._host.nft.run(f"add network {self.key}", text)
+            self._host.routing = True
             if self.definition.mode is Mode.NAT:
-                self._env.forwarding.enable()
-            await self.names.start()
+                self._host.ip_forwarding.enable()
+            await self.dnsmasq.start()
         except BaseException as err:
             await self.down()
             if isinstance(err, OSError):
@@ -153,9 +128,9 @@ class ManagedNetwork:
     async def down(self) -> None:
         """Take it apart, whatever of it exists."""
         self.is_up = False
-        await self.names.stop()
+        await self.dnsmasq.stop()
         try:
-            self._env.nft.run(
+            self._host.nft.run(
                 f"delete network {self.key}", elements.delete_network(self.rules)
             )
         except Exception as err:  # noqa: BLE001 - it may never have been added
@@ -169,11 +144,11 @@ class ManagedNetwork:
             process.CAP_NET_BIND_SERVICE: "CAP_NET_BIND_SERVICE",
             process.CAP_NET_RAW: "CAP_NET_RAW",
         }
-        have = self._env.launcher.capabilities
+        have = self._host.launcher.capabilities
         missing = [name for number, name in wanted.items() if not have >> number & 1]
         if missing:
             raise BrokerFailure(
-                f"network {self.network} needs dnsmasq,"
+                f"network {self.name} needs dnsmasq,"
                 f" and dnsmasq {' and '.join(missing)}",
                 "give tapsterd these as ambient capabilities, or use a Linux bridge",
             )
@@ -194,19 +169,19 @@ class ManagedNetwork:
         )
 
     def _choose_subnets(self) -> None:
-        seed = self._env.store.seed
+        seed = self._host.store.seed
         used = [
             net
-            for index, net in rtnetlink.used_networks(self._env.netlink)
+            for index, net in rtnetlink.used_networks(self._host.netlink)
             if index != self.bridge_index or not index
         ]
-        used += self._env.avoid
+        used += self._host.avoid
         fixed, kept = self.definition.subnet, self._state.subnet4
         if fixed is not None:
             rival = next((n for n in used if _overlap(n, fixed)), None)
             if rival is not None:
                 raise BrokerFailure(
-                    f"network {self.network} did not come up: its subnet is in use",
+                    f"network {self.name} did not come up: its subnet is in use",
                     f"{fixed} overlaps {rival} of this host; see tapster network show",
                 )
             chosen = fixed
@@ -223,7 +198,7 @@ class ManagedNetwork:
             chosen = free
         if chosen != kept:
             self._state = NetworkState(chosen)
-            self._env.store.save(self.key, self._state)
+            self._host.store.save(self.key, self._state)
         self.subnet4 = chosen
         self.subnet6 = None
         if (
@@ -251,8 +226,8 @@ class ManagedNetwork:
         return before != self.collision
 
     def _make_bridge(self) -> None:
-        netlink = self._env.netlink
-        mac = next(addresses.guest_macs(self._env.store.seed, "bridge", self.key))
+        netlink = self._host.netlink
+        mac = next(addresses.guest_macs(self._host.store.seed, "bridge", self.key))
         try:
             netlink.transact(
                 [
@@ -286,10 +261,10 @@ class ManagedNetwork:
         )
 
     def _delete_bridge(self) -> None:
-        link = rtnetlink.get_link(self._env.netlink, self.bridge)
+        link = rtnetlink.get_link(self._host.netlink, self.bridge)
         if link is not None and link.alias == self._alias():
             try:
-                self._env.netlink.transact(
+                self._host.netlink.transact(
                     [rtnetlink.delete_link(link.ifindex, self.bridge)]
                 )
             except NetlinkError as err:
@@ -303,7 +278,7 @@ class ManagedNetwork:
 
     @property
     def directory(self) -> str:
-        return os.path.join(self._env.directory, self.bridge)
+        return os.path.join(self._host.directory, self.bridge)
 
     def _write_record(self) -> None:
         os.makedirs(self.directory, mode=0o750, exist_ok=True)
@@ -312,54 +287,57 @@ class ManagedNetwork:
             "bridge": self.bridge,
             "subnet4": str(self.subnet4),
             "subnet6": str(self.subnet6) if self.subnet6 else None,
-            "definition": records.to_json(self.definition),
+            "definition": definition_json.to_json(self.definition),
         }
         path = f"{self.directory}/network.json"
         dnsmasq.write_file(f"{path}.new", json.dumps(record))
         os.replace(f"{path}.new", path)
 
     @classmethod
-    def recall(cls, env: Environment, bridge: str) -> ManagedNetwork:
+    def recall(cls, host: HostContext, bridge: str) -> ManagedNetwork:
         """The instance that an earlier broker wrote down for this bridge.
 
         :raises ValueError, KeyError, TypeError, OSError: the record is of no use.
         """
-        data = kept.read_json(os.path.join(env.directory, bridge, "network.json"))
+        data = state_files.read_json(
+            os.path.join(host.directory, bridge, "network.json")
+        )
         if "definition" in data:
-            definition = records.from_json(data["definition"])
+            definition = definition_json.from_json(data["definition"])
         else:  # of a broker that knew one kind of network
             definition = NetworkDefinition(str(data["network"]))
         uid = data["uid"]
         if type(uid) is not int or not -1 <= uid < 2**32:
             raise ValueError(f"uid is {uid!r}")
-        network = cls(env, definition, uid)
+        network = cls(host, definition, uid)
         if (uid == -1) is not (network.uid is None):
             raise ValueError("it is not of its scope")
         if data["bridge"] != bridge or not bridge.startswith(BRIDGE_PREFIX):
             raise ValueError("it is about another bridge")
         # Not as it would be called today: the seed may be another by now.
         network.bridge = bridge
-        network.subnet4 = records.subnet4_of(data["subnet4"])
+        network.subnet4 = definition_json.subnet4_of(data["subnet4"])
         subnet6 = data["subnet6"]
-        network.subnet6 = None if subnet6 is None else records.subnet6_of(subnet6)
+        if subnet6 is not None:
+            network.subnet6 = definition_json.subnet6_of(subnet6)
         return network
 
     @classmethod
     def rebuilt(
-        cls, env: Environment, definition: NetworkDefinition, uid: int, bridge: str
+        cls, host: HostContext, definition: NetworkDefinition, uid: int, bridge: str
     ) -> ManagedNetwork | None:
         """The instance of a bridge of ours whose record is lost, by what the kernel
         has of it; None if that is not enough. It has a record again from now on.
 
         :raises NetlinkError, OSError: the kernel does not say, or it can't be kept.
         """
-        network = cls(env, definition, uid)
+        network = cls(host, definition, uid)
         network.bridge = bridge
         if not network.find_bridge():
             return None
         subnets = [
             net
-            for index, net in rtnetlink.used_networks(env.netlink)
+            for index, net in rtnetlink.used_networks(host.netlink)
             if index == network.bridge_index and not net.is_link_local
         ]
         v4 = [net for net in subnets if isinstance(net, IPv4Network)]
@@ -373,7 +351,7 @@ class ManagedNetwork:
 
     def find_bridge(self) -> bool:
         """Whether the bridge of a recalled instance is there, and is ours."""
-        link = rtnetlink.get_link(self._env.netlink, self.bridge)
+        link = rtnetlink.get_link(self._host.netlink, self.bridge)
         if link is None or link.kind != "bridge" or link.alias != self._alias():
             return False
         self.bridge_index = link.ifindex
@@ -382,14 +360,14 @@ class ManagedNetwork:
     async def adopt(self, ifnames: set[str]) -> None:
         """Go on with a recalled instance whose bridge is there, for these NICs.
 
-        Call `names.find` before.
+        Call `dnsmasq.reattach` before.
 
         :raises OSError: its files can't be written.
         """
         self.is_up = True
-        self._state = self._env.store.load(self.key)
+        self._state = self._host.store.load(self.key)
         if self.definition.mode is Mode.NAT:
-            self._env.forwarding.enable()
+            self._host.ip_forwarding.enable()
         dnsmasq.prepare_directory(self._settings())
         gone: list[tuple[str, str]] = []
         for kind in ("dhcp", "hosts"):
@@ -397,32 +375,34 @@ class ManagedNetwork:
                 path = f"{self.directory}/{kind}/{ifname}"
                 if kind == "dhcp":
                     gone += _reserved(path)
-                kept.discard(path)
-        await self.names.go_on()
+                state_files.discard(path)
+        await self.dnsmasq.resume()
         for mac, ipv4 in gone:
             self._release(mac, ipv4)
 
     def differs(self, wanted: NetworkDefinition) -> list[str]:
         """The properties in which `wanted` is not what this instance has and
         can't have while it is up."""
-        return sorted(records.differences(self.definition, wanted) - LIVE)
+        return sorted(definition_json.differences(self.definition, wanted) - LIVE)
 
     def change(self, wanted: NetworkDefinition) -> list[str]:
         """Take over what of `wanted` takes effect at once. If "dns" or "egress"
-        is among it, the caller has `names` restarted.
+        is among it, the caller has `dnsmasq` restarted.
 
         :returns: the properties that changed.
         :raises NftError: nftables refused, and nothing has changed.
         """
-        changed = records.differences(self.definition, wanted) & LIVE
+        changed = definition_json.differences(self.definition, wanted) & LIVE
         if not changed:
             return []
         before, was = self.rules, self.definition
-        self.definition = records.with_properties(self.definition, wanted, changed)
+        self.definition = definition_json.with_properties(
+            self.definition, wanted, changed
+        )
         try:
             text = elements.change_network(before, self.rules)
             if text:
-                self._env.nft.run(f"change network {self.key}", text)
+                self._host.nft.run(f"change network {self.key}", text)
         except BaseException:
             self.definition = was
             raise
@@ -432,7 +412,7 @@ class ManagedNetwork:
     # dnsmasq and its guests
 
     def _settings(self) -> dnsmasq.Settings:
-        upstream: tuple[str, ...] | None = self._env.upstream
+        upstream: tuple[str, ...] | None = self._host.upstream
         if self.definition.dns:
             upstream = tuple(str(server) for server in self.definition.dns)
         if not self.is_routed:
@@ -445,28 +425,30 @@ class ManagedNetwork:
             self.mtu,
             self.directory,
             upstream,
-            self._env.launcher.user,
+            self._host.launcher.user,
             dhcp=self.definition.dhcp,
             slaac=self.definition.slaac,
             routed=self.definition.mode is Mode.NAT,
         )
 
-    def claim(self, name: str, uid: int, mac: str | None) -> Claim:
+    def addresses_for(self, name: str, uid: int, mac: str | None) -> GuestAddresses:
         """The addresses for a guest: reserved ones, or those it had before.
 
         :raises AddressesExhausted: every address of the subnet is in use.
         """
-        return Claim(self.definition, self.subnet4, self.subnet6, name, uid, mac)
+        return GuestAddresses(
+            self.definition, self.subnet4, self.subnet6, name, uid, mac
+        )
 
-    def guest_ipv4(self, wanted: Claim, in_use: set[str]) -> str:
+    def guest_ipv4(self, wanted: GuestAddresses, in_use: set[str]) -> str:
         """The IPv4 address for a guest, remembered for the next time.
 
         :raises AddressesExhausted: every address of the subnet is in use.
         """
-        address, is_new = wanted.ipv4(self._env.store.seed, self._state, in_use)
+        address, is_new = wanted.ipv4(self._host.store.seed, self._state, in_use)
         if is_new:
             try:
-                self._env.store.save(self.key, self._state)
+                self._host.store.save(self.key, self._state)
             except OSError as err:
                 # For the next time: this one has it, and the next that is new saves
                 # all that is known.
@@ -493,11 +475,11 @@ class ManagedNetwork:
         # Only now: whoever finds them gives the lease back.
         for kind in ("dhcp", "hosts"):
             dnsmasq.remove_file(f"{self.directory}/{kind}/{ifname}")
-        self.names.forget_departed()
+        self.dnsmasq.forget_departed()
 
     def _release(self, mac: str, ipv4: str) -> None:
         """Give a guest's lease back: another MAC could not have its address."""
-        if self.names.is_running:
+        if self.dnsmasq.is_running:
             try:
                 dnsmasq.release(self.bridge, str(self.subnet4[1]), ipv4, mac)
             except OSError as err:
@@ -507,7 +489,7 @@ class ManagedNetwork:
 def _reserved(path: str) -> list[tuple[str, str]]:
     """MAC and IPv4 address of a guest's reservation; none if it is damaged."""
     try:
-        mac, ipv4, *_ = kept.read(path, 1024).split(",")
+        mac, ipv4, *_ = state_files.read(path, 1024).split(",")
         return [(bytes.fromhex(mac.replace(":", "")).hex(":"), str(IPv4Address(ipv4)))]
     except (OSError, ValueError):
         return []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`tapster.networks.store`: what must be the same after a reboot, is."""
+"""`tapster.networks.state_store`: what must be the same after a reboot, is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tapster.networks.store import REMEMBERED, NetworkState, StateStore
+from tapster.networks.state_store import REMEMBERED, NetworkState, StateStore
 
 SUBNET = IPv4Network("10.70.1.0/24")
 
