@@ -73,7 +73,7 @@ def daemon_command() -> list[str]:
     """
     import sys
 
-    package = os.path.dirname(os.path.abspath(__file__))
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if sys.executable and os.path.isdir(os.path.join(package, "daemon")):
         parent = os.path.dirname(package)
         return [sys.executable, "-P", "-c", _DAEMON, parent, "--rootless"]

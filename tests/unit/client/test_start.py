@@ -19,6 +19,7 @@ from fakes import broker as fake
 from tapster import errors
 from tapster.client import attach as client
 from tapster.client import start
+from tapster.version import __version__
 
 pytestmark = pytest.mark.usefixtures("no_leaked_fd")
 
@@ -49,6 +50,14 @@ def daemon(runtime: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def children() -> str:
     with open(f"/proc/self/task/{os.getpid()}/children") as file:
         return file.read()
+
+
+def test_the_daemon_of_this_installation_is_started() -> None:
+    result = subprocess.run(
+        [*start.daemon_command(), "--version"], capture_output=True, text=True
+    )
+    assert result.stdout == f"tapsterd {__version__}\n", result.stderr
+    assert start.daemon_command()[0] == sys.executable
 
 
 def test_a_broker_is_started(daemon: str, monkeypatch: pytest.MonkeyPatch) -> None:
