@@ -26,17 +26,16 @@ def main(argv: list[str] | None = None) -> int:
             from .rootless import supervise
 
             return supervise(options)
-        from .process import sandbox
-        from .process.programs import Programs
+        from .process import sandbox, spawner_process
 
         sandbox.restrict_children()
-        programs = Programs.start(options.runtime, options.config)
+        spawner = spawner_process.start(options.runtime, options.config)
         try:
             from .serve import run
 
-            return run(options, programs, None)
+            return run(options, spawner, None)
         finally:
-            programs.close()
+            spawner.close()
     except TapsterError as err:
         print(f"tapsterd: {err.oneline()}", file=sys.stderr)
         return 1

@@ -290,21 +290,20 @@ class _Supervisor:
             loopback = rtnetlink.get_link(netlink, "lo")
             if loopback is not None:
                 netlink.transact([rtnetlink.set_link(loopback.ifindex, "lo", up=True)])
-        from .process import sandbox
-        from .process.programs import Programs
+        from .process import sandbox, spawner_process
 
         sandbox.restrict_children()
-        programs = Programs.start(self._options.runtime, self._options.config)
+        spawner = spawner_process.start(self._options.runtime, self._options.config)
         try:
             from .serve import Rootless, run
 
             return run(
                 self._options,
-                programs,
+                spawner,
                 Rootless(self._listening, (RESOLVER,), self._avoid),
             )
         finally:
-            programs.close()
+            spawner.close()
             if os.getppid() != parent:  # nobody else is left to do it
                 end_pasta(self._options.runtime)
 

@@ -46,6 +46,7 @@ from .process.listening import notify
 from .process.options import Options
 from .process.programs import Programs
 from .process.runtime_directory import RuntimeDirectoryWatch
+from .process.spawner_process import SpawnerProcess
 from .publish.forwards import Forwards
 from .publish.hooks.lifecycle import Hooks
 from .server.listener import Listener
@@ -68,10 +69,10 @@ class Rootless(NamedTuple):
     avoid: tuple[IPv4Network | IPv6Network, ...]
 
 
-def run(options: Options, programs: Programs, rootless: Rootless | None) -> int:
+def run(options: Options, spawner: SpawnerProcess, rootless: Rootless | None) -> int:
     """Serve until told to stop, or, rootless, until nobody needs it.
 
-    :param programs: stay the caller's to close.
+    :param spawner: the caller closes it.
     :raises BrokerUnavailable: it can't start; the message says why.
     :raises ConfigError: a configuration file is wrong.
     """
@@ -89,7 +90,7 @@ def run(options: Options, programs: Programs, rootless: Rootless | None) -> int:
         listening = _listening(options, rootless)
         try:
             return asyncio.run(
-                _serve(options, config, listening, lock, programs, rootless)
+                _serve(options, config, listening, lock, spawner, rootless)
             )
         except (NetlinkError, NftError) as err:
             raise BrokerUnavailable(f"the kernel does not take part: {err}") from err
@@ -235,13 +236,13 @@ async def _serve(
     config: Config,
     listening: socket.socket,
     lock: int,
-    programs: Programs,
+    spawner: SpawnerProcess,
     rootless: Rootless | None,
 ) -> int:
     loop = asyncio.get_running_loop()
     eager.install(loop)
     stop = asyncio.Event()
-    programs.watch(stop.set)
+    programs = Programs(spawner, stop.set)
     if os.geteuid() == 0:  # who else may trace others' processes?
         audit.read_executable = programs.executable
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Other programs, started by a process that may, as the broker may not.
+"""The broker's end of the spawner: asks it to start programs, and hears how they end.
 
-The broker's end of daemon/process/spawner.py: requests, and the answers to them.
+The broker may not start a program itself (sandbox.py). Each request has a number;
+the spawner answers it with `started` or `refused`, and a hook later with `ended`.
 """
 
 from __future__ import annotations
@@ -11,29 +12,28 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ...errors import BrokerFailure, BrokerUnavailable
+from ...errors import BrokerFailure
 from ...kernel import process
-from ...networks import dnsmasq
-from . import spawner
+from .spawner import MAX_MESSAGE
+from .spawner_process import SpawnerProcess
 
 _log = logging.getLogger(__name__)
 
-_PATIENCE = 1.0  # seconds for a question, which takes some 50 µs
+_ANSWER_LIMIT = 1.0  # seconds for the answer to a question, which takes some 50 µs
 
 
 class Ended(NamedTuple):
     """How a program ended."""
 
     status: int  # negative: by that signal
-    is_late: bool  # it was killed, as its time was over
+    is_late: bool  # it was killed because its time was over
 
 
 class Hook(NamedTuple):
-    """A running hook. Whoever has it closes the pidfd."""
+    """A running hook. Whoever gets it closes the pidfd."""
 
     pid: int
     pidfd: int
@@ -41,105 +41,38 @@ class Hook(NamedTuple):
 
 
 class Programs:
-    """The spawner, and what it has started. `close` ends it, and hooks; dnsmasq
-    goes on."""
+    """Starts dnsmasq and hooks through the spawner, in the running event loop."""
 
-    def __init__(
-        self,
-        control: socket.socket,
-        questions: socket.socket,
-        pid: int,
-        user: str | None,
-    ) -> None:
-        """Use `start`.
-
-        :param control, questions: become this object's.
-        :param user: whom dnsmasq becomes; None: it stays who we are.
+    def __init__(self, spawner: SpawnerProcess, on_lost: Callable[[], None]) -> None:
         """
-        self.user = user
-        self.capabilities = process.effective_capabilities()  # dnsmasq's, too
-        self.pid = pid
-        self._control = control
-        self._questions = questions
-        questions.settimeout(_PATIENCE)
+        :param spawner: the caller closes it, after the event loop has ended.
+        :param on_lost: called when the spawner has died: nothing can be started any
+            more.
+        """
+        self.user = spawner.user
+        self.capabilities = process.effective_capabilities()  # dnsmasq has them, too
+        self.is_lost = False
+        self._on_lost = on_lost
+        self._control = spawner.control
+        self._questions = spawner.questions
         self._count = 0
+        # By the number of the request: what waits for it to be answered, and hooks
+        # that run.
         self._asked: dict[str, asyncio.Future[tuple[int, int]]] = {}
         self._running: dict[str, asyncio.Future[Ended]] = {}
-        self._lost: Callable[[], None] | None = None
-        self.is_lost = False
-
-    @classmethod
-    def start(cls, runtime: str, config: str) -> Programs:
-        """Start the spawner; to be called before there is much in this process
-        that it could inherit.
-
-        :raises BrokerUnavailable: it can't be started.
-        """
-        user = dnsmasq.service_user()
-        group = dnsmasq.group_of(user) if user is not None else ""
-        if not sys.executable:
-            raise BrokerUnavailable("where Python is, is not known")
-        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        questions, others = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [
-            # No directory but Python's own: not even that of the file.
-            *(sys.executable, "-I", "-S", os.path.abspath(spawner.__file__)),
-            *(os.path.join(runtime, "networks"), os.path.join(config, "hooks.d")),
-        ]
-        try:
-            pid = os.posix_spawn(
-                sys.executable,
-                command,
-                # Not on the command line: it is no dnsmasq.
-                {**os.environ, "DNSMASQ_USER": user or "", "DNSMASQ_GROUP": group},
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
-                    (os.POSIX_SPAWN_DUP2, others.fileno(), 1),
-                ],
-                setsid=True,  # what a terminal tells us is not meant for it
-                setsigmask=(),
-                setsigdef=(signal.SIGPIPE, signal.SIGCHLD),
-            )
-        except OSError as err:
-            control.close()
-            questions.close()
-            raise BrokerUnavailable(
-                f"cannot start {sys.executable}: {err.strerror}"
-            ) from err
-        finally:
-            theirs.close()
-            others.close()
-        return cls(control, questions, pid, user)
-
-    def watch(self, lost: Callable[[], None]) -> None:
-        """Hear its answers from now on, in the running loop.
-
-        :param lost: called when the spawner has died.
-        """
+        self._questions.settimeout(_ANSWER_LIMIT)
         self._control.setblocking(False)
-        self._lost = lost
-        asyncio.get_running_loop().add_reader(self._control, self._hear)
-
-    def close(self) -> None:
-        """End the spawner, and wait until it has ended the hooks."""
-        self._lost = None  # the loop, and its reader, have ended
-        self._control.close()
-        self._questions.close()
-        try:
-            os.waitpid(self.pid, 0)
-        except ChildProcessError:
-            pass
-        self._fail("the broker ends")
+        asyncio.get_running_loop().add_reader(self._control, self._read_answer)
 
     # Requests
 
     async def start_dnsmasq(self, bridge: str) -> process.Process:
         """Start dnsmasq on the configuration of that bridge's network.
 
-        :returns: the caller closes it.
+        :returns: the process, which the caller closes.
         :raises BrokerFailure: it was not started; the message says why.
         """
-        number = self._number()
+        number = self._next_number()
         pid, pidfd = await self._ask("dnsmasq", number, [bridge], [])
         return process.Process(pid, pidfd)
 
@@ -154,15 +87,16 @@ class Programs:
         """Start a hook.
 
         :param name: of the file in hooks.d.
-        :param environment: TAPSTER_* alone; PATH is the spawner's.
-        :param seconds: after which it is killed, and all that it has started.
-        :param fds: the file itself, its stdin, and where it writes to; they
-            stay the caller's.
+        :param argument: the hook's only one, e.g. ``attach``.
+        :param environment: variables TAPSTER_*; the spawner adds PATH and LC_ALL.
+        :param seconds: after these the hook is killed, with all that it has started.
+        :param fds: the file itself, the hook's stdin, and where its stdout and stderr
+            go; the caller closes them.
         :raises BrokerFailure: it was not started; the message says why.
         """
         words = [name, f"{seconds:.3f}", argument]
         words += [f"{key}={value}" for key, value in environment.items()]
-        number = self._number()
+        number = self._next_number()
         ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self._running[number] = ended
         try:
@@ -173,8 +107,8 @@ class Programs:
         return Hook(pid, pidfd, ended)
 
     def signal(self, running: process.Process, number: signal.Signals) -> None:
-        """Signal a dnsmasq, which may be another user's; nothing happens if it is
-        gone."""
+        """Send a signal to a dnsmasq, which may run as another user. If that process
+        has ended, nothing happens."""
         data = f"signal\0\0{number.name}".encode()
         try:
             socket.send_fds(self._control, [data], [running.pidfd])
@@ -185,9 +119,10 @@ class Programs:
                 _log.error("dnsmasq %d could not be signalled: %s", running.pid, err)
 
     def executable(self, directory: int) -> str | None:
-        """The file that a process runs; None if it is not to be known.
+        """Find out which file a process runs.
 
-        :param directory: of the process, in /proc.
+        :param directory: descriptor of the process's directory in /proc.
+        :returns: the path; None if it can't be found out.
         """
         if self._questions.fileno() < 0:
             return None
@@ -195,18 +130,27 @@ class Programs:
             socket.send_fds(self._questions, [b"?"], [directory])
             answer = self._questions.recv(os.pathconf("/", "PC_PATH_MAX"))
         except OSError:
-            self._questions.close()  # it may be late, and answer another question
+            # A late answer would be taken for that to the next question.
+            self._questions.close()
             return None
         return None if answer in (b"", b"\0") else os.fsdecode(answer)
 
-    def _number(self) -> str:
+    def _next_number(self) -> str:
         self._count += 1
         return str(self._count)
 
     async def _ask(
         self, what: str, number: str, words: list[str], fds: list[int]
     ) -> tuple[int, int]:
-        if self._lost is None:
+        """Have a program started.
+
+        :param what: ``dnsmasq`` or ``hook``.
+        :param words: without a NUL; spawner.py says which belong to which request.
+        :param fds: sent along.
+        :returns: its pid and a pidfd, which the caller closes.
+        :raises BrokerFailure: it was not started; the message says why.
+        """
+        if self.is_lost:
             raise BrokerFailure("the broker ends")
         if any("\0" in word for word in words):
             raise BrokerFailure("a NUL in what a program is told")
@@ -215,14 +159,7 @@ class Programs:
         asked = asyncio.get_running_loop().create_future()
         self._asked[number] = asked
         try:
-            # It reads at once, or is dead: what waits to be read is a program
-            # being started.
-            while True:
-                try:
-                    socket.send_fds(self._control, [data], fds)
-                    break
-                except BlockingIOError:
-                    await asyncio.sleep(0.001)
+            await self._send(data, fds)
             return await asyncio.shield(asked)
         except asyncio.CancelledError:
             asked.add_done_callback(lambda asked: self._end_unwanted(number, asked))
@@ -233,61 +170,76 @@ class Programs:
             if asked.done():
                 self._asked.pop(number, None)
 
+    async def _send(self, data: bytes, fds: list[int]) -> None:
+        """Send a request, once there is room for it.
+
+        The spawner reads a request as soon as it has started the program of the one
+        before, so the wait is short; if it is dead, sending fails.
+
+        :raises OSError: the spawner is dead.
+        """
+        while True:
+            try:
+                socket.send_fds(self._control, [data], fds)
+                return
+            except BlockingIOError:
+                await asyncio.sleep(0.001)
+
     # Answers
 
-    def _hear(self) -> None:
+    def _read_answer(self) -> None:
         try:
-            data, fds, _, _ = socket.recv_fds(self._control, spawner.MAX_MESSAGE, 1)
+            data, fds, _, _ = socket.recv_fds(self._control, MAX_MESSAGE, 1)
         except BlockingIOError:
             return
         except OSError:
             data, fds = b"", []
         if not data:
-            self._died()
+            self._handle_death()
             return
         for fd in fds:
             os.set_inheritable(fd, False)
         what, number, *rest = data.decode("utf-8", "replace").split("\0")
+        if what == "ended":
+            self._handle_ended(number, Ended(int(rest[0]), bool(rest[1])))
         asked = self._asked.pop(number, None)
         if what == "started" and asked is not None and fds:
             asked.set_result((int(rest[0]), fds[0]))
-            return
+            return  # whoever asked has the descriptor now
+        for fd in fds:
+            os.close(fd)
         if what == "started" and asked is not None:
             self._end(number)
             asked.set_exception(BrokerFailure("no descriptor for another program"))
-        for fd in fds:
-            os.close(fd)
-        if what == "refused" and asked is not None:
+        elif what == "refused" and asked is not None:
             asked.set_exception(BrokerFailure(rest[0]))
-        elif what == "ended":
-            ended = self._running.pop(number, None)
-            if ended is not None and not ended.done():
-                ended.set_result(Ended(int(rest[0]), bool(rest[1])))
 
-    def _died(self) -> None:
+    def _handle_ended(self, number: str, how: Ended) -> None:
+        ended = self._running.pop(number, None)
+        if ended is not None and not ended.done():
+            ended.set_result(how)
+
+    def _handle_death(self) -> None:
+        """The spawner has died: fail what waits for it."""
         asyncio.get_running_loop().remove_reader(self._control)
         self.is_lost = True
-        lost, self._lost = self._lost, None
-        _log.critical("the process that starts programs has died")
-        self._fail("the process that starts programs has died")
-        if lost is not None:
-            lost()
-
-    def _fail(self, reason: str) -> None:
+        reason = "the process that starts programs has died"
+        _log.critical(reason)
         for asked in self._asked.values():
             if not asked.done():
                 asked.set_exception(BrokerFailure(reason))
         for ended in self._running.values():
             if not ended.done():
                 ended.set_exception(BrokerFailure(reason))
-                ended.exception()  # whether or not anybody waits for it
+                ended.exception()  # seen, even if nobody waits for it
         self._asked.clear()
         self._running.clear()
+        self._on_lost()
 
     def _end_unwanted(
         self, number: str, asked: asyncio.Future[tuple[int, int]]
     ) -> None:
-        """A program that nobody waits for any more."""
+        """Kill a program that was started for a request that was cancelled."""
         if not asked.cancelled() and asked.exception() is None:
             os.close(asked.result()[1])
             self._end(number)
