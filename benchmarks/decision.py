@@ -28,7 +28,8 @@ from tapster.daemon.nics.ledger import Ledger, Nic
 from tapster.model import Peer, Rule, State
 from tapster.policy.config.load import Config, parse
 from tapster.policy.config.values import Names
-from tapster.policy.core.decide import Decision, Facts, decide
+from tapster.policy.core.decide import Decision, decide
+from tapster.policy.core.facts import Facts
 from tapster.policy.core.rulebook import Rulebook, Target
 
 SIZES, _QUICK_SIZES = (1, 100, 10_000), (1, 100)

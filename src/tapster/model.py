@@ -203,10 +203,10 @@ class NetworkDefinition:
 class Rule:
     """One [[rules]] of the policy: whom it is about, what, and what then.
 
-    Without users and groups it is about everyone. `place` is its file:line.
+    Without users and groups it is about everyone. `location` is its file:line.
     """
 
-    place: str = ""
+    location: str = ""
     users: frozenset[int] | None = None  # uids; None where none were named
     groups: frozenset[int] | None = None  # gids
     networks: tuple[str, ...] = ()

@@ -25,8 +25,9 @@ from support.peer_helper import (
     set_alternative_name,
     why_not,
 )
-from tapster.policy.foreign.access import Reader, read_as
-from tapster.policy.foreign.bridge_conf import Verdict, decide
+from tapster.policy.core.facts import Verdict
+from tapster.policy.foreign.access import Reader, read_as_user
+from tapster.policy.foreign.bridge_conf import decide
 
 ALICE = Reader(1001, 2001, frozenset())
 READERS = [
@@ -315,7 +316,7 @@ def test_generated_files_modes_and_callers(requests: int) -> None:
 
 
 def rights_job(seed: int = 7) -> list[tuple[Any, Any, Any]]:
-    """Every generated file, by every reader: read_as against open(2)."""
+    """Every generated file, by every reader: read_as_user against open(2)."""
     rng = random.Random(seed)
     wrong = []
     paths = [CONF, *PLACES, "/etc/qemu/d", "/etc/qemu/d/e", "/etc/qemu/link"]
@@ -337,7 +338,7 @@ def rights_job(seed: int = 7) -> list[tuple[Any, Any, Any]]:
             for path, expected in zip(paths, real, strict=True):
                 found: bytes | int
                 try:
-                    found = read_as(path.encode(), reader, 100).data
+                    found = read_as_user(path.encode(), reader, 100).data
                 except OSError as error:
                     found = error.errno or 0
                 if found != expected:

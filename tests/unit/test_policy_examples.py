@@ -32,7 +32,9 @@ from tapster.policy.config.current import CurrentConfig
 from tapster.policy.config.load import BRIDGE_CONF, Authorization, Config, parse
 from tapster.policy.config.values import NSS, Names, duration
 from tapster.policy.core import decide as policy
-from tapster.policy.core.decide import MAX_NICS, Decision, Facts, Share, Usernet
+from tapster.policy.core.decide import MAX_NICS, Decision
+from tapster.policy.core.explain import explain
+from tapster.policy.core.facts import Facts, Share, Source, Usernet, Verdict
 from tapster.policy.core.rulebook import BUILT_IN, DEFAULT_NETWORK, Rulebook, Target
 from tapster.policy.foreign import bridge_conf, lxc_usernet
 from tapster.policy.foreign.access import Contents
@@ -106,9 +108,9 @@ class Example:
         count = 0 if of_all or not has else int(number)
         in_all = int(number) if of_all else count
         definition = self.config.networks.get(target.network or "")
-        facts = Facts(lambda *_: count, in_all=in_all)
+        facts = Facts(lambda *_: count, network_nics=in_all)
         if definition is not None:
-            return facts._replace(most=definition.max_nics)
+            return facts._replace(network_limit=definition.max_nics)
         assert target.bridge is not None
         settings = self.config.authorization
         verdict = bridge_conf.judge(
@@ -145,10 +147,10 @@ class Example:
         grant = lxc_usernet.weigh(path, lines, numbers, peer)
         assert not grant.notes
         shares = []
-        for name, number in grant.shares:  # the first with something left pays
+        for name, number in grant.allotments:  # the first with something left pays
             shares.append(Share(name, number, min(number, count)))
             count -= shares[-1].used
-        return Usernet(tuple(shares), ", ".join(grant.places))
+        return Usernet(tuple(shares), ", ".join(grant.locations))
 
 
 def examples() -> Iterator[Example]:
@@ -237,10 +239,10 @@ def test_the_answer_is_the_broker_s(question: Question) -> None:
             "lxc-usernet": [example.config.authorization.lxc_usernet],
         }
         if by in paths:
-            assert decision.place
-            assert decision.place.rpartition(":")[0].split(":")[0] in paths[by]
+            assert decision.location
+            assert decision.location.rpartition(":")[0].split(":")[0] in paths[by]
         else:
-            assert decision.place is None, decision
+            assert decision.location is None, decision
             words = {"root": "root", "another's": "another user's"}
             assert decision.reason == words.get(by, decision.reason)
             assert by in words or by == "no rule"
@@ -248,9 +250,9 @@ def test_the_answer_is_the_broker_s(question: Question) -> None:
         check_terms(decision, terms)
     if decision.rule is not None and not question.asks.startswith("reload"):
         peer = example.peer(question.who)
-        steps = policy.explain(peer, target, example.config.book, decision)
+        steps = explain(peer, target, example.config.book, decision)
         (deciding,) = [step for step in steps if step.outcome == "decides"]
-        assert deciding.place == decision.place
+        assert deciding.location == decision.location
 
 
 def check_terms(decision: Decision, terms: str) -> None:
@@ -357,12 +359,12 @@ def test_what_a_rule_that_denies_has_not(key: str) -> None:
     assert key == "macs" or order.index(key) > order.index("effect")
 
 
-SOURCE = bridge_conf.Source("/etc/qemu/bridge.conf", 1, "a line")
+SOURCE = Source("/etc/qemu/bridge.conf", 1, "a line")
 VERDICTS = [
-    bridge_conf.Verdict(False, "no rule of it", None, ()),
-    bridge_conf.Verdict(True, "allowed by it", SOURCE, ()),
-    bridge_conf.Verdict(False, "denied by it", SOURCE, ()),
-    bridge_conf.Verdict(False, "an error", None, (), undecided=True),
+    Verdict(False, "no rule of it", None, ()),
+    Verdict(True, "allowed by it", SOURCE, ()),
+    Verdict(False, "denied by it", SOURCE, ()),
+    Verdict(False, "an error", None, (), undecided=True),
 ]
 
 
@@ -384,7 +386,7 @@ def test_who_has_a_word_on_a_linux_bridge(
     cell = cells[column].replace("`", "")
     if cell == "as lxc-usernet says":
         assert decision.allowed is bool(usernet)
-        assert decision.place == ("u:1" if usernet else None)
+        assert decision.location == ("u:1" if usernet else None)
         return
     expected, _, by = cell.partition(" by ")
     assert answer(decision) == expected

@@ -68,8 +68,8 @@ def of_lxc_usernet(data: bytes) -> None:
     lines = lxc_usernet.parse(data)
     numbers = {b"ann": 1000, b"@kvm": 36, b"@ann": 1000, b"ben": None}
     grant = lxc_usernet.weigh("/main", lines, numbers, _PEER)
-    assert grant.number >= 0
-    told = (*grant.places, *grant.notes)
+    assert grant.nics >= 0
+    told = (*grant.locations, *grant.notes)
     assert all(text.isprintable() for text in told), told
 
 

@@ -109,8 +109,8 @@ def words(finding: Finding) -> dict[str, object]:
 def describe(finding: Finding) -> str:
     """A line as compilers write it, and an indented one with the hint."""
     text = f"{finding.severity}: {finding.message} [{finding.code}]"
-    if finding.place:
-        text = f"{finding.place}: {text}"
+    if finding.location:
+        text = f"{finding.location}: {text}"
     lines = [visible(text)]
     if finding.hint:
         lines.append(f"  {visible(finding.hint)}")

@@ -208,7 +208,7 @@ class Broker:
             decision = await self.judge.confirm(
                 context, request, judge, lambda: target, consents
             )
-        context.rule = decision.place
+        context.rule = decision.location
         if not decision.allowed:
             self.judge.refuse(context, decision)
         return decision, target, link

@@ -403,7 +403,7 @@ def test_an_error_is_what_the_broker_refuses(text: str) -> None:
     errors = [f for f in found.findings if f.severity is Severity.ERROR]
     assert bool(errors) is (first is not None)
     if first is not None:
-        assert first in [f"{error.place}: {error.message}" for error in errors]
+        assert first in [f"{error.location}: {error.message}" for error in errors]
 
 
 # --- this host

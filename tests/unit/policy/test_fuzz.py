@@ -20,9 +20,9 @@ from tapster.errors import ConfigError
 from tapster.model import Peer, Port, Rule
 from tapster.policy.config.load import Config, load, parse
 from tapster.policy.config.values import Names
-from tapster.policy.core.decide import Facts, decide
+from tapster.policy.core.decide import decide
+from tapster.policy.core.facts import Facts, Verdict
 from tapster.policy.core.rulebook import Target
-from tapster.policy.foreign.bridge_conf import Verdict
 
 UIDS = {"ann": 1000, "ben": 1001, "zoë": 1002}
 GIDS = {"kvm": 36, "vms": 2000}
@@ -179,10 +179,10 @@ def test_what_is_written_is_what_is_read(
             if part.values is not None:
                 expected.append((f"{number}:{line}", meant(part.values)))
             line += part.text.count("\n")
-    found = [(rule.place, rule) for rule in config.rules]
+    found = [(rule.location, rule) for rule in config.rules]
     assert [place for place, _ in found] == [place for place, _ in expected]
     for (place, rule), (_, wanted) in zip(found, expected, strict=True):
-        assert {**fields(rule), "place": ""} == fields(wanted), place
+        assert {**fields(rule), "location": ""} == fields(wanted), place
     assert sorted(config.networks) == sorted(NETWORKS)
 
 
@@ -263,8 +263,8 @@ def denials(config: Config) -> dict[tuple[Peer, Target], str]:
         facts = FACTS if target.bridge else Facts()
         decision = decide(peer, target, config.book, facts)
         if decision.rule is not None and decision.rule.effect == "deny":
-            assert not decision.allowed and decision.place is not None
-            found[peer, target] = decision.place
+            assert not decision.allowed and decision.location is not None
+            found[peer, target] = decision.location
     return found
 
 

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 
 from ...errors import InvalidRequest, NotAuthorized
 from ...model import AttachRequest, Peer
-from ...policy.core.decide import Decision, Facts, Step
+from ...policy.core.decide import Decision
+from ...policy.core.explain import Step
+from ...policy.core.facts import Facts
 from ...policy.core.rulebook import Target
 from ...wire import interface as wire
 from ..audit.record import RequestContext
@@ -103,12 +105,12 @@ def _told(
         uid=subject.uid,
         allowed=decision.allowed,
         reason=decision.reason,
-        rule=decision.place,
+        rule=decision.location,
         polkit=decision.ask,
         max_nics=decision.max_nics,
         nics=nics,
-        network_max_nics=facts.most,
-        network_nics=facts.in_all if facts.most is not None else None,
-        steps=[wire.Step(step.place, step.effect, step.outcome) for step in steps],
+        network_max_nics=facts.network_limit,
+        network_nics=facts.network_nics if facts.network_limit is not None else None,
+        steps=[wire.Step(step.location, step.effect, step.outcome) for step in steps],
         notes=list(facts.verdict.notes) if facts.verdict is not None else [],
     )

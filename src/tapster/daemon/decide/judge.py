@@ -18,21 +18,17 @@ from ...errors import BrokerFailure, NotAuthorized, QuotaExceeded
 from ...model import AttachRequest, NetworkDefinition, Peer, Port, Rule
 from ...policy.config.current import CurrentConfig
 from ...policy.core.decide import (
-    NOT_ABOUT_USER,
     POLKIT,
     Decision,
-    Facts,
-    Share,
-    Step,
-    Usernet,
     decide,
-    explain,
     may_forward,
     may_manage,
     may_reload,
-    none,
 )
-from ...policy.core.rulebook import DEFAULT_NETWORK, Target, concerns
+from ...policy.core.explain import NOT_ABOUT_USER, Step, explain
+from ...policy.core.facts import Facts, Share, Usernet, Verdict, no_nics
+from ...policy.core.matching import matches_peer
+from ...policy.core.rulebook import DEFAULT_NETWORK, Target
 from ...policy.foreign import bridge_conf, lxc_usernet
 from ...wire.interface import Event
 from ..audit.events import Events, may_see
@@ -176,9 +172,9 @@ class Judge:
 
         if target.bridge is None:
             definition = self._current.value.networks.get(target.network or "")
-            most = definition.max_nics if definition is not None else None
-            in_all = ledger.count_all(target.network or "") if most is not None else 0
-            return Facts(count, in_all=in_all, most=most)
+            limit = definition.max_nics if definition is not None else None
+            nics = ledger.count_all(target.network or "") if limit is not None else 0
+            return Facts(count, network_nics=nics, network_limit=limit)
         verdict = self._verdicts(peer, [target.bridge])[target.bridge]
         usernet = None
         if not verdict.allowed:
@@ -187,7 +183,7 @@ class Judge:
 
     def _verdicts(
         self, peer: Peer, bridges: Sequence[str]
-    ) -> dict[str, bridge_conf.Verdict]:
+    ) -> dict[str, Verdict]:
         settings = self._current.value.authorization
         reader = bridge_conf.Reader(peer.uid, peer.gid, peer.groups)
         verdicts = bridge_conf.decide_all(
@@ -212,9 +208,10 @@ class Judge:
             return None
         taken = Counter(n.share for n in self._ledger.on_bridge(bridge) if n.share)
         shares = tuple(
-            Share(share.name, share.number, taken[share.name]) for share in grant.shares
+            Share(allotment.name, allotment.nics, taken[allotment.name])
+            for allotment in grant.allotments
         )
-        return Usernet(shares, ", ".join(grant.places))
+        return Usernet(shares, ", ".join(grant.locations))
 
     def _tell(self, peer: Peer, what: str, notes: tuple[str, ...]) -> None:
         """Log what is odd about a file, once: it is read at each request. An
@@ -253,7 +250,7 @@ class Judge:
 
     def refuse(self, context: RequestContext, decision: Decision) -> NoReturn:
         """:raises NotAuthorized, QuotaExceeded, BrokerFailure: always."""
-        context.rule = decision.place
+        context.rule = decision.location
         self._events.denied(context, decision.reason)
         if decision.full:
             raise QuotaExceeded(
@@ -293,7 +290,7 @@ class Judge:
         found = []
         for bridge, verdict in self._verdicts(peer, bridges).items():
             usernet = None if verdict.allowed else self._usernet(peer, bridge)
-            target, facts = Target(bridge=bridge), Facts(none, verdict, usernet)
+            target, facts = Target(bridge=bridge), Facts(no_nics, verdict, usernet)
             decision = decide(peer, target, self._current.value.book, facts)
             if decision.allowed or decision.over_quota:
                 found.append(bridge)
@@ -327,7 +324,7 @@ class Judge:
         granted = [
             rule
             for rule in self._current.value.book.managing
-            if rule.effect == POLKIT and not peer.is_root and concerns(rule, peer)
+            if rule.effect == POLKIT and not peer.is_root and matches_peer(rule, peer)
         ]
         if granted and await self._ask(peer, MANAGE, Target(), verb="list"):
             granted = []
@@ -408,7 +405,7 @@ class Judge:
                     port=context.port,
                 )
             except asyncio.CancelledError:
-                context.rule = decision.place
+                context.rule = decision.location
                 reason = (
                     f"{decision.reason}, but its client went while polkit was asked"
                 )
@@ -419,7 +416,7 @@ class Judge:
                 decision = decision._replace(allowed=False, reason=reason)
                 break
             consents.add(question)
-        context.rule = decision.place
+        context.rule = decision.location
         return decision
 
     async def _ask(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from ...model import Rule
-from ...policy.core.decide import covers, is_among
+from ...policy.core.matching import covers, matches_any
 from ...policy.core.rulebook import EVERY_NETWORK, Target
 from ..nics.ledger import Ledger, Nic, on_linux_bridge
 
@@ -20,7 +20,7 @@ def _asked_for(nic: Nic) -> Target:
     """As `target_of`. A MAC that the broker chose, as none was asked for, may be
     none of those that the rule goes by which gave the NIC: it counts all the same."""
     target = target_of(nic)
-    if nic.macs and nic.mac is not None and not is_among(nic.mac, nic.macs):
+    if nic.macs and nic.mac is not None and not matches_any(nic.mac, nic.macs):
         return target._replace(mac=None)
     return target
 

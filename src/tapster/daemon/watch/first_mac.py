@@ -23,7 +23,7 @@ from ...kernel.nft import NftError
 from ...kernel.rtnetlink import Neighbour
 from ...model import State
 from ...networks import ruleset
-from ...policy.core.decide import is_among
+from ...policy.core.matching import matches_any
 from ..broker import Broker
 from ..nics.ledger import Nic
 
@@ -104,7 +104,7 @@ class FirstMac:
                 _log.error("first MAC %s of %s: %s", mac, nic.ifname, err)
 
     def _objection(self, nic: Nic, mac: str) -> str | None:
-        if nic.macs and not is_among(mac, nic.macs):
+        if nic.macs and not matches_any(mac, nic.macs):
             return f"its MAC {mac} is not one that you may use"
         if self._broker.allocator.is_kept(
             mac, nic.network, nic.bridge, nic.name, nic.uid

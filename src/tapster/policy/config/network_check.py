@@ -101,7 +101,7 @@ def _check_reservations(draft: Draft) -> None:
                 raise _wrong(
                     setting,
                     f"{value} is reserved for {other.keys[-1]} already, at "
-                    f"{other.place}",
+                    f"{other.location}",
                     key,
                 )
             seen[value] = setting
@@ -134,7 +134,7 @@ def _check_overlaps(networks: Collection[Draft]) -> None:
                     raise _wrong(
                         setting,
                         f"{setting.value} overlaps {other.value} of network {name}, "
-                        f"at {other.place}",
+                        f"at {other.location}",
                     )
             seen.append((draft.name, setting))
 
@@ -153,7 +153,7 @@ def _check_forwards(networks: Collection[Draft]) -> None:
                 raise _wrong(
                     setting, f"{port} is forwarded already, at {seen[port]}", number
                 )
-            seen[port] = setting.document.place(*setting.keys, number)
+            seen[port] = setting.document.location(*setting.keys, number)
 
 
 def _forwards(draft: Draft) -> Iterator[tuple[Setting, int]]:

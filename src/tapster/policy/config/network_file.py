@@ -51,8 +51,8 @@ class Setting(NamedTuple):
     keys: Keys
 
     @property
-    def place(self) -> str:
-        return self.document.place(*self.keys)
+    def location(self) -> str:
+        return self.document.location(*self.keys)
 
 
 @dataclass(slots=True)
@@ -94,12 +94,12 @@ def add(networks: dict[str, Draft], document: Document, names: Names) -> None:
     except Invalid as err:
         raise document.error(("networks",), err, 0) from None
     for name, keys in found.items():
-        place: Keys = ("networks", name)
+        here: Keys = ("networks", name)
         try:
             label(name, NAME_LENGTH)
             keys = table(keys)
         except Invalid as err:
-            raise document.error(place, err, 0) from None
+            raise document.error(here, err, 0) from None
         _add_keys(networks.setdefault(name, Draft(name)), document, keys, names)
 
 

@@ -19,8 +19,9 @@ from ipaddress import (
 from typing import Any
 
 from ...model import BRIDGE_PREFIX, TAP_PREFIX, Forward, Port
+from ..core.patterns import LABEL_LENGTH
 from .toml_locations import Invalid
-from .values import LABEL_LENGTH, integer, label, shown, string
+from .values import integer, label, shown, string
 
 Address = IPv4Address | IPv6Address
 

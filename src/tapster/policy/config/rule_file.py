@@ -92,7 +92,7 @@ def unknown_networks(
                 )
 
 
-def _rule(place: str, values: dict[str, Any]) -> Rule:
+def _rule(location: str, values: dict[str, Any]) -> Rule:
     if not values.get("networks") and not values.get("bridges"):
         raise Invalid("a rule needs networks or bridges")
     effect = values.setdefault("effect", Effect.ALLOW)
@@ -103,7 +103,7 @@ def _rule(place: str, values: dict[str, Any]) -> Rule:
     for key in ("users", "groups"):
         if key in values:
             values[key] = frozenset(values[key])
-    return Rule(place, **{**values, "effect": str(effect)})
+    return Rule(location, **{**values, "effect": str(effect)})
 
 
 def _linux_bridge(value: Any) -> str:

@@ -75,9 +75,9 @@ class Document:
 
     def line(self, *keys: str | int) -> str:
         """file:line of a key."""
-        return self.place(*keys).rpartition(":")[0]
+        return self.location(*keys).rpartition(":")[0]
 
-    def place(self, *keys: str | int) -> str:
+    def location(self, *keys: str | int) -> str:
         """file:line:column of a key, or of what it is in if it is not written."""
         while keys and keys not in self._offsets:
             keys = keys[:-1]
@@ -95,12 +95,12 @@ class Document:
         name = ".".join(key[:60] for key in keys[depth:] if isinstance(key, str))
         if name and not isinstance(problem, UnknownKey):
             text = f"{name}: {text}"
-        return ConfigError(f"{self.place(*keys)}: {text}")
+        return ConfigError(f"{self.location(*keys)}: {text}")
 
     def _decode_error(self, message: str) -> str:
         """tomllib says "… (at line L, column C)"; we say file:L:C: …"""
-        what, _, place = message.rpartition(" (at ")
-        found = re.fullmatch(r"line (\d+), column (\d+)\)", place)
+        what, _, where = message.rpartition(" (at ")
+        found = re.fullmatch(r"line (\d+), column (\d+)\)", where)
         if found:
             return f"{self.path}:{found[1]}:{found[2]}: {what}"
         return f"{self._at(len(self._text))}: {what or message}"

@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar
 
+from ..core.patterns import LABEL_LENGTH
 from .toml_locations import Invalid, UnknownKey, did_you_mean
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
-LABEL_LENGTH = 63
 _NAME_PATTERN = re.compile(r"[a-z0-9*?-]+")
 _DURATION = re.compile(r"([1-9][0-9]{0,8})(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..config.values import LABEL_LENGTH
-
+LABEL_LENGTH = 63  # of a guest's name, which is one label of a DNS name (RFC 1035)
 _MAC_LENGTH = 17
 _HEX = frozenset("0123456789abcdef")
 _UNICAST = frozenset("02468ace")  # the second digit
@@ -58,18 +57,18 @@ def matches_no_mac(pattern: str) -> bool:
             ends = {
                 end + 1
                 for end in ends
-                if end < _MAC_LENGTH and (sign == "?" or sign in _signs(end))
+                if end < _MAC_LENGTH and (sign == "?" or sign in _characters_at(end))
             }
         if not ends:
             return True
     return _MAC_LENGTH not in ends
 
 
-def _signs(place: int) -> frozenset[str]:
-    """What stands there in a MAC address."""
-    if place % 3 == 2:
+def _characters_at(index: int) -> frozenset[str]:
+    """The characters that may stand there in a MAC address."""
+    if index % 3 == 2:
         return frozenset(":")
-    return _UNICAST if place == 1 else _HEX
+    return _UNICAST if index == 1 else _HEX
 
 
 def matches_no_name(pattern: str) -> bool:

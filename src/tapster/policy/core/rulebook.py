@@ -36,7 +36,7 @@ class Target(NamedTuple):
 
 
 class _Index:
-    """The places in `rules` of those about one target, by whom they are about."""
+    """The numbers of the rules about one target, by whom they are about."""
 
     __slots__ = ("denies", "everyone", "groups", "users")
 
@@ -180,31 +180,3 @@ def _likely(
                 if piece in word:
                     yield number
                     break
-
-
-def is_about(rule: Rule, target: Target) -> bool:
-    """Whether a rule is about a target, whoever asks."""
-    if target.bridge is not None:
-        return target.bridge in rule.bridges
-    if target.network is None:
-        return False
-    return target.network in rule.networks or EVERY_NETWORK in rule.networks
-
-
-def concerns(rule: Rule, peer: Peer) -> bool:
-    """Whether a rule is about a caller, whatever it asks for. What gives something
-    to everyone gives it to accounts; what denies groups something denies it to those
-    who left them, too."""
-    denies = rule.effect == DENY
-    if rule.users is None and rule.groups is None:
-        return denies or not peer.subordinate
-    if rule.users is not None and peer.uid in rule.users:
-        return True
-    if rule.groups is None:
-        return False
-    groups = {peer.gid, *peer.groups}
-    if denies:
-        if peer.account_groups is None:
-            return True
-        groups |= peer.account_groups
-    return not rule.groups.isdisjoint(groups)

@@ -68,7 +68,7 @@ class Contents(NamedTuple):
     is_directory: bool = False
 
 
-class Effort:
+class LookupBudget:
     """What the paths of one request may cost together, and what they met.
 
     :param steps: how many names may be looked up.
@@ -98,19 +98,19 @@ class Effort:
         self._mounts.add(mount)
 
 
-def read_as(
-    path: bytes, reader: Reader, limit: int, effort: Effort | None = None
+def read_as_user(
+    path: bytes, reader: Reader, limit: int, budget: LookupBudget | None = None
 ) -> Contents:
     """What `reader` would read from `path`; a directory reads as empty.
 
-    :param effort: what it may cost; None for as much as one path can.
+    :param budget: what it may cost; None for as much as one path can.
     :raise OSError: the reader could not open it either.
     :raise Undecidable: a FIFO, a device, more than `limit` bytes, a file system
         that may hang, or the broker lacks a right that the reader has.
     """
-    fd, st = _walk(path, reader, effort or Effort(_ALL_STEPS))
+    fd, st = _walk(path, reader, budget or LookupBudget(_ALL_STEPS))
     try:
-        if not may(fd, st, READ, reader):
+        if not has_permission(fd, st, READ, reader):
             _fail(errno.EACCES)
         data = _contents(fd, st, limit)
         return Contents(data, (st.st_dev, st.st_ino), stat.S_ISDIR(st.st_mode))
@@ -147,14 +147,16 @@ def _contents(fd: int, st: os.stat_result, limit: int) -> bytes:
     return data
 
 
-def _walk(path: bytes, reader: Reader, effort: Effort) -> tuple[int, os.stat_result]:
+def _walk(
+    path: bytes, reader: Reader, budget: LookupBudget
+) -> tuple[int, os.stat_result]:
     """An O_PATH descriptor of what `path` leads `reader` to, which the caller
     closes, and its status."""
     if not path.startswith(b"/") or b"\0" in path:
         _fail(errno.ENOENT)
     links = 0
     todo = path.split(b"/")[::-1]
-    here, st = _lookup(b"/", None, True, effort)
+    here, st = _lookup(b"/", None, True, budget)
     try:
         while todo:
             name = todo.pop()
@@ -162,9 +164,9 @@ def _walk(path: bytes, reader: Reader, effort: Effort) -> tuple[int, os.stat_res
                 _fail(errno.ENOTDIR)
             if name in (b"", b"."):
                 continue
-            if not may(here, st, SEARCH, reader):
+            if not has_permission(here, st, SEARCH, reader):
                 _fail(errno.EACCES)
-            there, found = _lookup(name, here, bool(todo), effort)
+            there, found = _lookup(name, here, bool(todo), budget)
             if not stat.S_ISLNK(found.st_mode):
                 os.close(here)
                 here, st = there, found
@@ -182,7 +184,7 @@ def _walk(path: bytes, reader: Reader, effort: Effort) -> tuple[int, os.stat_res
             if target.startswith(b"/"):
                 os.close(here)
                 here = -1
-                here, st = _lookup(b"/", None, True, effort)
+                here, st = _lookup(b"/", None, True, budget)
     except BaseException:
         if here >= 0:
             os.close(here)
@@ -191,16 +193,16 @@ def _walk(path: bytes, reader: Reader, effort: Effort) -> tuple[int, os.stat_res
 
 
 def _lookup(
-    name: bytes, directory: int | None, more: bool, effort: Effort
+    name: bytes, directory: int | None, more: bool, budget: LookupBudget
 ) -> tuple[int, os.stat_result]:
     """Open one component, itself and not what it links to, as O_PATH.
 
     :return: the descriptor, which the caller closes, and its status.
     """
-    effort.step()
+    budget.step()
     fd = _open(name, directory, more)
     try:
-        effort.enter(fd, directory is None)
+        budget.enter(fd, directory is None)
         return fd, os.fstat(fd)
     except BaseException as error:
         os.close(fd)
@@ -252,7 +254,7 @@ def _check_sticky(
     _fail(errno.EACCES)
 
 
-def may(fd: int, st: os.stat_result, want: int, reader: Reader) -> bool:
+def has_permission(fd: int, st: os.stat_result, want: int, reader: Reader) -> bool:
     """Whether `reader` has the right `want` (READ or SEARCH) to this inode.
 
     The kernel's order: the owner by the mode alone; an ACL only while the

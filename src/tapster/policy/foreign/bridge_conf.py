@@ -54,9 +54,10 @@ import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from tapster.policy.foreign.access import Contents, Effort, Reader, Undecidable, read_as
+from ..core.facts import Source, Verdict
+from .access import Contents, LookupBudget, Reader, Undecidable, read_as_user
 
-__all__ = ["Reader", "Source", "Verdict", "decide", "decide_all", "judge", "judge_all"]
+__all__ = ["Reader", "decide", "decide_all", "judge", "judge_all"]
 __all__ += ["parse"]
 
 MAX_BYTES = 1 << 20  # of one request, all files together
@@ -74,23 +75,6 @@ _WORDS = (b"allow", b"deny", b"include")
 _IMPOSSIBLE = re.compile(rb"[\s/:]|^\.{0,2}$")  # in the name of an interface
 
 Load = Callable[[bytes, int], Contents]
-
-
-class Source(NamedTuple):
-    """Where a rule stands."""
-
-    path: str
-    line: int
-    text: str
-
-
-class Verdict(NamedTuple):
-    allowed: bool
-    reason: str  # one line for the log: never for the caller
-    source: Source | None  # the rule that decided
-    notes: tuple[str, ...]  # what was ignored, or is not what it seems
-    # The file is there and could not be judged whole: who knows what it denies.
-    undecided: bool = False
 
 
 class Line(NamedTuple):
@@ -163,10 +147,10 @@ def decide_all(
     path: str, bridges: Iterable[str], reader: Reader, strict_includes: bool = False
 ) -> dict[str, Verdict]:
     """The same for many bridges, by reading the files once."""
-    effort = Effort(MAX_STEPS)
+    budget = LookupBudget(MAX_STEPS)
 
     def load(name: bytes, limit: int) -> Contents:
-        return read_as(name, reader, limit, effort)
+        return read_as_user(name, reader, limit, budget)
 
     return judge_all(path, bridges, load, strict_includes)
 
@@ -216,7 +200,7 @@ class _Request:
         # By bridge, or "all": the first rule about it, and which it was of all.
         self.allowed: dict[bytes, tuple[int, Source]] = {}
         self.denied: dict[bytes, tuple[int, Source]] = {}
-        self.place = ""  # the include being read
+        self.location = ""  # the include being read
         self.notes: list[str] = []
         self.unsaid = 0
         self.bytes_left = MAX_BYTES
@@ -234,7 +218,7 @@ class _Request:
             reason += str(problem.strerror)
             return reason, problem.errno not in (errno.ENOENT, errno.ENOTDIR)
         except Undecidable as problem:
-            return f"{self.place or _show(self.main)}: {problem}", True
+            return f"{self.location or _show(self.main)}: {problem}", True
         except UnicodeError:
             return "a name that cannot be encoded", True
         return (error, True) if error else None
@@ -246,9 +230,9 @@ class _Request:
             reason, undecided = refusal
             return Verdict(False, reason, None, notes, undecided)
         if source := _first(self.denied, bridge):
-            return Verdict(False, f"denied by {_place(source)}", source, notes)
+            return Verdict(False, f"denied by {_location(source)}", source, notes)
         if source := _first(self.allowed, bridge):
-            return Verdict(True, f"allowed by {_place(source)}", source, notes)
+            return Verdict(True, f"allowed by {_location(source)}", source, notes)
         reason = f"no rule of {_show(self.main)} allows it"
         return Verdict(False, reason, None, notes)
 
@@ -289,7 +273,7 @@ class _Request:
 
     def include(self, path: bytes, line: Line) -> None:
         """Take in an included file, whose errors the helper ignores."""
-        outer, self.place = self.place, _place(_source(path, line))
+        outer, self.location = self.location, _location(_source(path, line))
         if not line.argument.startswith(b"/"):
             self.pass_over("the path is not absolute")
         else:
@@ -299,13 +283,13 @@ class _Request:
                 error = str(problem.strerror)
             if error:
                 self.pass_over(error)
-        self.place = outer
+        self.location = outer
 
     def pass_over(self, problem: str) -> None:
         """:raise Undecidable: nothing may be, and so the request is refused."""
         if self.strict:
             raise Undecidable(problem)
-        self.note(f"{self.place}: ignored: {problem}")
+        self.note(f"{self.location}: ignored: {problem}")
 
     def note(self, text: str) -> None:
         if len(self.notes) < MAX_NOTES:
@@ -328,12 +312,12 @@ def _source(path: bytes, line: Line) -> Source:
     return Source(_show(path), line.number, _show(line.text.rstrip(_WHITE)))
 
 
-def _place(source: Source) -> str:
+def _location(source: Source) -> str:
     return f"{source.path}:{source.line}: {source.text}"
 
 
 def _complaint(path: bytes, line: Line) -> str:
-    return f"{_place(_source(path, line))}: {line.remark}"
+    return f"{_location(_source(path, line))}: {line.remark}"
 
 
 def _show(raw: bytes) -> str:

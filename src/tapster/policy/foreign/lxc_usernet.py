@@ -16,8 +16,8 @@ Lines are read as `lxc-user-nic` (5.0) does, oddities included:
 * Of several lines for one name the highest number holds. Lines for different
   names add up: those for the user and for each of its groups.
 * A NIC is counted to the first name in the file whose number is not reached, and
-  a group's to the group: its members share that number. `Grant.shares` has the
-  names; `Grant.number` is what is in it for a caller who shares with nobody.
+  a group's to the group: its members share that number. `Grant.allotments` has
+  the names; `Grant.nics` is the sum, which a caller has who shares with nobody.
 
 What differs, so that it grants less, save for the first two:
 
@@ -49,7 +49,7 @@ from .name_lookup import NameLookup
 MAX_BYTES = 1 << 20
 MAX_LINES = 16384
 MAX_NOTES = 32
-MAX_PLACES = 32
+MAX_LOCATIONS = 32
 
 # The clock of time stamps is coarse. What has just been written may be written
 # again and look the same, so it is not relied on before it is this old.
@@ -64,21 +64,21 @@ _LINE = re.compile(
 _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 
 
-class Share(NamedTuple):
-    """A name's number of NICs, which are whoever's it is the name of."""
+class Allotment(NamedTuple):
+    """How many NICs the file gives whoever has a name."""
 
     name: str  # as written: a group's with its "@"
-    number: int
+    nics: int
 
 
 class Grant(NamedTuple):
     """What the file gives a caller on a bridge."""
 
-    number: int  # of NICs, by all lines together
-    places: tuple[str, ...]  # file:line of the lines about the caller, 32 at most
+    nics: int  # by all lines together
+    locations: tuple[str, ...]  # file:line of the lines about the caller, 32 at most
     notes: tuple[str, ...]  # what is odd, for the log: printable lines, and not many
     problem: str | None  # why the file cannot be used; one that is missing can
-    shares: tuple[Share, ...] = ()  # in the order of the file
+    allotments: tuple[Allotment, ...] = ()  # in the order of the file
 
 
 class Line(NamedTuple):
@@ -161,8 +161,8 @@ def weigh(
     """
     groups = {peer.gid, *peer.groups}
     total = 0
-    best: dict[tuple[bool, int], Share] = {}
-    places: list[str] = []
+    best: dict[tuple[bool, int], Allotment] = {}
+    locations: list[str] = []
     odd: list[tuple[Line, str]] = []
     for line in lines:
         remark = line.remark
@@ -173,24 +173,24 @@ def weigh(
         elif number is None:
             remark = "there is no {}" if line.name in numbers else "{} is not known yet"
         elif number in groups if is_group else number == peer.uid:
-            if len(places) < MAX_PLACES:
-                places.append(_show(f"{path}:{line.number}"))
+            if len(locations) < MAX_LOCATIONS:
+                locations.append(_show(f"{path}:{line.number}"))
             total += line.nics
-            share = best.get((is_group, number))
-            if share is None:
-                share = Share(_name(line.name), max(line.nics, 0))
+            allotment = best.get((is_group, number))
+            if allotment is None:
+                allotment = Allotment(_name(line.name), max(line.nics, 0))
             else:
                 remark = remark or "not the first for that name: the highest counts"
-                share = share._replace(number=max(line.nics, share.number))
-            best[is_group, number] = share
+                allotment = allotment._replace(nics=max(line.nics, allotment.nics))
+            best[is_group, number] = allotment
         if remark:
             odd.append((line, remark))
-    shares = tuple(best.values()) if total > 0 else ()
+    allotments = tuple(best.values()) if total > 0 else ()
     notes = [_note(path, line, remark) for line, remark in odd[:MAX_NOTES]]
     if len(odd) > MAX_NOTES:
         notes.append(f"and {len(odd) - MAX_NOTES} more")
-    in_all = sum(share.number for share in shares)
-    return Grant(in_all, tuple(places), tuple(notes), None, shares)
+    nics = sum(allotment.nics for allotment in allotments)
+    return Grant(nics, tuple(locations), tuple(notes), None, allotments)
 
 
 def _note(path: str, line: Line, remark: str) -> str:

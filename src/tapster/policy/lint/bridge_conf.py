@@ -90,16 +90,16 @@ def denied_bridges(reading: Reading, denies: dict[str, str]) -> Iterator[Finding
         if rule.effect == DENY:
             continue
         for number, name in enumerate(rule.bridges):
-            place = denies.get(name) or denies.get(ALL)
-            if place is not None:
+            location = denies.get(name) or denies.get(ALL)
+            if location is not None:
                 yield at(
                     document,
                     (*keys, "bridges", number),
                     Severity.WARNING,
                     "denied-bridge",
-                    f"{place} denies Linux bridge {name} to everyone",
+                    f"{location} denies Linux bridge {name} to everyone",
                     "remove that line, or the bridge here",
-                    (place,),
+                    (location,),
                 )
 
 
@@ -198,22 +198,22 @@ class _Walk:
         if self._denied:  # what is all, then
             self._allows.pop(ALL, None)
         return {
-            name: place
-            for name, place in self._allows.items()
+            name: location
+            for name, location in self._allows.items()
             if name not in self._denied
         }
 
     def _rule(self, path: str, line: Line, is_odd: bool) -> None:
         name, is_main = _text(line.argument), len(self._open) == 1
-        place = f"{path}:{line.number}"
+        location = f"{path}:{line.number}"
         if line.word == b"allow":
             self.may_allow = True
             if is_main:
-                self._allows.setdefault(name, place)
+                self._allows.setdefault(name, location)
         else:
             self._denied.add(name)
             if is_main:
-                self.denies.setdefault(name, place)
+                self.denies.setdefault(name, location)
         words = None
         if name == ALL:
             # Few may be whom an included file says it to.

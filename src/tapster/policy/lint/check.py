@@ -19,7 +19,7 @@ from ..config.files import DROP_INS, MAIN, opened_directory, opened_file, read_f
 from ..config.load import BRIDGE_CONF, DEFAULT_DIRECTORY, Reading, read
 from ..config.toml_locations import Document, Invalid, Keys
 from ..config.values import Names, identity
-from ..foreign.access import Effort, Reader, read_as
+from ..foreign.access import LookupBudget, Reader, read_as_user
 from ..foreign.bridge_conf import MAX_STEPS
 from ..foreign.lxc_usernet import MAX_BYTES, MAX_LINES
 from .bridge_conf import Files, denied_bridges, lint_bridge_conf
@@ -184,9 +184,9 @@ def _named(document: Document) -> Iterator[tuple[Keys, str]]:
     """Where names of users and groups are, whatever else is there."""
     for number, rule in enumerate(_list(document.data.get("rules"))):
         for key in ("users", "groups"):
-            for place, value in enumerate(_list(_table(rule).get(key))):
+            for index, value in enumerate(_list(_table(rule).get(key))):
                 if isinstance(value, str):
-                    yield ("rules", number, key, place), value
+                    yield ("rules", number, key, index), value
     for name, network in _table(document.data.get("networks")).items():
         for guest, what in _table(_table(network).get("reservations")).items():
             value = _table(what).get("user")
@@ -223,9 +223,9 @@ def _others(reading: Reading, host: Host) -> tuple[list[Finding], Elsewhere]:
     settings = reading.config.authorization
     is_root = os.geteuid() == 0
     me = Reader(os.geteuid(), os.getegid(), frozenset(os.getgroups()))
-    effort = Effort(MAX_STEPS)
+    budget = LookupBudget(MAX_STEPS)
     files = Files(
-        lambda path, limit: read_as(path, me, limit, effort), os.stat, is_root
+        lambda path, limit: read_as_user(path, me, limit, budget), os.stat, is_root
     )
     found = lint_bridge_conf(
         settings.bridge_conf, settings.strict_includes, host, files

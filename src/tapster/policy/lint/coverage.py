@@ -28,7 +28,7 @@ NETWORK, BRIDGE = "network", "bridge"
 EVERY: What = (NETWORK, EVERY_NETWORK)
 
 
-class Idle(NamedTuple):
+class Shadowed(NamedTuple):
     """A rule that says nothing, and those that say it all in its place.
 
     `manages`: it still says whose users manage what others have.
@@ -56,7 +56,7 @@ def what(rule: Rule) -> list[What]:
     return [*((NETWORK, n) for n in networks), *((BRIDGE, b) for b in bridges)]
 
 
-def idle_grants(rules: Sequence[Rule], networks: Collection[str]) -> list[Idle]:
+def shadowed_grants(rules: Sequence[Rule], networks: Collection[str]) -> list[Shadowed]:
     """The rules that allow, or let polkit, and never decide.
 
     Each request that one is about is denied, or an earlier one decides it.
@@ -76,9 +76,9 @@ def idle_grants(rules: Sequence[Rule], networks: Collection[str]) -> list[Idle]:
             # Who manages is asked of each rule that says so, not of the first; and
             # managing every network is more than managing each that there is.
             more = _settled(rule, (), managing)
-            found.append(Idle(number, by if more is None else more, more is None))
+            found.append(Shadowed(number, by if more is None else more, more is None))
         elif by is not None:
-            found.append(Idle(number, by))
+            found.append(Shadowed(number, by))
         before.add(number, rule)
     return found
 
@@ -117,7 +117,7 @@ def _settling(
     return find
 
 
-def idle_denials(rules: Sequence[Rule]) -> list[Idle]:
+def shadowed_denials(rules: Sequence[Rule]) -> list[Shadowed]:
     """The rules that deny only what others do; all of them may go at once."""
     denials = denials_of(rules)
     gone: set[int] = set()
@@ -138,7 +138,7 @@ def idle_denials(rules: Sequence[Rule]) -> list[Idle]:
             by = _settled(rules[number], (), others(number))
             if by is not None:
                 gone.add(number)
-                found.append(Idle(number, by))
+                found.append(Shadowed(number, by))
     # While a rule names the default network, the built-in one does not hold.
     naming = {n for n, rule in enumerate(rules) if DEFAULT_NETWORK in rule.networks}
     if naming and naming <= gone:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ...errors import ConfigError
 from ..config.toml_locations import Document, Keys
 
-_PLACE = re.compile(
+_LOCATION = re.compile(
     r"(?P<file>.+?)(?::(?P<line>\d+)(?::(?P<column>\d+))?)?: (?P<text>.*)", re.S
 )
 
@@ -39,7 +39,7 @@ class Finding(NamedTuple):
     related: tuple[str, ...] = ()
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """file:line:column, as much of it as there is."""
         parts = (self.file, self.line, self.column)
         return ":".join(str(part) for part in parts if part is not None)
@@ -55,13 +55,13 @@ def at(
     related: tuple[str, ...] = (),
 ) -> Finding:
     """A finding about a key of a file."""
-    file, line, column = document.place(*keys).rsplit(":", 2)
+    file, line, column = document.location(*keys).rsplit(":", 2)
     return Finding(severity, code, message, file, int(line), int(column), hint, related)
 
 
 def of_error(error: ConfigError, code: str) -> Finding:
     """What the reader of the files refuses; its message starts with the place."""
-    found = _PLACE.fullmatch(error.message)
+    found = _LOCATION.fullmatch(error.message)
     if found is None:
         return Finding(Severity.ERROR, code, error.message, hint=error.hint)
     line, column = (

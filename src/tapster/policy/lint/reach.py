@@ -49,7 +49,7 @@ class _Crowd:
         )
 
 
-def vain_denials(rules: Sequence[Rule], bridges_elsewhere: bool) -> list[int]:
+def redundant_denials(rules: Sequence[Rule], bridges_elsewhere: bool) -> list[int]:
     """The rules that deny only what nothing allows.
 
     :param bridges_elsewhere: whether other files may allow Linux bridges.
@@ -108,7 +108,7 @@ def _left(rules: Sequence[Rule], rule: Rule, thing: What, denials: Index) -> lis
     ]
 
 
-def detours(
+def bypasses(
     rules: Sequence[Rule], on: Mapping[str, Collection[str]]
 ) -> Iterator[tuple[int, str, str]]:
     """The rules that deny a Linux bridge or a network of it, and not the other,

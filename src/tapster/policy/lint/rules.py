@@ -14,12 +14,12 @@ from ...model import Rule
 from ..config.load import Reading
 from ..config.toml_locations import Document, Keys
 from ..core.rulebook import DEFAULT_NETWORK, DENY, EVERY_NETWORK
-from .coverage import BRIDGE, EVERYONE, idle_denials, idle_grants, who
+from .coverage import BRIDGE, EVERYONE, shadowed_denials, shadowed_grants, who
 from .findings import Finding, Severity, at
-from .reach import closed_networks, detours, vain_denials
+from .reach import bypasses, closed_networks, redundant_denials
 from .values import Host, lint_words
 
-_MOST_PLACES = 3  # in a message
+_MOST_LOCATIONS = 3  # in a message
 _NARROW = "have less denied: a rule that denies wins"
 
 
@@ -33,26 +33,26 @@ class Elsewhere(NamedTuple):
 def lint(reading: Reading, host: Host, elsewhere: Elsewhere) -> list[Finding]:
     """Findings in no order."""
     return [
-        *_idle_grants(reading),
-        *_idle_denials(reading, elsewhere.may_allow),
+        *_shadowed_grants(reading),
+        *_shadowed_denials(reading, elsewhere.may_allow),
         *_closed_networks(reading),
-        *_detours(reading, elsewhere.bridges),
+        *_bypasses(reading, elsewhere.bridges),
         *lint_words(reading, host),
     ]
 
 
-def _idle_grants(reading: Reading) -> Iterator[Finding]:
+def _shadowed_grants(reading: Reading) -> Iterator[Finding]:
     rules = reading.config.rules
     naming = [n for n, rule in enumerate(rules) if DEFAULT_NETWORK in rule.networks]
-    for number, by, manages in idle_grants(rules, reading.config.networks):
+    for number, by, manages in shadowed_grants(rules, reading.config.networks):
         _, document, keys = reading.written[number]
-        places = tuple(rules[other].place for other in by)
+        locations = tuple(rules[other].location for other in by)
         code = "never-matches"
         if all(rules[other].effect == DENY for other in by):
-            why = f"{_several(places, 'deny', 'denies')} all that it is about"
+            why = f"{_several(locations, 'deny', 'denies')} all that it is about"
             hint = f"remove it, or {_NARROW}"
         else:
-            why = f"{_several(places, 'decide', 'decides')} all that it is about"
+            why = f"{_several(locations, 'decide', 'decides')} all that it is about"
             hint = "put it first, or remove it: the first rule that matches decides"
         message = f"this rule can never match: {why}"
         if manages:
@@ -64,33 +64,33 @@ def _idle_grants(reading: Reading) -> Iterator[Finding]:
                 "without it the built-in rule would hold again, by which everyone "
                 f"may use network {DEFAULT_NETWORK}"
             )
-        yield at(document, keys, Severity.WARNING, code, message, hint, places)
+        yield at(document, keys, Severity.WARNING, code, message, hint, locations)
 
 
-def _idle_denials(reading: Reading, bridges_elsewhere: bool) -> Iterator[Finding]:
+def _shadowed_denials(reading: Reading, bridges_elsewhere: bool) -> Iterator[Finding]:
     rules = reading.config.rules
-    for number, by, _ in idle_denials(rules):
+    for number, by, _ in shadowed_denials(rules):
         _, document, keys = reading.written[number]
-        places = tuple(rules[other].place for other in by)
-        why = _several(places, "deny", "denies")
+        locations = tuple(rules[other].location for other in by)
+        why = _several(locations, "deny", "denies")
         message = f"this rule denies nothing that is not denied already: {why} it"
         hint = "remove it"
         code = "shadowed-deny"
-        yield at(document, keys, Severity.WARNING, code, message, hint, places)
-    for number in vain_denials(rules, bridges_elsewhere):
+        yield at(document, keys, Severity.WARNING, code, message, hint, locations)
+    for number in redundant_denials(rules, bridges_elsewhere):
         _, document, keys = reading.written[number]
         message = "this rule denies what no rule allows"
         hint = "what no rule allows is denied without it"
         yield at(document, keys, Severity.NOTE, "vain-deny", message, hint)
 
 
-def _several(places: Sequence[str], many: str, one: str) -> str:
+def _several(locations: Sequence[str], many: str, one: str) -> str:
     """Rules, and what they do."""
-    if len(places) == 1:
-        return f"{places[0]} {one}"
-    said = list(places[:_MOST_PLACES])
-    if len(places) > _MOST_PLACES:
-        said.append(f"{len(places) - _MOST_PLACES} more")
+    if len(locations) == 1:
+        return f"{locations[0]} {one}"
+    said = list(locations[:_MOST_LOCATIONS])
+    if len(locations) > _MOST_LOCATIONS:
+        said.append(f"{len(locations) - _MOST_LOCATIONS} more")
     return f"{', '.join(said[:-1])} and {said[-1]} {many}"
 
 
@@ -123,25 +123,25 @@ def _why_closed(name: str, about: Sequence[Rule]) -> tuple[Severity, str, str]:
     naming = [rule for rule in about if name in rule.networks]
     for rule in about:
         if rule.effect == DENY and who(rule) == [EVERYONE] and not rule.guests:
-            return Severity.NOTE, f"{rule.place} denies it to everyone", _NARROW
+            return Severity.NOTE, f"{rule.location} denies it to everyone", _NARROW
     if any(rule.effect != DENY for rule in about):
         why = "whomever a rule allows it, another denies it"
         return Severity.WARNING, why, _NARROW
     if name == DEFAULT_NETWORK and naming:
-        why = f"{naming[0].place} names it, so that the built-in rule does not hold"
+        why = f"{naming[0].location} names it, so that the built-in rule does not hold"
         hint = f'{add}; or deny networks = ["{EVERY_NETWORK}"], which names none'
         return Severity.WARNING, why, hint
     return Severity.WARNING, "no rule allows it", add
 
 
-def _detours(reading: Reading, bridges: Collection[str]) -> Iterator[Finding]:
+def _bypasses(reading: Reading, bridges: Collection[str]) -> Iterator[Finding]:
     networks = reading.config.networks
     on: dict[str, list[str]] = {}
     for name, network in networks.items():
         if network.bridge is not None:
             on.setdefault(network.bridge, []).append(name)
     rules = [*reading.config.rules, Rule(bridges=tuple(bridges))]
-    for number, kind, name in detours(rules, on):
+    for number, kind, name in bypasses(rules, on):
         _, document, keys = reading.written[number]
         if kind == BRIDGE:
             what = f"Linux bridge {name}, which network {on[name][0]} is on"

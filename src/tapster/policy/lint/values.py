@@ -61,12 +61,12 @@ def _people(written: Written, host: Host, lonely: set[int]) -> Iterator[Finding]
         ("groups", "group", host.names.gid, host.has_group),
     ):
         seen: dict[int, Any] = {}
-        for place, word in enumerate(rule.get(key, ())):
+        for index, word in enumerate(rule.get(key, ())):
             try:
                 number = resolve(word) if isinstance(word, str) else word
             except (KeyError, ValueError):
                 continue  # an error, and told as one
-            keys = (*written.keys, key, place)
+            keys = (*written.keys, key, index)
             if number in seen:
                 again = f"{shown(word)} is named twice"
                 if word != seen[number]:
@@ -101,21 +101,21 @@ def _raw(written: Written) -> dict[str, Any]:
 
 def _patterns(written: Written) -> Iterator[Finding]:
     rule, document, keys = written
-    for place, pattern in enumerate(rule.macs):
+    for index, pattern in enumerate(rule.macs):
         if matches_no_mac(pattern):
             yield at(
                 document,
-                (*keys, "macs", place),
+                (*keys, "macs", index),
                 Severity.WARNING,
                 "impossible-mac",
                 f"no guest's MAC address is like {shown(pattern)}",
                 "it is for the whole address, as in 52:54:00:*, and never multicast",
             )
-    for place, pattern in enumerate(rule.guests):
+    for index, pattern in enumerate(rule.guests):
         if matches_no_name(pattern):
             yield at(
                 document,
-                (*keys, "guests", place),
+                (*keys, "guests", index),
                 Severity.WARNING,
                 "impossible-guest",
                 f"no guest's name is like {shown(pattern)}",
@@ -143,11 +143,11 @@ def _for_everyone(written: Written) -> Iterator[Finding]:
             "everyone sees and changes other users' NICs and forwards",
             _SAY_WHO,
         )
-    for place, port in enumerate(rule.forward or ()):
+    for index, port in enumerate(rule.forward or ()):
         if port.first < _PRIVILEGED:
             yield at(
                 document,
-                (*keys, "forward", place),
+                (*keys, "forward", index),
                 Severity.WARNING,
                 "privileged-forward",
                 f"everyone may have {port} of this host lead to a guest",
@@ -192,8 +192,8 @@ def _bridges(reading: Reading, host: Host) -> Iterator[Finding]:
                 named.setdefault(network.bridge or "", (document, keys))
                 break
     for rule, document, keys in reading.written:
-        for place, name in enumerate(rule.bridges):
-            named.setdefault(name, (document, (*keys, "bridges", place)))
+        for index, name in enumerate(rule.bridges):
+            named.setdefault(name, (document, (*keys, "bridges", index)))
     for name, (document, keys) in named.items():
         words = about_bridge(name, host)
         if words is not None:

@@ -23,9 +23,9 @@ from tapster.policy.config.current import CurrentConfig
 from tapster.policy.config.load import Authorization, Config
 from tapster.policy.config.values import Names
 from tapster.policy.core.decide import Decision
+from tapster.policy.core.facts import Verdict
 from tapster.policy.core.rulebook import DEFAULT_NETWORK, Target
 from tapster.policy.foreign import bridge_conf, lxc_usernet
-from tapster.policy.foreign.bridge_conf import Verdict
 
 ALICE = Peer(1000, 1000, frozenset({1000}), 1)
 YES, NO = Answer(True, "yes"), Answer(False, "polkit does not allow it")
@@ -165,7 +165,7 @@ class TestPolkit:
         polkit.meanwhile = lambda: judge._current.replace(config(other))
         decision, _ = confirm(judge, "web")
         assert decision.allowed
-        assert decision.place == "f:9"
+        assert decision.location == "f:9"
         assert len(polkit.asked) == 2
 
     def test_a_rule_that_denies_meanwhile_wins(self, ledger: Ledger) -> None:
@@ -175,7 +175,7 @@ class TestPolkit:
         polkit.meanwhile = lambda: judge._current.replace(config(ASKING, deny))
         decision, _ = confirm(judge, "web")
         assert not decision.allowed
-        assert decision.place == "f:2"
+        assert decision.location == "f:2"
 
     def test_a_quota_that_is_reached_meanwhile_holds(self, ledger: Ledger) -> None:
         polkit = Polkit(YES)
@@ -362,11 +362,11 @@ class TestSteps:
         guest = LAN._replace(name="web")
         decision, _ = judge.dry_run(ALICE, AttachRequest(name="web"), LAN, None)
         own, more = judge.steps(ALICE, guest, decision, own=True)
-        assert own[0].place == "m:0"
+        assert own[0].location == "m:0"
         assert len(own) + more == 3000
         assert len(own) <= 100
         every, more = judge.steps(ALICE, guest, decision, own=False)
-        assert every[0].place == "m:0"
+        assert every[0].location == "m:0"
         assert len(every) + more == 3000
         # All of it fits into what a client takes.
         assert sum(len(str(step)) for step in every) < 512 * 1024
@@ -382,11 +382,11 @@ class TestSteps:
         guest = LAN._replace(name="web")
         decision, _ = judge.dry_run(ALICE, AttachRequest(name="web"), LAN, None)
         told, more = judge.steps(ALICE, guest, decision, own=True)
-        assert [step.place for step in told] == ["f:2", "f:3", "f:4"]
+        assert [step.location for step in told] == ["f:2", "f:3", "f:4"]
         assert told[-1].outcome == "decides"
         assert more == 0
         told, _ = judge.steps(ALICE, guest, decision, own=False)
-        assert [step.place for step in told] == ["f:1", "f:2", "f:3", "f:4"]
+        assert [step.location for step in told] == ["f:1", "f:2", "f:3", "f:4"]
 
 
 def test_what_nobody_foresaw_is_on_record(monkeypatch: pytest.MonkeyPatch) -> None:

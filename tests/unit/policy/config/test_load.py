@@ -312,7 +312,7 @@ def every(data: object, before: Keys = ()) -> Iterator[Keys]:
 
 def test_places() -> None:
     document = Document("f", TOML)
-    found = {keys: document.place(*keys)[2:] for keys in every(document.data)}
+    found = {keys: document.location(*keys)[2:] for keys in every(document.data)}
     assert found == {
         ("a",): "1:1",
         ("a", "b"): "1:3",
@@ -340,11 +340,11 @@ def test_places() -> None:
         ("r", 1, "m", 0): "15:5",
         ("r", 1, "m", 0, "o"): "16:6",
     }
-    assert document.place("r", 1, "zzz", 3) == document.place("r", 1)
-    assert document.place("zzz") == "f:1:1"
+    assert document.location("r", 1, "zzz", 3) == document.location("r", 1)
+    assert document.location("zzz") == "f:1:1"
     assert document.line("r", 0, "n") == "f:11"
     crlf = Document("f", TOML.replace("\n", "\r\n"))
-    assert {keys: crlf.place(*keys)[2:] for keys in every(crlf.data)} == found
+    assert {keys: crlf.location(*keys)[2:] for keys in every(crlf.data)} == found
 
 
 # --- whatever is in a file
@@ -431,7 +431,7 @@ def test_every_key_is_found_where_it_is(text: str) -> None:
         return
     lines = text.split("\n")
     for keys in every(document.data):
-        line, column = map(int, document.place(*keys).split(":")[1:])
+        line, column = map(int, document.location(*keys).split(":")[1:])
         there = lines[line - 1][column - 1 :]
         if isinstance(keys[-1], str) and re.fullmatch(r"\w+", keys[-1]):
             assert there.lstrip("'\"").startswith(keys[-1])

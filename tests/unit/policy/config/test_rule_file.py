@@ -90,7 +90,7 @@ def test_rules_of_all_files_in_their_order() -> None:
         "",
         'rules = [{bridges = ["c"]}]\n',
     )
-    assert [rule.place for rule in found] == ["0:1", "0:3", "1:2", "3:1"]
+    assert [rule.location for rule in found] == ["0:1", "0:3", "1:2", "3:1"]
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,18 @@ from hypothesis import strategies as st
 
 from tapster.model import Peer, Port, Rule
 from tapster.policy.core import decide as policy
-from tapster.policy.core.decide import MAX_NICS, Decision, Facts, Share, Usernet
-from tapster.policy.core.rulebook import Rulebook, Target, concerns, is_about
+from tapster.policy.core.decide import MAX_NICS, Decision
+from tapster.policy.core.explain import explain
+from tapster.policy.core.facts import Facts, Share, Source, Usernet, Verdict
+from tapster.policy.core.matching import (
+    covers,
+    matches_any,
+    matches_peer,
+    matches_target,
+)
+from tapster.policy.core.rulebook import Rulebook, Target
 from tapster.policy.foreign.access import Contents
-from tapster.policy.foreign.bridge_conf import Source, Verdict, judge
+from tapster.policy.foreign.bridge_conf import judge
 
 ALICE = Peer(1000, 1000, frozenset({1000, 36}), 1)
 BOB = Peer(1001, 100, frozenset(), 2)
@@ -58,12 +66,12 @@ def terms(decision: Decision) -> tuple[bool, bool, int | None]:
     return decision.over_quota, decision.trusted, decision.max_nics
 
 
-def allow(place: str = "f:1", **keys: object) -> Rule:
-    return Rule(place, **{"networks": ("lan",), **keys})  # type: ignore[arg-type]
+def allow(location: str = "f:1", **keys: object) -> Rule:
+    return Rule(location, **{"networks": ("lan",), **keys})  # type: ignore[arg-type]
 
 
-def deny(place: str = "f:9", **keys: object) -> Rule:
-    return allow(place, effect="deny", **keys)
+def deny(location: str = "f:9", **keys: object) -> Rule:
+    return allow(location, effect="deny", **keys)
 
 
 # --- without rules of a file
@@ -89,9 +97,9 @@ def test_the_quota(peer: Peer, nics: int) -> None:
 
 @pytest.mark.parametrize("peer", [ALICE, ROOT])
 def test_a_bridge_is_as_its_verdict_says(peer: Peer) -> None:
-    place = "/etc/qemu/bridge.conf:1"
-    assert decide(peer, BR0, 0, YES) == Decision(True, YES.reason, place=place)
-    assert decide(peer, BR0, 0, NO) == Decision(False, NO.reason, place=place)
+    location = "/etc/qemu/bridge.conf:1"
+    assert decide(peer, BR0, 0, YES) == Decision(True, YES.reason, location=location)
+    assert decide(peer, BR0, 0, NO) == Decision(False, NO.reason, location=location)
     # The quota is the default network's.
     assert decide(peer, BR0, 1000, YES).allowed
 
@@ -207,7 +215,7 @@ BRIDGE = allow(networks=(), bridges=("br0",))
 
 
 def test_either_denies_and_either_allows() -> None:
-    no = replace(BRIDGE, effect="deny", place="f:9")
+    no = replace(BRIDGE, effect="deny", location="f:9")
     for verdict, rules, allowed in (
         (YES, [], True),
         (SILENT, [], False),
@@ -268,7 +276,7 @@ def test_lxc_usernet_stands_behind_the_others() -> None:
     granted = by_usernet(2, 1)
     assert granted.allowed
     assert granted.share == "@kvm"
-    assert (granted.max_nics, granted.place) == (2, "/u:3, /u:7")
+    assert (granted.max_nics, granted.location) == (2, "/u:3, /u:7")
     assert by_usernet(2, 2).over_quota
     assert not by_usernet(0, 0).allowed
     assert not by_usernet(0, 0).over_quota
@@ -321,7 +329,7 @@ def test_polkit_is_asked_of_what_a_rule_would_allow() -> None:
 
 def test_a_network_is_full_for_everybody() -> None:
     def full(in_all: int, most: int | None) -> Decision:
-        facts = Facts(in_all=in_all, most=most)
+        facts = Facts(network_nics=in_all, network_limit=most)
         return policy.decide(ALICE, LAN, Rulebook([allow()]), facts)
 
     assert full(4, 5).allowed
@@ -329,7 +337,9 @@ def test_a_network_is_full_for_everybody() -> None:
     assert full(5, 5).over_quota
     assert full(5, 5).full
     # To whom may not have one it is not told.
-    nobody = policy.decide(BOB, LAN, Rulebook([]), Facts(in_all=5, most=5))
+    nobody = policy.decide(
+        BOB, LAN, Rulebook([]), Facts(network_nics=5, network_limit=5)
+    )
     assert not nobody.over_quota
 
 
@@ -354,7 +364,7 @@ def test_who_manages() -> None:
         allow("f:3", users=frozenset({1001}), effect="polkit", manage=True),
     ]
     book = Rulebook(rules)
-    assert policy.may_manage(ALICE, LAN, book).place == "f:2"
+    assert policy.may_manage(ALICE, LAN, book).location == "f:2"
     assert policy.may_manage(BOB, LAN, book).ask
     assert not policy.may_manage(ALICE, DEFAULT, book).allowed
     assert not policy.may_manage(ALICE, BR0, book).allowed
@@ -485,7 +495,7 @@ IDS = st.none() | st.frozensets(st.sampled_from([0, 1, 2, 36]), min_size=1)
 NAMES = st.lists(st.sampled_from(["default", "lan", "br0", "*"]), unique=True)
 RULES = st.builds(
     Rule,
-    place=st.sampled_from(["f:1", "f:2", "f:3"]),
+    location=st.sampled_from(["f:1", "f:2", "f:3"]),
     users=IDS,
     groups=IDS,
     networks=NAMES.map(tuple),
@@ -596,16 +606,16 @@ def test_the_rulebook_finds_what_a_walk_through_all_rules_finds(
         walked = [
             rule
             for rule in book.rules
-            if is_about(rule, target)
-            and concerns(rule, peer)
+            if matches_target(rule, target)
+            and matches_peer(rule, peer)
             and (rule.effect == "deny") is deny
         ]
         found = list(find(peer, target))
         rest = iter(walked)
         assert all(rule in rest for rule in found)  # in that order, and no other
         # Only what is not for the guest may have been left out.
-        fitting = [rule for rule in walked if policy.covers(rule, target)]
-        assert [rule for rule in found if policy.covers(rule, target)] == fitting
+        fitting = [rule for rule in walked if covers(rule, target)]
+        assert [rule for rule in found if covers(rule, target)] == fitting
         anyone = target._replace(name=None, mac=None)
         assert list(find(peer, anyone)) == walked
 
@@ -622,12 +632,12 @@ WORDS = st.text("abB-", min_size=1, max_size=4)
 def test_the_rulebook_leaves_out_no_rule_about_the_guest(
     patterns: tuple[str, ...], word: str
 ) -> None:
-    fits = not patterns or policy.is_among(word, patterns)
+    fits = not patterns or matches_any(word, patterns)
     for rule, target in (
         (allow(guests=patterns), LAN._replace(name=word)),
         (allow(macs=patterns), LAN._replace(mac=word)),
     ):
-        assert policy.covers(rule, target) is fits
+        assert covers(rule, target) is fits
         assert policy.decide(ALICE, target, Rulebook([rule])).allowed is fits
 
 
@@ -640,24 +650,24 @@ def test_an_explanation_is_of_the_same_decision(
     nics: int,
     number: int,
 ) -> None:
-    # Each its own place, to tell them apart.
-    rules = [replace(rule, place=f"f:{n}") for n, rule in enumerate(rules)]
+    # Each its own location, to tell them apart.
+    rules = [replace(rule, location=f"f:{n}") for n, rule in enumerate(rules)]
     book = Rulebook(rules)
     facts = Facts(lambda *_: nics, verdict, Usernet((Share("a", number, nics),), "u:1"))
     decision = policy.decide(peer, target, book, facts)
-    steps = policy.explain(peer, target, book, decision)
-    assert [step.place for step in steps] == [
-        rule.place for rule in book.rules if is_about(rule, target)
+    steps = explain(peer, target, book, decision)
+    assert [step.location for step in steps] == [
+        rule.location for rule in book.rules if matches_target(rule, target)
     ]
     deciding = [step for step in steps if step.outcome == "decides"]
-    assert [step.place for step in deciding] == (
-        [decision.place] if decision.rule else []
+    assert [step.location for step in deciding] == (
+        [decision.location] if decision.rule else []
     )
     # A rule that is said not to be about this decides nothing: without it all is
     # as it was, save that the built-in rule may come back.
     for step in steps:
-        if step.outcome.startswith("not ") and step.place.startswith("f:"):
-            rest = [rule for rule in rules if rule.place != step.place]
+        if step.outcome.startswith("not ") and step.location.startswith("f:"):
+            rest = [rule for rule in rules if rule.location != step.location]
             if Rulebook(rest).rules[len(rest) :] == book.rules[len(rules) :]:
                 again = policy.decide(peer, target, Rulebook(rest), facts)
                 assert again.rule == decision.rule

@@ -14,11 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tapster.policy.core.facts import Source, Verdict
 from tapster.policy.foreign import access, bridge_conf, mounts
 from tapster.policy.foreign.access import Contents, Reader, Undecidable, acl_permits
 from tapster.policy.foreign.bridge_conf import (
-    Source,
-    Verdict,
     decide,
     judge,
     judge_all,
@@ -410,7 +409,7 @@ def test_a_swap_after_the_check_changes_nothing(
                 good.rename(tmp_path / "away")
                 bad.rename(good)
 
-    def may(fd: int, st: os.stat_result, want: int, reader: Reader) -> bool:
+    def has_permission(fd: int, st: os.stat_result, want: int, reader: Reader) -> bool:
         allowed = real(fd, st, want, reader)
         swap(st.st_ino)
         return allowed
@@ -420,8 +419,8 @@ def test_a_swap_after_the_check_changes_nothing(
         swap(os.fstat(fd).st_ino)
         return target
 
-    real, real_readlink = access.may, access._readlink
-    monkeypatch.setattr(access, "may", may)
+    real, real_readlink = access.has_permission, access._readlink
+    monkeypatch.setattr(access, "has_permission", has_permission)
     monkeypatch.setattr(access, "_readlink", readlink)
     verdict = on_disk(tmp_path)
     assert swapped

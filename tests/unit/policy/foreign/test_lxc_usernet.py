@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tapster.model import Peer
 from tapster.policy.config.values import Names
 from tapster.policy.foreign import lxc_usernet, name_lookup
-from tapster.policy.foreign.lxc_usernet import Grant, Share, look_up, parse, weigh
+from tapster.policy.foreign.lxc_usernet import Allotment, Grant, look_up, parse, weigh
 from tapster.policy.foreign.name_lookup import NameLookup
 
 # alice is in g by what a process inherits, and in her own group by her gid.
@@ -96,13 +96,13 @@ def weighed(data: bytes, peer: Peer = ALICE) -> Grant:
     ],
 )
 def test_numbers_are_lxcs(data: bytes, lxc: int, number: int) -> None:
-    assert weighed(data).number == number
+    assert weighed(data).nics == number
     if number != lxc:
         return
     # Nor does a line behind or before it change what it means.
     for other in (b"", b"\n", b"bob tap br0 9\n", b"alice veth br0 9\n", b"x\n"):
-        assert weighed(other + data).number == number
-        assert weighed(data.rstrip(b"\n") + b"\n" + other).number == number
+        assert weighed(other + data).nics == number
+        assert weighed(data.rstrip(b"\n") + b"\n" + other).nics == number
 
 
 SCANF = ctypes.CDLL(None).sscanf
@@ -182,9 +182,9 @@ LINE = st.tuples(
 @given(st.lists(LINE, max_size=8).map(b"\n".join))
 def test_lines_come_to_what_they_do_for_lxc(data: bytes) -> None:
     found, lxc = weighed(data), by_lxc(data, ALICE, numbers(data))
-    first = next(iter(found.shares), Share("", 1))
-    assert lxc - found.number == (found.number > 0 and first.number == 0)
-    assert sum(share.number for share in found.shares) == found.number
+    first = next(iter(found.allotments), Allotment("", 1))
+    assert lxc - found.nics == (found.nics > 0 and first.nics == 0)
+    assert sum(allotment.nics for allotment in found.allotments) == found.nics
 
 
 # --- whatever is in a file
@@ -193,17 +193,19 @@ def test_lines_come_to_what_they_do_for_lxc(data: bytes) -> None:
 @given(st.binary() | st.lists(TEXTS).map(b"\n".join))
 def test_bytes_never_raise(data: bytes) -> None:
     found = weighed(data)
-    assert found.number >= 0
-    assert all(text.isprintable() for text in (*found.notes, *found.places))
-    if found.number:
-        assert b"tap" in data and found.places
+    assert found.nics >= 0
+    assert all(text.isprintable() for text in (*found.notes, *found.locations))
+    if found.nics:
+        assert b"tap" in data and found.locations
 
 
 @given(st.lists(LINE, max_size=8), st.sampled_from([b"\xff", b"x", b"@zzz"]))
 def test_lines_about_others_change_nothing(lines: list[bytes], name: bytes) -> None:
     more = [line.replace(b"alice", name) for line in lines]
-    assert weighed(b"\n".join(lines)).shares == (
-        weighed(b"\n".join([*lines, *(m for m in more if m.startswith(name))])).shares
+    assert weighed(b"\n".join(lines)).allotments == (
+        weighed(
+            b"\n".join([*lines, *(m for m in more if m.startswith(name))])
+        ).allotments
     )
 
 
@@ -223,8 +225,8 @@ def test_what_is_odd_is_told() -> None:
         b"eve tap br1 2\n"
     )
     found = weighed(data)
-    assert found.number == 0
-    assert found.places == ("/f:1", "/f:7", "/f:8", "/f:9")
+    assert found.nics == 0
+    assert found.locations == ("/f:1", "/f:7", "/f:8", "/f:9")
     assert found.notes == (
         "/f:2: there is no user eve",
         "/f:3: there is no group nobodys",
@@ -241,26 +243,28 @@ def test_notes_are_bounded() -> None:
     notes = weighed(b"eve tap br0 1\n" * 50).notes
     assert len(notes) == lxc_usernet.MAX_NOTES + 1
     assert notes[-1] == "and 18 more"
-    places = weighed(b"alice tap br0 1\n" * 50).places
-    assert len(places) == lxc_usernet.MAX_PLACES
+    locations = weighed(b"alice tap br0 1\n" * 50).locations
+    assert len(locations) == lxc_usernet.MAX_LOCATIONS
 
 
 def test_whose_number_it_is_is_told() -> None:
     data = b"@g tap br0 3\nalice tap br0 2\n@g tap br0 4\n@h tap br0 0\n"
     found = weighed(data)
-    assert found.shares == (Share("@g", 4), Share("alice", 2), Share("@h", 0))
-    assert found.number == 6
+    assert found.allotments == (
+        Allotment("@g", 4),
+        Allotment("alice", 2),
+        Allotment("@h", 0),
+    )
+    assert found.nics == 6
     bob = Peer(1002, 1002, frozenset({3001}), 1)
-    assert weighed(data, bob).shares == (Share("@g", 4),)
+    assert weighed(data, bob).allotments == (Allotment("@g", 4),)
 
 
 @pytest.mark.parametrize("digits", [b"9" * 5000, b"-" + b"9" * 5000])
 def test_numbers_of_any_length(digits: bytes) -> None:
     zeros = b"0" * 5000
-    assert (
-        weighed(b"alice tap br0 +%s3\n@g tap br0 -%s1\n" % (zeros, zeros)).number == 3
-    )
-    assert weighed(b"alice tap br0 " + digits + b"\n@g tap br0 4\n").number == 0
+    assert weighed(b"alice tap br0 +%s3\n@g tap br0 -%s1\n" % (zeros, zeros)).nics == 3
+    assert weighed(b"alice tap br0 " + digits + b"\n@g tap br0 4\n").nics == 0
 
 
 # --- files
@@ -283,7 +287,7 @@ def ask(path: Path, bridge: str = "br0", names: Names = FAKE) -> Grant:
 
 
 def test_a_file(file: Path) -> None:
-    assert ask(file) == Grant(4, (f"{file}:1",), (), None, (Share("alice", 4),))
+    assert ask(file) == Grant(4, (f"{file}:1",), (), None, (Allotment("alice", 4),))
     assert ask(file, "br1") == Grant(0, (), (), None)
 
 
@@ -301,8 +305,8 @@ def test_any_bridge_can_be_asked_about(file: Path, bridge: str) -> None:
 
 def test_a_bridge_with_any_name(file: Path) -> None:
     file.write_bytes("alice tap brücke 2\n".encode() + b"alice tap br\xff 3\n")
-    assert ask(file, "brücke").number == 2
-    assert ask(file, "br\udcff").number == 3
+    assert ask(file, "brücke").nics == 2
+    assert ask(file, "br\udcff").nics == 3
 
 
 def test_an_edit_counts_at_once(file: Path) -> None:
@@ -310,7 +314,7 @@ def test_an_edit_counts_at_once(file: Path) -> None:
     for number in [*range(1, 10)] * 20:
         with file.open("r+") as opened:
             opened.write(f"alice tap br0 {number}\n")
-        assert ask(file).number == number
+        assert ask(file).nics == number
 
 
 def test_another_file_in_its_place_counts_at_once(file: Path) -> None:
@@ -319,7 +323,7 @@ def test_another_file_in_its_place_counts_at_once(file: Path) -> None:
     other.write_text("alice tap br0 7\n")
     os.utime(other, ns=(0, file.stat().st_mtime_ns))
     other.replace(file)
-    assert ask(file).number == 7
+    assert ask(file).nics == 7
 
 
 def test_a_file_is_read_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,12 +336,12 @@ def test_a_file_is_read_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(lxc_usernet, "parse", counted)
     monkeypatch.setattr(lxc_usernet, "_SETTLED_NS", -(10**18))
     for _ in range(5):
-        assert ask(file).number == 4
+        assert ask(file).nics == 4
     assert len(read) == 1
     file.chmod(0o600)
-    assert ask(file).number == 4
+    assert ask(file).nics == 4
     file.write_text("alice tap br0 40\n")
-    assert ask(file).number == 40
+    assert ask(file).nics == 40
     assert len(read) == 2
 
 
@@ -354,7 +358,7 @@ def test_few_files_are_kept(tmp_path: Path) -> None:
     for number in range(20):
         path = tmp_path / str(number)
         path.write_text(f"alice tap br0 {number}\n")
-        assert ask(path).number == number
+        assert ask(path).nics == number
     assert len(lxc_usernet._files) <= 4
 
 
@@ -375,7 +379,7 @@ def test_few_files_are_kept(tmp_path: Path) -> None:
 def test_what_cannot_be_used_grants_nothing(
     file: Path, make: Callable[[Path], object], says: str
 ) -> None:
-    assert ask(file).number == 4
+    assert ask(file).nics == 4
     file.unlink()
     make(file)
     found = ask(file)
@@ -388,7 +392,7 @@ def test_a_large_file_is_used(file: Path) -> None:
     data = b"alice tap br0 1\n".rjust(1 << 20, b"\n")[-(1 << 20) :]
     file.write_bytes(b"#".ljust((1 << 20) - 17, b"x") + b"\nalice tap br0 1\n")
     assert file.stat().st_size == len(data)
-    assert ask(file).number == 1
+    assert ask(file).nics == 1
 
 
 @pytest.fixture
@@ -407,31 +411,31 @@ def strictly(path: Path) -> Grant:
 
 
 def test_what_others_may_write_grants_nothing(roots: Path) -> None:
-    assert strictly(roots).number == 4
+    assert strictly(roots).nics == 4
     for path in (roots, roots.parent):
         before = stat.S_IMODE(path.stat().st_mode)
         for mode in (before | 0o020, before | 0o002):
             path.chmod(mode)
             found = strictly(roots)
-            assert found.number == 0
+            assert found.nics == 0
             assert f"{path}: others than root may write to it" in str(found.problem)
         path.chmod(before)
         os.chown(path, 4711, 0)
         found = strictly(roots)
-        assert found.number == 0
+        assert found.nics == 0
         assert f"{path}: belongs to uid 4711, not to root" in str(found.problem)
-        assert ask(roots).number == 4
+        assert ask(roots).nics == 4
         os.chown(path, 0, 0)
-        assert strictly(roots).number == 4
+        assert strictly(roots).nics == 4
 
 
 def test_what_a_link_leads_to_counts(roots: Path) -> None:
     target = roots.with_name("target")
     roots.rename(target)
     roots.symlink_to(target)
-    assert strictly(roots).number == 4
+    assert strictly(roots).nics == 4
     os.chown(target, 4711, 0)
-    assert strictly(roots).number == 0
+    assert strictly(roots).nics == 0
 
 
 @pytest.mark.usefixtures("no_leaked_fd")
@@ -485,10 +489,10 @@ def test_only_names_for_that_bridge_are_asked_about(
         "dead1 veth br0 4\n#dead2 tap br0 4\ndead3 tap br2 4\nalice tap br0 1\n"
     )
     for _ in range(3):
-        assert ask(file, names=service.names).number == 5
+        assert ask(file, names=service.names).nics == 5
     assert service.asked == ["@g", "alice"]
-    assert ask(file, "br1", service.names).number == 0
-    assert ask(file, "br7", service.names).number == 0
+    assert ask(file, "br1", service.names).nics == 0
+    assert ask(file, "br7", service.names).nics == 0
     assert service.asked == ["@g", "alice", "bob"]
 
 
@@ -502,16 +506,16 @@ def test_an_account_counts_that_was_made_later(
     assert service.asked == ["alice"]
     service.uids["alice"] = 1001
     monkeypatch.setattr(name_lookup, "SECONDS", 0.0)
-    assert ask(file, names=service.names).number == 4
+    assert ask(file, names=service.names).nics == 4
 
 
 def test_a_new_name_is_asked_about_at_once(file: Path, service: Service) -> None:
     service.uids["eve"] = 1001
-    assert ask(file, names=service.names).number == 4
+    assert ask(file, names=service.names).nics == 4
     file.write_text("alice tap br0 4\neve tap br0 6\n")
-    assert ask(file, names=service.names).number == 6
+    assert ask(file, names=service.names).nics == 6
     file.write_text("eve tap br0 5\n")
-    assert ask(file, names=service.names).number == 5
+    assert ask(file, names=service.names).nics == 5
     assert service.asked == ["alice", "alice", "eve"]
 
 
@@ -531,12 +535,12 @@ def test_names_that_nobody_answers_for_hold_nobody_up(
     service.may_answer.clear()
     for _ in range(50):
         found = ask(file, names=service.names)
-        assert (found.number, found.problem) == (0, None)
+        assert (found.nics, found.problem) == (0, None)
         assert found.notes == (f"{file}:1: user alice is not known yet",)
     assert service.asked == ["alice"]
     assert ask(file, "br1", service.names) == Grant(0, (), (), None)
     service.may_answer.set()
-    until(lambda: ask(file, names=service.names).number == 4)
+    until(lambda: ask(file, names=service.names).nics == 4)
 
 
 def test_many_bridges_are_not_waited_for_one_by_one(
@@ -561,10 +565,10 @@ def test_many_bridges_are_not_waited_for_one_by_one(
     monkeypatch.setattr(lxc_usernet, "NameLookup", Counted)
     monkeypatch.setattr(name_lookup, "PATIENCE", 0.01)
     for number in range(5):
-        assert ask(file, f"br{number}", service.names).number == 0
+        assert ask(file, f"br{number}", service.names).nics == 0
     assert slow == [False, True, True, True, True]
     service.may_answer.set()
-    until(lambda: ask(file, "br4", service.names).number == 4)
+    until(lambda: ask(file, "br4", service.names).nics == 4)
 
 
 def test_what_was_known_stays_while_nobody_answers(
@@ -572,20 +576,20 @@ def test_what_was_known_stays_while_nobody_answers(
 ) -> None:
     monkeypatch.setattr(name_lookup, "PATIENCE", 0.01)
     monkeypatch.setattr(name_lookup, "SECONDS", 0.0)
-    until(lambda: ask(file, names=service.names).number == 4)
+    until(lambda: ask(file, names=service.names).nics == 4)
     service.may_answer.clear()
     before = len(service.asked)
     for number in (5, 6, 7):
         file.write_text(f"alice tap br0 {number}\n")
-        assert ask(file, names=service.names).number == number
+        assert ask(file, names=service.names).nics == number
     assert len(service.asked) <= before + 1
     # A name that was not known is asked about beside the one that hangs.
     file.write_text("alice tap br0 8\ntoor tap br0 9\n")
     found = ask(file, names=service.names)
-    assert found.number == 8
+    assert found.nics == 8
     assert found.notes == (f"{file}:2: user toor is not known yet",)
     service.may_answer.set()
-    until(lambda: ask(file, names=service.names).number == 9)
+    until(lambda: ask(file, names=service.names).nics == 9)
 
 
 @pytest.mark.parametrize("error", [KeyError, ValueError, OSError])
@@ -594,7 +598,7 @@ def test_a_name_service_may_fail(file: Path, error: type[Exception]) -> None:
         raise error
 
     found = ask(file, names=Names(fail, fail))
-    assert (found.number, found.problem) == (0, None)
+    assert (found.nics, found.problem) == (0, None)
 
 
 def test_no_thread_to_be_had_is_nobody_known(
@@ -605,9 +609,9 @@ def test_no_thread_to_be_had_is_nobody_known(
 
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", fail)
-        assert ask(file).number == 0
+        assert ask(file).nics == 0
     monkeypatch.setattr(name_lookup, "SECONDS", 0.0)
-    assert ask(file).number == 4
+    assert ask(file).nics == 4
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -627,4 +631,4 @@ def test_files_never_raise(file: Path, data: bytes) -> None:
 def test_the_names_of_this_machine(file: Path) -> None:
     file.write_text("root tap br0 4\n@root tap br0 3\nno-such-user tap br0 1\n")
     root = Peer(0, 0, frozenset(), 1)
-    assert look_up(str(file), "br0", root, owner_only=False).number == 7
+    assert look_up(str(file), "br0", root, owner_only=False).nics == 7

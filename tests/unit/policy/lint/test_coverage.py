@@ -16,23 +16,23 @@ from hypothesis import strategies as st
 from tapster.model import Peer, Port, Rule
 from tapster.policy.core.decide import (
     Decision,
-    Facts,
     decide,
     may_forward,
     may_manage,
     may_reload,
 )
+from tapster.policy.core.facts import Facts, Verdict
+from tapster.policy.core.matching import matches_peer
 from tapster.policy.core.patterns import (
     are_within,
     is_within,
     matches_no_mac,
     matches_no_name,
 )
-from tapster.policy.core.rulebook import Rulebook, Target, concerns
-from tapster.policy.foreign.bridge_conf import Verdict
+from tapster.policy.core.rulebook import Rulebook, Target
 from tapster.policy.lint import coverage
-from tapster.policy.lint.coverage import idle_denials, idle_grants
-from tapster.policy.lint.reach import closed_networks, detours, vain_denials
+from tapster.policy.lint.coverage import shadowed_denials, shadowed_grants
+from tapster.policy.lint.reach import bypasses, closed_networks, redundant_denials
 
 NETWORKS = ("default", "lan", "wan")
 ON = {"br0": ["lan"], "br1": ["wan"]}
@@ -79,7 +79,7 @@ RULES = st.builds(
     manage=st.booleans(),
 ).map(lambda rule: replace(rule, macs=(), manage=False) if denies(rule) else rule)
 MANY = st.lists(RULES, max_size=7).map(
-    lambda rules: [replace(rule, place=f"f:{n}") for n, rule in enumerate(rules)]
+    lambda rules: [replace(rule, location=f"f:{n}") for n, rule in enumerate(rules)]
 )
 
 
@@ -107,7 +107,7 @@ def managing(rules: Sequence[Rule]) -> Iterator[Decision]:
 def outcomes(rules: Sequence[Rule]) -> list[tuple[bool, str | None]]:
     """Whether each request is allowed, and by which rule."""
     return [
-        (decision.allowed, decision.place if decision.allowed else None)
+        (decision.allowed, decision.location if decision.allowed else None)
         for decision in (*attaching(rules), *managing(rules))
     ]
 
@@ -116,29 +116,29 @@ _DEFAULT = Rule("f:0", networks=("default",), effect="polkit", manage=True)
 
 
 @settings(max_examples=150, deadline=None)
-@example([_DEFAULT, replace(_DEFAULT, place="f:1", effect="allow")])
-@example([replace(_DEFAULT, effect="allow"), replace(_DEFAULT, place="f:1")])
+@example([_DEFAULT, replace(_DEFAULT, location="f:1", effect="allow")])
+@example([replace(_DEFAULT, effect="allow"), replace(_DEFAULT, location="f:1")])
 @given(MANY)
 def test_what_can_never_match_never_decides(rules: list[Rule]) -> None:
-    idle = idle_grants(rules, NETWORKS)
-    decided = {decision.place for decision in attaching(rules)}
-    managed = {decision.place for decision in managing(rules)}
+    idle = shadowed_grants(rules, NETWORKS)
+    decided = {decision.location for decision in attaching(rules)}
+    managed = {decision.location for decision in managing(rules)}
     for number, by, manages in idle:
-        assert rules[number].place not in decided
-        assert manages or rules[number].place not in managed
+        assert rules[number].location not in decided
+        assert manages or rules[number].location not in managed
         assert all(denies(rules[other]) or other < number for other in by)
 
 
 @settings(max_examples=150, deadline=None)
 @given(MANY)
 def test_shadowed_and_vain_denials_may_all_go(rules: list[Rule]) -> None:
-    shadowed = {idle.rule for idle in idle_denials(rules)}
+    shadowed = {idle.rule for idle in shadowed_denials(rules)}
     before = outcomes(rules) if shadowed else []
     for gone in (shadowed, *({number} for number in shadowed)):
         left = [rule for n, rule in enumerate(rules) if n not in gone]
         if shadowed:
             assert outcomes(left) == before
-    vain = set(vain_denials(rules, bridges_elsewhere=False))
+    vain = set(redundant_denials(rules, bridges_elsewhere=False))
     if vain:
         left = [rule for n, rule in enumerate(rules) if n not in vain]
         assert outcomes(left) == outcomes(rules)
@@ -158,12 +158,12 @@ def test_nobody_may_use_a_closed_network(rules: list[Rule]) -> None:
 @given(MANY)
 def test_a_way_around_a_rule_is_there_for_somebody(rules: list[Rule]) -> None:
     book = Rulebook(rules)
-    for number, kind, name in detours(rules, ON):
+    for number, kind, name in bypasses(rules, ON):
         target = Target(**{kind: name})
         assert any(
             decide(peer, target, book, SILENT).allowed
             for peer in EVERYBODY
-            if concerns(rules[number], peer)
+            if matches_peer(rules[number], peer)
         )
 
 
@@ -221,17 +221,17 @@ ALL = ("*",)
 def test_rules_that_never_match(
     rules: list[Rule], found: dict[int, tuple[int, ...]]
 ) -> None:
-    assert {n: by for n, by, _ in idle_grants(rules, NETWORKS)} == found
+    assert {n: by for n, by, _ in shadowed_grants(rules, NETWORKS)} == found
 
 
 def test_a_rule_that_only_manages() -> None:
     rules = [allow(), allow(users=BOB, manage=True)]
-    assert idle_grants(rules, NETWORKS) == [(1, (0,), True)]
+    assert shadowed_grants(rules, NETWORKS) == [(1, (0,), True)]
     rules.append(deny(users=BOB))
-    assert idle_grants(rules, NETWORKS) == [(1, (2,), False)]
+    assert shadowed_grants(rules, NETWORKS) == [(1, (2,), False)]
     # Managing every network is more than managing each.
     every = [allow(networks=NETWORKS, manage=True), allow(networks=ALL, manage=True)]
-    assert idle_grants(every, NETWORKS) == [(1, (0,), True)]
+    assert shadowed_grants(every, NETWORKS) == [(1, (0,), True)]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_a_rule_that_only_manages() -> None:
 def test_denials_in_the_shadow_of_others(
     rules: list[Rule], found: dict[int, tuple[int, ...]]
 ) -> None:
-    assert {n: by for n, by, _ in idle_denials(rules)} == found
+    assert {n: by for n, by, _ in shadowed_denials(rules)} == found
 
 
 @pytest.mark.parametrize(
@@ -274,9 +274,9 @@ def test_denials_in_the_shadow_of_others(
     ],
 )  # fmt: skip
 def test_denials_of_what_nothing_allows(rules: list[Rule], vain: list[int]) -> None:
-    assert vain_denials(rules, bridges_elsewhere=False) == vain
+    assert redundant_denials(rules, bridges_elsewhere=False) == vain
     with_bridges = [n for n in vain if not rules[n].bridges]
-    assert vain_denials(rules, bridges_elsewhere=True) == with_bridges
+    assert redundant_denials(rules, bridges_elsewhere=True) == with_bridges
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ BR0 = {"networks": (), "bridges": ("br0",)}
 def test_ways_around_a_rule(
     rules: list[Rule], found: list[tuple[int, str, str]]
 ) -> None:
-    assert list(detours(rules, ON)) == found
+    assert list(bypasses(rules, ON)) == found
 
 
 # --- patterns
@@ -441,9 +441,9 @@ def test_ten_thousand_rules_are_not_looked_at_each_against_each(
         return are_within(inner, outer)
 
     monkeypatch.setattr(coverage, "are_within", count)
-    idle_grants(rules, NETWORKS)
-    idle_denials(rules)
-    vain_denials(rules, bridges_elsewhere=False)
+    shadowed_grants(rules, NETWORKS)
+    shadowed_denials(rules)
+    redundant_denials(rules, bridges_elsewhere=False)
     closed_networks(rules, NETWORKS)
-    list(detours(rules, ON))
+    list(bypasses(rules, ON))
     assert compared < 200 * len(rules)

@@ -39,7 +39,7 @@ def findings(*texts: str, elsewhere: Elsewhere = Elsewhere()) -> list[Finding]: 
 
 def said(*texts: str) -> list[str]:
     """Place, severity and code of each."""
-    return sorted(f"{f.place} {f.severity} {f.code}" for f in findings(*texts))
+    return sorted(f"{f.location} {f.severity} {f.code}" for f in findings(*texts))
 
 
 def one(*texts: str, **how: Elsewhere) -> Finding:
@@ -102,7 +102,7 @@ def test_a_rule_that_can_never_match() -> None:
 
 def test_a_rule_that_is_denied_whole() -> None:
     finding = one(lan(f"{ALL}, effect = 'deny', users = ['alice']", ALL, ALICE))
-    assert finding.place == "0:3:1"
+    assert finding.location == "0:3:1"
     assert finding.message.endswith(": 0:1 denies all that it is about")
     assert finding.related == ("0:1",)
 
@@ -130,7 +130,7 @@ def test_the_last_rule_that_names_the_default_network_is_told_apart() -> None:
 
 def test_a_rule_that_only_manages() -> None:
     finding = one(lan(ALL, f"{ALICE}, manage = true, max_nics = 3"))
-    assert (finding.place, finding.code) == ("0:2:1", "only-manages")
+    assert (finding.location, finding.code) == ("0:2:1", "only-manages")
 
 
 def test_denials_without_effect() -> None:
@@ -156,7 +156,7 @@ def test_a_network_without_rules() -> None:
     finding = one(
         "", "[networks.lab]\nmode = 'isolated'\n[networks.lab.reservations]\n"
     )
-    assert (finding.place, finding.code) == ("1:1:11", "closed-network")
+    assert (finding.location, finding.code) == ("1:1:11", "closed-network")
     assert finding.severity is Severity.WARNING
     assert finding.message == "nobody may use network lab: no rule allows it"
     assert finding.hint == 'add a rule with networks = ["lab"]'
@@ -164,7 +164,7 @@ def test_a_network_without_rules() -> None:
 
 def test_the_default_network_closed_by_who_meant_one_user() -> None:
     finding = one(rules('networks = ["default"], users = ["bob"], effect = "deny"'))
-    assert (finding.place, finding.severity) == ("0:1:10", Severity.WARNING)
+    assert (finding.location, finding.severity) == ("0:1:10", Severity.WARNING)
     assert finding.message == (
         "nobody may use network default: 0:1 names it, so that the built-in rule does "
         "not hold"
@@ -196,7 +196,7 @@ def test_a_denied_bridge_has_its_network_as_a_way_around() -> None:
     finding = one(
         lan(ALL, 'bridges = ["br0"]', 'bridges = ["br0"], users=["bob"], effect="deny"')
     )
-    assert (finding.place, finding.code) == ("0:3:1", "way-around")
+    assert (finding.location, finding.code) == ("0:3:1", "way-around")
     assert finding.message == (
         "this rule does not deny network lan, which is on Linux bridge br0, and that "
         "is allowed elsewhere"
@@ -210,7 +210,7 @@ def test_a_denied_network_has_its_bridge_as_a_way_around(elsewhere: Elsewhere) -
     if not elsewhere.bridges:
         texts.append('bridges = ["br0"], groups = ["kvm"]')
     finding = one(lan(*texts), elsewhere=elsewhere)
-    assert (finding.place, finding.code) == ("0:2:1", "way-around")
+    assert (finding.location, finding.code) == ("0:2:1", "way-around")
     assert finding.message.startswith("this rule does not deny Linux bridge br0, which")
 
 
@@ -293,7 +293,7 @@ def test_what_everyone_may(keys: str, codes: list[str]) -> None:
 
 def test_no_checks_on_any_network() -> None:
     finding = one(rules('networks = ["*"], users = ["root"], trusted = true'))
-    assert (finding.place, finding.code) == ("0:1:47", "trusted-everywhere")
+    assert (finding.location, finding.code) == ("0:1:47", "trusted-everywhere")
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_one_address_for_two_guests_of_a_bridge() -> None:
         return text + f'[[rules]]\nusers = ["root"]\nnetworks = ["{name}"]\n'
 
     finding = one(network("a", "br0", "web"), network("b", "br0", "db"))
-    assert (finding.place, finding.code) == ("1:4:14", "reserved-twice")
+    assert (finding.location, finding.code) == ("1:4:14", "reserved-twice")
     whose = "guest web's on network a, which is on Linux bridge br0 too"
     assert finding.message == f"52:54:00:00:00:01 is {whose}"
     assert finding.related == ("0:4",)

@@ -63,7 +63,7 @@ def check(
 
 def said(tree: Tree, *, strict: bool = False, is_root: bool = True) -> list[str]:
     found = check(tree, strict=strict, is_root=is_root).findings
-    return [f"{f.place}: {f.severity}: {f.message}" for f in found]
+    return [f"{f.location}: {f.severity}: {f.message}" for f in found]
 
 
 # --- bridge.conf
@@ -146,7 +146,7 @@ def test_names_of_bridges() -> None:
 
 def test_everything_for_everyone() -> None:
     (found,) = check({"/m": b"allow all\n"}).findings
-    assert (found.place, found.code) == ("/m:1", "allows-all-bridges")
+    assert (found.location, found.code) == ("/m:1", "allows-all-bridges")
     # This may be read by few.
     assert said({"/m": b"include /a\n", "/a": b"allow all"}) == []
 
@@ -154,7 +154,7 @@ def test_everything_for_everyone() -> None:
 def test_who_may_write() -> None:
     tree = {"/open": b"include /alice\n", "/alice": b""}
     found = check(tree, main="/open").findings
-    assert [(f.place, f.code) for f in found] == [
+    assert [(f.location, f.code) for f in found] == [
         ("/open", "other-writer"),
         ("/alice", "other-writer"),
     ]
@@ -226,7 +226,8 @@ def test_lines_of_a_usernet_file() -> None:
         b"alice tap br1 3x\n"
     )
     found = [
-        f"{f.place}: {f.severity}: {f.message}" for f in lint_usernet("/u", text, HOST)
+        f"{f.location}: {f.severity}: {f.message}"
+        for f in lint_usernet("/u", text, HOST)
     ]
     assert found == [
         "/u:3: warning: there is no user 'eve'",
