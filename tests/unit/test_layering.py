@@ -121,3 +121,24 @@ def test_every_source_says_its_licence() -> None:
 def test_every_module_says_why_it_exists() -> None:
     for path in FILES:
         assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+# The rooms of policy, as `policy/__init__.py` has them: each imports what stands to
+# its right, and itself.
+POLICY = ("lint", "foreign", "config", "core")
+# What a pure function needs of the standard library: nothing that reads or asks.
+PURE = {"__future__", "collections", "fnmatch", "itertools", "re", "typing"}
+POLICY_FILES = [path for path in FILES if where(path) == "policy"]
+
+
+@pytest.mark.parametrize("path", POLICY_FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_the_rooms_of_policy_import_one_way(path: Path) -> None:
+    room = path.relative_to(SOURCE / "policy").parts[0]
+    allowed = POLICY[POLICY.index(room) :] if room in POLICY else ()
+    names = [name for _, name in imports(path) if part(name) == "policy"]
+    assert not [name for name in names if name.split(".")[2] not in allowed]
+
+
+def test_deciding_is_pure() -> None:
+    for path in (SOURCE / "policy" / "core").glob("*.py"):
+        assert {name.split(".")[0] for _, name in imports(path)} <= PURE | {"tapster"}

@@ -80,7 +80,7 @@ SHOWN_BY = {
     "policy/config/": "unit/policy/config/test_network_file.py",
     "policy/config/toml_locations": "unit/policy/lint/test_rules.py",
     "policy/core/patterns": "unit/policy/lint/test_coverage.py",
-    "policy/core/rulebook": "unit/policy/core/test_decide.py",
+    "policy/core/": "unit/policy/core/test_decide.py",
     "policy/foreign/access": "unit/policy/foreign/test_bridge_conf.py",
     "policy/foreign/mounts": "unit/policy/foreign/test_bridge_conf.py",
     "policy/foreign/name_lookup": "unit/policy/foreign/test_lxc_usernet.py",

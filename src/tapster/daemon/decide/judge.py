@@ -181,9 +181,7 @@ class Judge:
             usernet = self._usernet(peer, target.bridge)
         return Facts(count, verdict, usernet)
 
-    def _verdicts(
-        self, peer: Peer, bridges: Sequence[str]
-    ) -> dict[str, Verdict]:
+    def _verdicts(self, peer: Peer, bridges: Sequence[str]) -> dict[str, Verdict]:
         settings = self._current.value.authorization
         reader = bridge_conf.Reader(peer.uid, peer.gid, peer.groups)
         verdicts = bridge_conf.decide_all(
