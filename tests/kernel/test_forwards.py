@@ -27,7 +27,7 @@ from support.host import (
 from support.managing import forward, forwards, remove
 from support.pump import FAMILIES, TCP, UDP, V4, V6, Stack, bound, connected
 from tapster import errors
-from tapster.daemon.publish.forwards import PER_USER
+from tapster.daemon.publish.forward_table import USER_LIMIT
 
 HOST = {V4: "192.0.2.2", V6: "2001:db8::2"}
 WORLD = {V4: "192.0.2.1", V6: "2001:db8::1"}
@@ -408,9 +408,9 @@ class TestRefusals:
         assert forwards(lab, USER) == {}
 
     def test_of_more_than_a_user_may_have(self, lab: Lab, daemon: Daemon) -> None:
-        for number in range(PER_USER):
+        for number in range(USER_LIMIT):
             forward(lab, USER, f"tcp/{20000 + number}", "web", 80)
-        with pytest.raises(errors.ForwardRefused, match=rf"all .* \({PER_USER}\)"):
+        with pytest.raises(errors.ForwardRefused, match=rf"all .* \({USER_LIMIT}\)"):
             forward(lab, USER, "tcp/21000", "web", 80)
         bound(lab.host, TCP, 21000).close()
         forward(lab, OTHER, "tcp/21000", "web", 80)

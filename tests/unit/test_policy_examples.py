@@ -23,7 +23,7 @@ from tapster.cli import explain as command
 from tapster.daemon import broker
 from tapster.daemon.audit.record import RequestContext
 from tapster.daemon.decide.judge import ATTACH, FORWARD, MANAGE, Judge
-from tapster.daemon.publish import forwards
+from tapster.daemon.publish import forward_table
 from tapster.errors import RequestError
 from tapster.model import Peer, Port, Rule
 from tapster.networks.definition_json import parse_port
@@ -436,7 +436,7 @@ def test_the_actions_of_polkit_are_in_the_table() -> None:
 
 def test_numbers_in_the_text() -> None:
     (limit,) = re.findall(r"limit of their own: (\d+) of a user", TEXT)
-    assert int(limit) == forwards.PER_USER
+    assert int(limit) == forward_table.USER_LIMIT
     assert f"{MAX_NICS}\nNICs on the network `default`" in TEXT
     peer = Peer(1000, 1000, frozenset(), 1)
     for port, allowed in ((1023, False), (1024, True)):

@@ -21,7 +21,7 @@ from asyncvarlink import FileDescriptor
 
 from tapster.daemon.audit import record as audit
 from tapster.daemon.provision.tap_fd import TapDescriptor
-from tapster.daemon.publish.forwards import _parse, _parse_network, parse_port
+from tapster.daemon.resolve.forward import parse_forward, parse_network, parse_port
 from tapster.daemon.resolve.request import check
 from tapster.daemon.server import passed_fds as received
 from tapster.daemon.server.listener import Listener
@@ -81,8 +81,8 @@ class Service:
         guest_port: int,
         interactive: bool,
     ) -> interface.ForwardInfo:
-        name = _parse_network(network)
-        _parse(port, guest, guest_port)
+        name = parse_network(network)
+        parse_forward(port, guest, guest_port)
         return interface.ForwardInfo(
             name, 0, "ann", port, guest, guest_port, "waiting", None, None, False
         )
@@ -90,7 +90,7 @@ class Service:
     async def remove_forward(
         self, peer: Peer, network: str | None, port: str, interactive: bool
     ) -> None:
-        _parse_network(network)
+        parse_network(network)
         parse_port(port)
 
     async def list_forwards(self, peer: Peer) -> list[interface.ForwardInfo]:

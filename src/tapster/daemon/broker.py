@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 from collections.abc import Callable, Collection
 
 from ..errors import (
@@ -57,8 +58,10 @@ from .nics.ledger import Ledger, Nic
 from .provision import stages
 from .provision.provisioner import Provisioner
 from .provision.tap_fd import TapDescriptor
+from .publish.forward_table import ForwardTable
 from .publish.hooks.lifecycle import Hooks, RefusedByHook
-from .publish.networks import Instances
+from .publish.networks import RunningNetworks
+from .publish.open_forwards import OpenForwards
 from .resolve.bridges import Bridges
 from .resolve.request import check, resolve
 
@@ -88,24 +91,20 @@ class Broker:
         self.ledger = ledger
         self.events = events
         self.bridges = Bridges(env.netlink)
-        self.instances = Instances(
-            env, ledger, self.config.broker.network_grace_seconds
-        )
-        self.instances.wanted = lambda name: self.config.networks.get(name)
-        self.instances.on_changed = self._network_changed
-        self.instances.on_note = self._note
-        self.instances.on_up = hooks.network_up
-        self.instances.on_down = hooks.network_down
-        hooks.settings = lambda: self.config.hooks
         self.hooks = hooks
+        self.networks = RunningNetworks(env, ledger, current, self)
+        self.forward_table = ForwardTable(
+            os.path.join(env.store.directory, "forwards.json")
+        )
+        self.open_forwards = OpenForwards(
+            self.forward_table, ledger, self.networks, env.nft, current
+        )
         self._unanswered: set[str] = set()  # names of taps that nobody has yet
         self.allocator = Allocator(
             env.store.seed, ledger, self.judge, current, self._is_gone
         )
         self.provisioner = Provisioner(env, ledger, self.bridges)
         self.on_waiting: Callable[[], None] = stages.nothing
-        self.on_attached: Callable[[Nic], None] = lambda _: None
-        self.on_gone: Callable[[Nic], None] = lambda _: None
 
     @property
     def config(self) -> Config:
@@ -113,7 +112,7 @@ class Broker:
 
     def close(self) -> None:
         """Close what was opened here; NICs and networks stay."""
-        self.instances.cancel()
+        self.networks.cancel()
         self.expiry.cancel()
         self.bridges.close()
 
@@ -175,14 +174,14 @@ class Broker:
                 return self._attach_to_bridge(
                     context, request, decision, link, definition
                 )
-            network = self.instances.ready(definition, peer.uid)
+            network = self.networks.ready(definition, peer.uid)
             if network is not None:
                 try:
                     return self._attach_to_network(context, request, decision, network)
                 finally:
-                    self.instances.schedule_down(network)
-            network = await self.instances.bring_up(definition, peer.uid)
-            self.instances.schedule_down(network)  # unless its NIC comes
+                    self.networks.schedule_down(network)
+            network = await self.networks.bring_up(definition, peer.uid)
+            self.networks.schedule_down(network)  # unless its NIC comes
             # That took its time: what was true may not be now.
         raise BrokerFailure(
             f"network {definition.name} does not stay up", "try again in a moment"
@@ -324,7 +323,7 @@ class Broker:
         self.expiry.add(nic)
         if nic.state is State.WAITING:
             self.on_waiting()
-        self.on_attached(nic)
+        self.open_forwards.guest_attached(nic)
         return tap, nic
 
     async def _tell_hooks(self, tap: TapDescriptor, nic: Nic) -> None:
@@ -415,12 +414,12 @@ class Broker:
         if self.ledger.by_ifname(nic.ifname) is not nic:
             return
         self.ledger.remove(nic)
-        self.on_gone(nic)
+        self.open_forwards.guest_gone(nic)
         self.provisioner.delete_elements(nic)
-        network = self.network_of(nic)
+        network = self.networks.network_of(nic)
         if network is not None:
             network.remove_guest(nic.ifname, nic.mac, nic.ipv4)
-            self.instances.schedule_down(network)
+            self.networks.schedule_down(network)
         self.hooks.gone(nic)
         if nic.ifname not in self._unanswered:  # else nobody was told that it is
             self.events.about("detached", nic, context=context)
@@ -433,13 +432,22 @@ class Broker:
         :returns: what that changes for guests that run, and when, for people.
         """
         self.current.replace(config)
-        self.instances.grace = config.broker.network_grace_seconds
-        told = self.instances.change() + self._change_on_bridges()
+        told = self.networks.follow_configuration() + self._change_on_bridges()
         for line in told:
             _log.info("%s", line)
         return told
 
-    def _network_changed(self, network: ManagedNetwork, changed: list[str]) -> None:
+    # what becomes of networks (`NetworkListener`)
+
+    def network_up(self, network: ManagedNetwork) -> None:
+        self.hooks.network_up(network)
+
+    def network_down(self, network: ManagedNetwork) -> None:
+        self.hooks.network_down(network)
+
+    def network_changed(
+        self, network: ManagedNetwork, changed: Collection[str]
+    ) -> None:
         for nic in self.ledger.on_bridge(network.bridge):
             self._change_nic(nic, network.definition, changed)
 
@@ -461,7 +469,7 @@ class Broker:
     def catch_up(self) -> None:
         """Hold all NICs to what their networks are: an earlier broker may have been
         killed while it changed one after the other."""
-        for network in self.instances.all():
+        for network in self.networks.all():
             for nic in self.ledger.on_bridge(network.bridge):
                 changed = _not_as(network.definition, nic)
                 if changed:
@@ -484,14 +492,10 @@ class Broker:
             for name, changed in changes.items()
         ]
 
-    def _note(self, network: ManagedNetwork, text: str) -> None:
+    def network_noted(self, network: ManagedNetwork, text: str) -> None:
         """Tell those who have an interest in a network what became of it."""
         owner = network.uid
         self.events.network(network.name, network.bridge, owner, text)
-
-    def network_of(self, nic: Nic) -> ManagedNetwork | None:
-        """The network instance that a NIC is on; None on a Linux bridge."""
-        return self.instances.on_bridge(nic.bridge) if nic.network else None
 
     async def stop(self, *, everything: bool) -> None:
         """Take down every network that has no NIC; `everything`: every network.
@@ -499,8 +503,8 @@ class Broker:
         The system's guests keep theirs over a restart. A rootless broker's
         namespace ends with it.
         """
-        self.instances.cancel()
-        await self.instances.wait_for_rising()
+        self.networks.cancel()
+        await self.networks.wait_for_locks()
         await asyncio.sleep(_GOING_WAIT)  # the NIC that a network came up for
         await self.hooks.close()
         for _ in range(_GOING_TRIES):
@@ -509,15 +513,15 @@ class Broker:
             await asyncio.sleep(_GOING_WAIT)
         for nic in list(self.ledger):
             self._is_gone(nic)
-        self.instances.cancel()
+        self.networks.cancel()
         if everything:
             for nic in list(self.ledger):
                 self.nic_gone(nic)
-        for network in self.instances.all():
-            await self.instances.take_down(network)
+        for network in self.networks.all():
+            await self.networks.take_down(network)
         await self.hooks.stop()
-        self.instances.restore_host()
-        self.instances.cancel()
+        self.networks.restore_host()
+        self.networks.cancel()
 
 
 def _not_as(definition: NetworkDefinition, nic: Nic) -> set[str]:

@@ -30,13 +30,12 @@ from ..networks.managed_network import ManagedNetwork
 from .broker import Broker
 from .nics.expected import TAP_ALIAS, is_recorded
 from .nics.ledger import Nic
-from .publish.forwards import Forwards
 from .watch.guard import name_again
 
 _log = logging.getLogger(__name__)
 
 
-async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None:
+async def reconcile(broker: Broker, more_rules: str) -> None:
     """Bring records, kernel and processes together. Call it once, at the start.
 
     :param more_rules: what else is to be in the bridge table.
@@ -59,7 +58,7 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
     text = ruleset.tables(more_rules, routing=env.routing)
     for network in there:
         text += elements.add_network(network.rules)
-    text += broker.instances.own_networks(there)
+    text += broker.networks.host.closing_statements(there)
     for nic in list(found):
         try:
             text += elements.added(elements.of_port(nic.guest))
@@ -70,7 +69,9 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
             continue
         text += rates.change_limit(nic.ifname, 0, nic.rate_egress)
     ways_in = {n.bridge for n in there if n.definition.mode is Mode.NAT}
-    text += forwards.statements(nic for nic in found if nic.bridge in ways_in)
+    text += broker.open_forwards.statements(
+        nic for nic in found if nic.bridge in ways_in
+    )
     env.nft.run("make tables", text)
 
     for nic in found:
@@ -88,7 +89,7 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
     for network in networks:
         ifnames = {nic.ifname for nic in broker.ledger.on_bridge(network.bridge)}
         if network.bridge_index and ifnames:
-            broker.instances.adopt(network)
+            broker.networks.adopt(network)
             try:
                 await network.adopt(ifnames)
                 if network in rebuilt:
@@ -101,11 +102,11 @@ async def reconcile(broker: Broker, forwards: Forwards, more_rules: str) -> None
     broker.catch_up()
     _delete_lost_taps(broker, links)
     _delete_lost_bridges(broker)
-    broker.instances.restore_host()
+    broker.networks.restore_host()
     for nic in list(broker.ledger):
         broker.expiry.add(nic)
     there_are = [nic.ifname for nic in broker.ledger]
-    there_are += [network.bridge for network in broker.instances.all()]
+    there_are += [network.bridge for network in broker.networks.all()]
     broker.hooks.recall(set(there_are))
 
 
@@ -203,7 +204,7 @@ def _delete_lost_taps(broker: Broker, links: dict[int, Link]) -> None:
 
 def _delete_lost_bridges(broker: Broker) -> None:
     """Bridges that bear our mark and have no record, if they have no port."""
-    known = {network.bridge for network in broker.instances.all()}
+    known = {network.bridge for network in broker.networks.all()}
     links = rtnetlink.links(broker.env.netlink)
     used = {link.master for link in links}
     for link in links:

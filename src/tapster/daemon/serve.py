@@ -47,7 +47,7 @@ from .process.options import Options
 from .process.programs import Programs
 from .process.runtime_directory import RuntimeDirectoryWatch
 from .process.spawner_process import SpawnerProcess
-from .publish.forwards import Forwards
+from .publish.forwards import ForwardRequests
 from .publish.hooks.lifecycle import Hooks
 from .server.listener import Listener
 from .watch.dhcp_snooping import LeaseWatch
@@ -252,13 +252,20 @@ async def _serve(
     ledger = _ledger(options)
     polkit = Polkit()
     of_hooks = None if rootless else options.config
-    hooks = Hooks(of_hooks, options.runtime, programs, events)
     current = CurrentConfig(config)
+    hooks = Hooks(of_hooks, options.runtime, programs, events, current)
     broker = Broker(current, env, ledger, events, polkit, hooks)
-    forwards = Forwards(broker, os.path.join(env.store.directory, "forwards.json"))
+    forwards = ForwardRequests(
+        broker.forward_table,
+        broker.open_forwards,
+        broker.judge,
+        events,
+        current,
+        rootless=env.rootless,
+    )
     watch, leases = Watch(), LeaseWatch()
     first_mac = FirstMac(broker)
-    await reconcile.reconcile(broker, forwards, leases.rules)
+    await reconcile.reconcile(broker, leases.rules)
     guard = Guard(broker)
     guard.on_tampered = hooks.tampered
     watch.start(broker, first_mac, guard)
@@ -307,7 +314,7 @@ async def _serve(
         reconcile.remove_tables(broker)
     watch.stop()
     leases.stop()
-    forwards.close()
+    broker.open_forwards.close()
     broker.close()
     polkit.close()
     env.netlink.close()

@@ -20,7 +20,7 @@ from ...wire import interface as wire
 from ..audit.record import RequestContext
 from ..broker import Broker
 from ..identify.accounts import peer_after_login, user_name
-from ..publish.forwards import parse_port
+from ..resolve.forward import parse_port
 from ..resolve.request import check, resolve
 
 _UNIFORM = "you may not use it, or it does not exist"

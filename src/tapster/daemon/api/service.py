@@ -27,7 +27,8 @@ from ..identify.accounts import user_name
 from ..nics.expected import TAP_ALIAS
 from ..nics.expiry import as_date
 from ..nics.ledger import Nic
-from ..publish.forwards import Forwards, Row
+from ..publish.forward_table import Row
+from ..publish.forwards import ForwardRequests
 from .doctor import findings as doctor
 from .explain import explain
 
@@ -38,7 +39,11 @@ class BrokerService:
     """Implements `wire.interface.Service` for every connection."""
 
     def __init__(
-        self, broker: Broker, forwards: Forwards, tier: str, read: Callable[[], Config]
+        self,
+        broker: Broker,
+        forwards: ForwardRequests,
+        tier: str,
+        read: Callable[[], Config],
     ) -> None:
         """
         :param tier: "system" or "rootless".
@@ -111,14 +116,14 @@ class BrokerService:
         shown: set[str] = set()
         for definition, decision in self._broker.judge.usable_networks(peer):
             key = instance_key(definition, peer.uid)
-            network = self._broker.instances.get(key)
+            network = self._broker.networks.get(key)
             told.append(
                 self._network(peer, sees, definition, network, decision.max_nics)
             )
             shown.add(key)
         told += [
             self._network(peer, sees, network.definition, network, None)
-            for network in self._broker.instances.all()
+            for network in self._broker.networks.all()
             if network.key not in shown and sees(Target(network=network.name))
         ]
         return told
@@ -192,7 +197,7 @@ class BrokerService:
             address_check=None if ours else definition.address_check.value,
             forwards=[
                 str(row.forward)
-                for row in self._forwards.rows(peer, sees)
+                for row in self._forwards.visible_to(peer, sees)
                 if row.network == definition.name and row.uid in (None, uid, peer.uid)
             ],
             max_nics=max_nics,
@@ -225,7 +230,7 @@ class BrokerService:
             self._broker.events.changed("reload-refused", context, str(err))
             raise
         told = self._broker.reload(config)
-        self._forwards.take_static()
+        self._broker.open_forwards.follow_configuration()
         _log.info("the configuration was read anew")
         self._broker.events.changed("reloaded", context)
         return told
@@ -253,7 +258,7 @@ class BrokerService:
             context, network, port, guest, guest_port, interactive
         )
         self._broker.events.changed("forward-added", context, owner=row.uid)
-        await self._forwards.settled()
+        await self._broker.open_forwards.wait_for_flows()
         return _forward(row)
 
     async def remove_forward(
@@ -262,11 +267,11 @@ class BrokerService:
         context = RequestContext(peer, "remove-forward")
         row = await self._forwards.remove(context, network, port, interactive)
         self._broker.events.changed("forward-removed", context, owner=row.uid)
-        await self._forwards.settled()
+        await self._broker.open_forwards.wait_for_flows()
 
     async def list_forwards(self, peer: Peer) -> list[wire.ForwardInfo]:
         sees = await self._broker.judge.sight(peer)
-        return [_forward(row) for row in self._forwards.rows(peer, sees)]
+        return [_forward(row) for row in self._forwards.visible_to(peer, sees)]
 
     async def explain(
         self, peer: Peer, request: AttachRequest, user: str | None, forward: str | None
@@ -283,7 +288,7 @@ class BrokerService:
         told of its own networks only."""
         bridges = [
             network.bridge
-            for network in self._broker.instances.all()
+            for network in self._broker.networks.all()
             if peer.is_root or network.uid in (None, peer.uid)
         ]
         # One at a time: the threads are those that start networks, too.

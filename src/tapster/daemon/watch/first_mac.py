@@ -121,7 +121,7 @@ class FirstMac:
         return None
 
     def _admit(self, nic: Nic, mac: str) -> None:
-        network = self._broker.network_of(nic)
+        network = self._broker.networks.network_of(nic)
         before = nic.guest
         nic.mac, nic.state = mac, State.ACTIVE
         if network is not None:
@@ -141,7 +141,7 @@ class FirstMac:
                 rtnetlink.add_fdb(nic.ifindex, mac, replace=True),
             ]
         )
-        self._broker.on_attached(nic)
+        self._broker.open_forwards.guest_attached(nic)
         self._broker.events.about("active", nic)
 
     def _refuse(self, nic: Nic, reason: str) -> None:

@@ -258,7 +258,7 @@ class Guard:
         guest = nic.guest
         nic.state, nic.reason = State.QUARANTINED, reason
         self._keep(nic)
-        self._broker.on_gone(nic)
+        self._broker.open_forwards.guest_gone(nic)
         self._broker.provisioner.shut(nic, guest)
         self._broker.events.about("quarantined", nic, reason)
         self.sweep.add(nic)

@@ -71,11 +71,11 @@ class Watch:
             elif reply.type == rtnetlink.RTM_DELNEIGH:
                 guard.entry_gone(rtnetlink.parse_neighbour(reply))
             else:
-                broker.instances.look_at_host()
+                broker.networks.host.look_soon()
 
         def resynchronise() -> None:
             guard.look_at_all()
-            broker.instances.look_at_host()
+            broker.networks.host.look_soon()
 
         self._handle, self._resynchronise = handle, resynchronise
         asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._read)

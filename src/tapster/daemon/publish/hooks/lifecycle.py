@@ -16,13 +16,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Collection, Coroutine, Hashable, Mapping
+from collections.abc import Collection, Coroutine, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ....errors import BrokerFailure
 from ....networks.managed_network import ManagedNetwork
-from ....policy.config.load import HookSettings
+from ....policy.config.current import CurrentConfig
 from ...audit.events import Events
 from ...fairness.slots import Places
 from ...nics.ledger import EVERYBODY, Nic
@@ -87,6 +87,7 @@ class Hooks:
         runtime: str,
         programs: Programs,
         events: Events,
+        current: CurrentConfig,
     ) -> None:
         """
         :param configuration: the directory of `tapster.toml`; None: there are no
@@ -97,12 +98,10 @@ class Hooks:
             os.path.join(os.path.abspath(runtime), hook_records.DIRECTORY)
         )
         self._programs = programs
-        self._teller = Teller(
-            self._directory, programs, self._records, lambda: self.settings()
-        )
+        self._teller = Teller(self._directory, programs, self._records, current)
         self._events = events
-        self.settings: Callable[[], HookSettings] = HookSettings
-        self._places = Places(lambda: self.settings().at_once)
+        self._current = current
+        self._places = Places(lambda: current.value.hooks.at_once)
         self._lives: dict[str, _Life] = {}  # by device
         self._last: dict[Hashable, asyncio.Future[None]] = {}  # by `_Life.key`
         self._tasks: dict[asyncio.Future[None], _Life] = {}
@@ -208,7 +207,7 @@ class Hooks:
             await asyncio.wait(list(self._tasks), timeout=_GRACE)
 
     def _patience(self) -> float:
-        return self.settings().timeout_seconds + _GRACE
+        return self._current.value.hooks.timeout_seconds + _GRACE
 
     # Telling it
 

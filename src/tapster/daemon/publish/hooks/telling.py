@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from contextlib import ExitStack
 
 from ....errors import BrokerFailure, ConfigError
-from ....policy.config.load import HookSettings
+from ....policy.config.current import CurrentConfig
 from ...process.programs import Programs
 from . import payload as hook_words
 from . import runner as hook_process
@@ -27,13 +26,13 @@ class Teller:
         directory: HookDirectory | None,
         programs: Programs,
         records: Records,
-        settings: Callable[[], HookSettings],
+        current: CurrentConfig,
     ) -> None:
         """:param directory: None if this broker has no hooks."""
         self._directory = directory
         self._programs = programs
         self._records = records
-        self._settings = settings
+        self._current = current
 
     async def tell(
         self,
@@ -65,7 +64,7 @@ class Teller:
                     event,
                     hook_words.as_environment(told, mark),
                     hook_words.as_stdin(told),
-                    self._settings().timeout_seconds,
+                    self._current.value.hooks.timeout_seconds,
                 )
                 return await hook_process.run(self._programs, order, log, stack.close)
         except (ConfigError, BrokerFailure) as err:

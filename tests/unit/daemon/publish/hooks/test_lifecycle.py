@@ -22,7 +22,8 @@ from tapster.daemon.publish.hooks.lifecycle import Hooks, RefusedByHook
 from tapster.daemon.publish.hooks.pending import Records
 from tapster.errors import BrokerFailure
 from tapster.model import State
-from tapster.policy.config.load import HookSettings
+from tapster.policy.config.current import CurrentConfig
+from tapster.policy.config.load import Config, HookSettings
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can make files that are root's"
@@ -78,6 +79,7 @@ class World:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.programs = FakePrograms()
+        self.current = CurrentConfig(Config())
         self.runtime = directory / "runtime"
         (directory / "hooks.d").mkdir()
         for path in (directory, directory / "hooks.d"):
@@ -91,6 +93,7 @@ class World:
             str(self.runtime),
             self.programs,  # type: ignore[arg-type]
             Events(),
+            self.current,
         )
         return self.hooks
 
@@ -257,7 +260,7 @@ async def test_an_end_of_the_broker_leaves_the_rest(world: World) -> None:
     one = nic("tap1")
     await world.hooks.attach(one)
     world.programs.by_itself = None
-    world.hooks.settings = lambda: HookSettings(timeout_seconds=0)
+    world.current.replace(Config(hooks=HookSettings(timeout_seconds=0)))
     world.hooks.gone(one)
     await turns()
     await world.hooks.close()
