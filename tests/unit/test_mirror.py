@@ -76,7 +76,6 @@ SHOWN_BY = {
     "networks/host_context": "kernel/test_network.py",
     "networks/ip_forwarding": "kernel/test_sysctl.py",
     "networks/managed_network": "unit/networks/test_definition_json.py",
-    "networks/state_files": "kernel/test_crash_files.py",
     "policy/config/": "unit/policy/config/test_network_file.py",
     "policy/config/toml_locations": "unit/policy/lint/test_rules.py",
     "policy/core/patterns": "unit/policy/lint/test_coverage.py",

@@ -25,6 +25,7 @@ from typing import NamedTuple, Protocol
 
 from ..errors import BrokerFailure
 from ..kernel import process
+from . import state_files
 
 _log = logging.getLogger(__name__)
 
@@ -174,17 +175,7 @@ def prepare_directory(settings: Settings) -> None:
         f"{settings.directory}/hosts",
     ):
         os.makedirs(path, mode=0o750, exist_ok=True)
-    write_file(f"{settings.directory}/dnsmasq.conf", configuration(settings))
-
-
-def write_file(path: str, text: str) -> None:
-    """Write a file that is ours, its group that of its directory."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(path, flags, 0o640)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
+    state_files.write(f"{settings.directory}/dnsmasq.conf", configuration(settings))
 
 
 def release(bridge: str, server: str, ipv4: str, mac: str) -> None:
@@ -220,13 +211,6 @@ def release(bridge: str, server: str, ipv4: str, mac: str) -> None:
         sock.sendto(packet, socket.MSG_DONTWAIT, (server, 67))
 
 
-def remove_file(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-
-
 async def spawn(settings: Settings, launcher: Launcher) -> process.Process:
     """Start dnsmasq on a directory that `prepare_directory` made, and wait until
     it has bound its sockets (some 20 ms).
@@ -235,7 +219,7 @@ async def spawn(settings: Settings, launcher: Launcher) -> process.Process:
     :raises BrokerFailure: it did not start; the message is its own.
     """
     pid_file = f"{settings.directory}/dnsmasq.pid"
-    remove_file(pid_file)
+    state_files.remove(pid_file)
     before = _log_size(settings.directory)
     running = await launcher.start_dnsmasq(settings.bridge)
     try:

@@ -18,7 +18,6 @@ import os
 from ..kernel import sysctl
 from ..model import BRIDGE_PREFIX, TAP_PREFIX
 from . import state_files
-from .dnsmasq import remove_file, write_file
 
 _log = logging.getLogger(__name__)
 
@@ -75,15 +74,11 @@ class IpForwarding:
             return
         if self._spare is not None:
             try:
-                self._write(self._spare, {**self._before, _WHERE: _where()})
+                before = {**self._before, _WHERE: _where()}
+                state_files.replace(self._spare, json.dumps(before))
             except OSError as err:
                 _log.warning("%s: %s", self._spare, err)
-        self._write(self._path, self._before)
-
-    @staticmethod
-    def _write(path: str, values: dict[str, str]) -> None:
-        write_file(f"{path}.new", json.dumps(values))
-        os.replace(f"{path}.new", path)
+        state_files.replace(self._path, json.dumps(self._before))
 
     def enable(self) -> None:
         """Switch forwarding on; :raises OSError: the kernel refused."""
@@ -122,9 +117,9 @@ class IpForwarding:
                     later[key] = value
         self._before = dict(reversed(later.items()))
         if not later:
-            remove_file(self._path)
+            state_files.remove(self._path)
             if self._spare is not None:
-                remove_file(self._spare)
+                state_files.remove(self._spare)
 
     @property
     def changed(self) -> bool:

@@ -289,9 +289,7 @@ class ManagedNetwork:
             "subnet6": str(self.subnet6) if self.subnet6 else None,
             "definition": definition_json.to_json(self.definition),
         }
-        path = f"{self.directory}/network.json"
-        dnsmasq.write_file(f"{path}.new", json.dumps(record))
-        os.replace(f"{path}.new", path)
+        state_files.replace(f"{self.directory}/network.json", json.dumps(record))
 
     @classmethod
     def recall(cls, host: HostContext, bridge: str) -> ManagedNetwork:
@@ -459,11 +457,11 @@ class ManagedNetwork:
         self, ifname: str, mac: str, ipv4: str, ipv6: str | None, name: str
     ) -> None:
         """Let DHCP and DNS know a guest; dnsmasq notices by itself."""
-        dnsmasq.write_file(
+        state_files.write(
             f"{self.directory}/dhcp/{ifname}",
             dnsmasq.reservation(mac, ipv4, ipv6, name),
         )
-        dnsmasq.write_file(
+        state_files.write(
             f"{self.directory}/hosts/{ifname}",
             dnsmasq.names(ipv4, ipv6, name, self.definition.full_domain),
         )
@@ -474,7 +472,7 @@ class ManagedNetwork:
             self._release(mac, ipv4)
         # Only now: whoever finds them gives the lease back.
         for kind in ("dhcp", "hosts"):
-            dnsmasq.remove_file(f"{self.directory}/{kind}/{ifname}")
+            state_files.remove(f"{self.directory}/{kind}/{ifname}")
         self.dnsmasq.forget_departed()
 
     def _release(self, mac: str, ipv4: str) -> None:

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a broker wrote for the next one, read with suspicion.
+"""Files that a broker writes for the next one: replaced whole, read with suspicion.
 
-A file may have been cut off, grown without end, be another's, or no file at all.
-None of that may keep a broker from starting, as guests run that need one.
+A file may have been cut off, have grown without end, belong to somebody else, or be
+no file at all. None of that may keep a broker from starting: guests run that need
+one.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import stat
 from typing import Any
+
+from .. import jsonutil
 
 LIMIT = 1 << 20  # bytes
 
@@ -59,17 +61,60 @@ def read(path: str, limit: int = LIMIT) -> str:
 
 
 def read_json(path: str, limit: int = LIMIT) -> Any:
-    """The same, parsed.
+    """Read a file as `read` does, and parse it.
 
     :raises FileNotFoundError: there is none.
-    :raises Damaged: as `read`, or it is no JSON.
+    :raises Damaged: `read` raises it, or the text is no JSON.
     """
     try:
-        return json.loads(read(path, limit))
-    except RecursionError:
-        raise Damaged("nested too deeply") from None
-    except ValueError as err:
+        return jsonutil.parse(read(path, limit))
+    except jsonutil.JsonError as err:
         raise Damaged(str(err)) from err
+
+
+def write(path: str, text: str, mode: int = 0o640) -> None:
+    """Write a file of the broker's, in place. A link of that name is not followed.
+
+    :param path: where; the new file's group is that of its directory if that has
+        the set-group-ID bit.
+    :param text: all that will be in it.
+    :param mode: permissions of a new file.
+    :raises OSError: it can't be written; it may be there in part.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(path, flags, mode)
+    try:
+        data = text.encode()
+        while data:
+            data = data[os.write(fd, data) :]
+    finally:
+        os.close(fd)
+
+
+def replace(path: str, text: str, mode: int = 0o640) -> None:
+    """Write a file so that whoever reads it finds all of the old text or of the new.
+
+    The new text is written to ``<path>.new`` first; a broker that dies in between
+    leaves that behind.
+
+    :param path: where.
+    :param text: all that will be in it.
+    :param mode: permissions of the file.
+    :raises OSError: it can't be written; the old file is still there.
+    """
+    write(f"{path}.new", text, mode)
+    os.replace(f"{path}.new", path)
+
+
+def remove(path: str) -> None:
+    """Remove a file, if there is one.
+
+    :raises OSError: it is there and can't be removed.
+    """
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 def discard(path: str) -> None:

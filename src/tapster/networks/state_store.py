@@ -67,7 +67,7 @@ class StateStore:
             _log.warning("%s is damaged (%s); guests will get new addresses", path, err)
             state_files.discard(path)
         seed = secrets.token_bytes(32)
-        self._replace(path, seed.hex())
+        state_files.replace(path, seed.hex(), 0o600)
         return seed
 
     def _path(self, key: str) -> str:
@@ -96,14 +96,4 @@ class StateStore:
         while len(state.guests) > REMEMBERED:
             del state.guests[next(iter(state.guests))]
         data = {"subnet4": str(state.subnet4), "guests": state.guests}
-        self._replace(self._path(key), json.dumps(data))
-
-    @staticmethod
-    def _replace(path: str, text: str) -> None:
-        temporary = f"{path}.new"
-        fd = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
-        )
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
+        state_files.replace(self._path(key), json.dumps(data), 0o600)

@@ -22,7 +22,6 @@ from ipaddress import IPv4Address, IPv6Address
 from ...kernel.tun import is_valid_name
 from ...model import TAP_PREFIX, State
 from ...networks import state_files
-from ...networks.dnsmasq import remove_file, write_file
 from ...networks.elements import Guest
 
 _RECORD_LIMIT = 64 * 1024  # bytes
@@ -186,7 +185,7 @@ class Ledger:
 
     def add(self, nic: Nic) -> None:
         """Enter a NIC and write its record."""
-        self._write(nic)
+        state_files.write(self._path(nic.ifname), _record(nic))
         self.enter(nic)
 
     def enter(self, nic: Nic) -> None:
@@ -217,8 +216,7 @@ class Ledger:
 
         Its guest runs: a broker that dies now leaves the old record or the new.
         """
-        self._write(nic, ".new")
-        os.replace(self._path(f"{nic.ifname}.new"), self._path(nic.ifname))
+        state_files.replace(self._path(nic.ifname), _record(nic))
         self._index(nic)
 
     def write_again(self) -> None:
@@ -250,7 +248,7 @@ class Ledger:
             self._macs[nic.mac] -= 1
             if not self._macs[nic.mac]:
                 del self._macs[nic.mac]
-        remove_file(self._path(nic.ifname))
+        state_files.remove(self._path(nic.ifname))
 
     def _uncount(self, nic: Nic) -> None:
         counts = self._counts[nic.uid]
@@ -266,14 +264,10 @@ class Ledger:
 
     def forget(self, ifname: str) -> None:
         """Remove the record of a NIC that was never entered here."""
-        remove_file(self._path(ifname))
+        state_files.remove(self._path(ifname))
 
     def _path(self, ifname: str) -> str:
         return os.path.join(self._directory, ifname)
-
-    def _write(self, nic: Nic, suffix: str = "") -> None:
-        fields = {name: getattr(nic, name) for name in _FIELDS}
-        write_file(self._path(nic.ifname + suffix), json.dumps(fields))
 
     def records(self) -> Iterator[Nic]:
         """What an earlier broker wrote; a record that makes no sense is removed."""
@@ -288,6 +282,10 @@ class Ledger:
                 state_files.discard(path)
                 continue
             yield nic
+
+
+def _record(nic: Nic) -> str:
+    return json.dumps({name: getattr(nic, name) for name in _FIELDS})
 
 
 _TYPES: dict[str, type] = {

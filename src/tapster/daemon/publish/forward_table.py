@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ...model import Forward, Port, State
 from ...networks import definition_json, state_files
-from ...networks.dnsmasq import write_file
 from ..nics.ledger import Nic
 from ..resolve.request import is_label
 from .host_port import hold
@@ -130,8 +128,7 @@ class ForwardTable:
             for f in (row.forward,)
             if row.uid is not None
         ]
-        write_file(f"{self._path}.new", json.dumps(rows))
-        os.replace(f"{self._path}.new", self._path)
+        state_files.replace(self._path, json.dumps(rows))
 
     def close(self) -> None:
         """Let all ports go; the rows stay in the file."""

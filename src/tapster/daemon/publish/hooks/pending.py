@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ....kernel.tun import is_valid_name
+from ....networks import state_files
 from .discovery import is_name
 from .payload import NUMBERS, OF_NETWORK, OF_NIC, Words
 
@@ -50,15 +51,11 @@ class Records:
         """:raises OSError: it can't be written; the one before is still there."""
         data = {"words": due.words, "begun": due.begun, "ending": due.ending}
         path = self.path(due.device)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            fd = os.open(f"{path}.new", flags, 0o600)
+            state_files.replace(path, json.dumps(data), 0o600)
         except FileNotFoundError:
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
-            fd = os.open(f"{path}.new", flags, 0o600)
-        with open(fd, "w", encoding="ascii") as file:
-            json.dump(data, file)
-        os.replace(f"{path}.new", path)
+            state_files.replace(path, json.dumps(data), 0o600)
 
     def remove(self, due: Due) -> None:
         try:
