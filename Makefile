@@ -6,16 +6,37 @@ ARGS :=
 SECONDS := 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format demo bench attack crash datapath flood fuzz varlink clean
+.PHONY: help setup check test test-kernel test-guest test-debian13 lint format coverage \
+	seconds demo bench attack crash datapath flood fuzz varlink news clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 15
 
 setup: ## make .venv; as root on Debian, install missing packages
 	@tools/setup
 
+check: lint ## lint and the unit tests, with fewer examples: in a minute
+	@$(PYTHON) -m pytest --quiet -p no:cacheprovider --hypothesis-profile=check \
+		--numprocesses=auto --dist=worksteal tests/unit $(ARGS)
+
 test: lint ## lint, then run all tests; ARGS="-k name" chooses among them
 	@tools/test $(ARGS)
+
+test-kernel: setup ## the tests with real devices, in namespaces
+	@$(PYTHON) -m pytest -p no:cacheprovider tests/kernel $(ARGS)
+
+test-guest: setup ## the tests with booted guests
+	@$(PYTHON) -m pytest -p no:cacheprovider tests/guest $(ARGS)
+
+coverage: setup ## lines and branches that the unit tests reach
+	@rm -rf .cache/coverage
+	@$(PYTHON) -m coverage run -m pytest --quiet -p no:cacheprovider \
+		--hypothesis-profile=check $(or $(ARGS),tests/unit)
+	@$(PYTHON) -m coverage combine --quiet
+	@$(PYTHON) -m coverage report
+
+seconds: setup ## run all tests, and note in tests/seconds.json how long each file takes
+	@tools/test --measure
 
 lint: setup ## ruff and mypy
 	@$(PYTHON) -m ruff check --quiet
@@ -50,6 +71,9 @@ fuzz: setup ## feed the wire and every parser for SECONDS (300)
 crash: setup ## kill the broker under load, ARGS=--kills=200 times, and compare
 	@$(PYTHON) tools/crash.py $(ARGS)
 	@TAPSTER_CRASH_STRIDE=1 $(PYTHON) -m pytest -q tests/kernel/test_crash.py
+
+news: setup ## collect news.d/ into NEWS.md, for a release
+	@$(PYTHON) tools/news.py $(ARGS)
 
 varlink: setup ## write the .varlink file anew from src/tapster/wire/interface.py
 	@$(PYTHON) -m tapster.wire.interface

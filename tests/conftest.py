@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -20,8 +21,18 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tapster.policy.foreign import mounts
+
+# `make check` tries a tenth of the examples that `make test` does. Whoever asks for
+# more or fewer than usual says so as a multiple: `4 * settings().max_examples`.
+settings.register_profile("check", max_examples=10, deadline=None)
+
+# A shell's background job ignores SIGINT; the programs that tests interrupt would
+# inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PATIENCE = 2.0  # seconds for the kernel and for threads to finish with something
 _POLL = 0.005

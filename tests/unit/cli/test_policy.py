@@ -390,7 +390,7 @@ FAKE = Names({"root": 0}.__getitem__, {"root": 0}.__getitem__)
 HOST = Host(FAKE, lambda _: True, lambda _: True, lambda _: None, lambda _: True)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings().max_examples, deadline=None)
 @given(st.lists(PARTS, max_size=4).map("".join))
 def test_an_error_is_what_the_broker_refuses(text: str) -> None:
     text = f"authorization.bridge_conf = '/nowhere/x'\n{text}"

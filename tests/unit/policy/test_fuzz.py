@@ -164,7 +164,7 @@ def joined(parts: Sequence[Block]) -> str:
     return "".join(part.text for part in parts)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=settings().max_examples * 3 // 2, deadline=None)
 @given(blocks(), st.lists(blocks(), max_size=2))
 def test_what_is_written_is_what_is_read(
     main: list[Block], more: list[list[Block]]
@@ -204,7 +204,7 @@ PIECES = st.sampled_from(
 ) | st.text(max_size=5)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=4 * settings().max_examples, deadline=None)
 @given(st.data(), blocks(), st.sampled_from(["main.toml", "more.toml"]))
 def test_broken_files_are_refused_with_a_place(
     data: st.DataObject, parts: list[Block], broken: str
@@ -299,7 +299,7 @@ def damages(raw: bytes, place: int) -> Iterator[Damaged]:
         yield Damaged(raw[:place] + byte + raw[place:], place, place)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=settings().max_examples // 5, deadline=None)
 @given(blocks(short_rules()), st.randoms(use_true_random=False))
 def test_damage_opens_nothing_that_a_whole_rule_denies(
     parts: list[Block], random: Random

@@ -134,7 +134,7 @@ TEXTS = st.one_of(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=5 * settings().max_examples)
 @given(TEXTS)
 def test_fields_are_scanfs(text: bytes) -> None:
     text = text.replace(b"\n", b"")
@@ -178,7 +178,7 @@ LINE = st.tuples(
 ).map(b" ".join)
 
 
-@settings(max_examples=500)
+@settings(max_examples=5 * settings().max_examples)
 @given(st.lists(LINE, max_size=8).map(b"\n".join))
 def test_lines_come_to_what_they_do_for_lxc(data: bytes) -> None:
     found, lxc = weighed(data), by_lxc(data, ALICE, numbers(data))

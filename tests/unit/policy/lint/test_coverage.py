@@ -115,7 +115,7 @@ def outcomes(rules: Sequence[Rule]) -> list[tuple[bool, str | None]]:
 _DEFAULT = Rule("f:0", networks=("default",), effect="polkit", manage=True)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=settings().max_examples * 3 // 2, deadline=None)
 @example([_DEFAULT, replace(_DEFAULT, location="f:1", effect="allow")])
 @example([replace(_DEFAULT, effect="allow"), replace(_DEFAULT, location="f:1")])
 @given(MANY)
@@ -129,7 +129,7 @@ def test_what_can_never_match_never_decides(rules: list[Rule]) -> None:
         assert all(denies(rules[other]) or other < number for other in by)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=settings().max_examples * 3 // 2, deadline=None)
 @given(MANY)
 def test_shadowed_and_vain_denials_may_all_go(rules: list[Rule]) -> None:
     shadowed = {idle.rule for idle in shadowed_denials(rules)}
@@ -144,7 +144,7 @@ def test_shadowed_and_vain_denials_may_all_go(rules: list[Rule]) -> None:
         assert outcomes(left) == outcomes(rules)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=settings().max_examples * 3 // 2, deadline=None)
 @given(MANY)
 def test_nobody_may_use_a_closed_network(rules: list[Rule]) -> None:
     book = Rulebook(rules)
@@ -154,7 +154,7 @@ def test_nobody_may_use_a_closed_network(rules: list[Rule]) -> None:
             assert not decide(peer, target, book).allowed
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=settings().max_examples * 3 // 2, deadline=None)
 @given(MANY)
 def test_a_way_around_a_rule_is_there_for_somebody(rules: list[Rule]) -> None:
     book = Rulebook(rules)
@@ -327,7 +327,7 @@ SIGNS = st.text("ab-*?", max_size=5)
 WORDS = ["".join(w) for n in range(6) for w in itertools.product("ab-", repeat=n)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings().max_examples, deadline=None)
 @given(SIGNS, SIGNS)
 def test_a_pattern_is_within_another(inner: str, outer: str) -> None:
     if is_within(inner, outer):
@@ -365,7 +365,7 @@ LABELS = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings().max_examples, deadline=None)
 @given(SIGNS.filter(bool))
 def test_names_that_nobody_can_have(pattern: str) -> None:
     # Whatever a pattern of five signs matches, it matches one of five letters.
@@ -390,7 +390,7 @@ def test_names_at_their_limits(pattern: str, impossible: bool) -> None:
     assert matches_no_name(pattern) is impossible
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings().max_examples, deadline=None)
 @given(st.binary(min_size=6, max_size=6), st.data())
 def test_a_pattern_of_a_mac_matches_it(raw: bytes, data: st.DataObject) -> None:
     mac = bytes([raw[0] & ~1, *raw[1:]]).hex(":")

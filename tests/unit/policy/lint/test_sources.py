@@ -184,7 +184,7 @@ LINES = st.sampled_from(
 TEXTS = st.lists(LINES, max_size=5).map("\n".join).map(str.encode)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=4 * settings().max_examples, deadline=None)
 @given(TEXTS, TEXTS, TEXTS, st.booleans())
 def test_what_is_said_is_what_requests_get(
     main: bytes, a: bytes, b: bytes, strict: bool
