@@ -36,8 +36,6 @@ SHOWN_BY = {
     "daemon/audit/log": "unit/daemon/audit/test_journal.py",
     "daemon/broker": "kernel/test_reload.py",
     "daemon/decide/polkit/": "unit/daemon/decide/polkit/test_client.py",
-    "daemon/fairness/slots": "unit/daemon/publish/hooks/test_lifecycle.py",
-    "daemon/fairness/throttle": "unit/daemon/audit/test_record.py",
     "daemon/identify/caller": "unit/daemon/decide/polkit/test_client.py",
     "daemon/identify/peer": "unit/daemon/decide/polkit/test_client.py",
     "daemon/main": "kernel/test_sandbox.py",

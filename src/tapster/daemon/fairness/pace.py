@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How fast a user may have things changed: a token bucket each.
+"""How fast a user may have things changed: who is faster waits, and nobody else.
 
-What each of these costs goes beyond our own time: the kernel takes a tap apart
-long after we answered, each change is two lines of log, and everybody's daemons
-are told of it. Whoever is faster waits for it; nobody else does.
+A change costs more than the broker's own time: the kernel takes a tap apart long
+after the reply, each change is two lines of log, and every user's daemons are
+told of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-# What calls cost; others, which only look at what is known, cost nothing.
+from .token_bucket import TokenBuckets
+
+# Tokens that a call costs. Calls that only look at what is known cost nothing.
 COSTS: Mapping[str, float] = {
     "Attach": 1,
     "Detach": 1,
@@ -25,41 +27,41 @@ USERS = 4096  # with a bucket of their own
 
 
 class Pace:
-    """The buckets of all users but root. Time is the caller's, in seconds."""
+    """When each user's next call may run. Time is the caller's, in seconds."""
 
     def __init__(self, rate: float, burst: float, users: int = USERS) -> None:
         """
-        :param rate: a second, for as long as one likes.
-        :param burst: at once, after some quiet.
+        :param rate: tokens a second that a user may spend for any length of time.
+        :param burst: tokens that a user may spend at once after a quiet time.
+        :param users: how many buckets are stored before full ones are looked for.
         """
-        self._rate = rate
-        self._burst = max(burst, 1.0)
+        self._buckets = TokenBuckets(rate, burst)
         self._users = users
-        # When the user's bucket was, or is going to be, full again.
-        self._full: dict[int, float] = {}
 
     def __len__(self) -> int:
-        return len(self._full)
+        return len(self._buckets)
 
     def wait(self, uid: int, cost: float, now: float) -> float | None:
-        """Take this from the user's bucket, which may leave it with less than nothing.
+        """Charge `cost` tokens; the balance may go negative. Root pays nothing.
 
-        :returns: seconds until it may be done, as one is in the bucket then; None:
-            too many, it is not taken.
+        :param uid: whose call it is.
+        :param cost: tokens, see `COSTS`.
+        :param now: the present time, in seconds.
+        :returns: seconds to wait before the call may run; 0.0: now; None: the wait
+            would exceed LONGEST, and nothing was charged.
         """
         if uid == 0 or not cost:
             return 0.0
-        full = max(self._full.get(uid, now), now)
-        wait = full - now - (self._burst - 1) / self._rate
+        wait = self._buckets.wait(uid, now)
         if wait > LONGEST:
             return None
-        if uid not in self._full and len(self._full) >= self._users:
-            self._forget(now)
-        self._full[uid] = full + cost / self._rate
-        return max(wait, 0.0)
+        if len(self._buckets) >= self._users and uid not in self._buckets:
+            self._make_room(now)
+        self._buckets.take(uid, cost, now)
+        return wait
 
-    def _forget(self, now: float) -> None:
-        """The buckets that are full, as all are that nobody used for a while."""
-        self._full = {uid: full for uid, full in self._full.items() if full > now}
-        # Each time at the same number would be each time if nearly all are in use.
-        self._users = max(self._users, 2 * len(self._full))
+    def _make_room(self, now: float) -> None:
+        self._buckets.forget_full(now)
+        # With a fixed limit each call would look for full buckets, if nearly all
+        # of them are in use.
+        self._users = max(self._users, 2 * len(self._buckets))

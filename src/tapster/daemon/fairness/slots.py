@@ -1,43 +1,45 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """How many hooks run at once, and whose is next.
 
-Each user has a queue of its own and they are served in turn, and no user gets
-more than three quarters of all places: however much one causes, another waits
-for what is running just now, and not for what the first has queued.
+Users are served in turn, and no user gets more than three quarters of the slots:
+however many hooks one user causes, another waits only for a hook that is running
+now, and never for what the first user has queued.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from .round_robin import RoundRobin
 
-class Places:
-    """A number of places, which may change."""
+
+class FairSlots:
+    """A number of slots, which may change at any time."""
 
     def __init__(self, number: Callable[[], int]) -> None:
-        """:param number: how many there are, now."""
+        """:param number: returns how many slots there are now."""
         self._number = number
         self._running: Counter[int] = Counter()  # by user
-        self._waiting: dict[int, deque[asyncio.Future[None]]] = {}
+        self._waiting: RoundRobin[asyncio.Future[None]] = RoundRobin()
 
     @asynccontextmanager
-    async def place(self, uid: int) -> AsyncIterator[None]:
-        """Wait for a place, and have it until the block ends.
+    async def slot(self, uid: int) -> AsyncIterator[None]:
+        """Wait for a slot, and hold it until the block ends.
 
-        :param uid: whom it is for.
+        :param uid: the user whom the slot is counted for.
         """
-        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(uid, deque()).append(ready)
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(uid, granted)
         self._serve()
         try:
-            await ready
+            await granted
         except asyncio.CancelledError:
-            if ready.cancelled():
-                self._serve()  # it may have stood before others
-            else:  # it was given just before
+            if granted.cancelled():
+                self._serve()  # others may have waited behind this one
+            else:  # it was granted just before
                 self._leave(uid)
             raise
         try:
@@ -52,6 +54,7 @@ class Places:
         self._serve()
 
     def _serve(self) -> None:
+        """Grant slots until none is free, or nobody who waits may have one."""
         number = max(self._number(), 1)
         share = max(number * 3 // 4, 1)
         while self._running.total() < number:
@@ -59,10 +62,7 @@ class Places:
             uid = next(uids, None)
             if uid is None:
                 return
-            queue = self._waiting.pop(uid)
-            ready = queue.popleft()
-            if queue:
-                self._waiting[uid] = queue  # behind the others
-            if not ready.done():
+            granted = self._waiting.take(uid)
+            if not granted.done():
                 self._running[uid] += 1
-                ready.set_result(None)
+                granted.set_result(None)

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How much of what a user can cause at will is worth a line: a token bucket each.
+"""How much of what a user can cause at will is worth a line of log.
 
-What is passed over is counted. However many users there are (one may have tens
-of thousands of ids), the state is bounded: those for whom there is no room share
-a bucket.
+What is passed over is counted. One user may have tens of thousands of uids, so
+the number of buckets is bounded: uids for which there is no room share one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+
+from .token_bucket import TokenBuckets
 
 OTHERS = -1  # in place of a uid
 BURST = 50
@@ -16,60 +17,43 @@ RATE = 5.0  # a second
 USERS = 128  # with a bucket of their own
 
 
-@dataclass(slots=True)
-class _Bucket:
-    tokens: float
-    at: float  # seconds; when it had them
-    passed_over: int = 0
-
-
 class Throttle:
-    """The buckets of all users. Time is the caller's, in seconds."""
+    """Admits lines, per user. Time is the caller's, in seconds."""
 
     def __init__(
         self, burst: int = BURST, rate: float = RATE, users: int = USERS
     ) -> None:
-        self._burst = burst
-        self._rate = rate
+        """
+        :param burst: lines of one user that are admitted at once.
+        :param rate: lines a second of one user that are admitted in the long run.
+        :param users: how many users have a bucket of their own.
+        """
+        self._buckets = TokenBuckets(rate, burst)
         self._users = users
-        self._buckets: dict[int, _Bucket] = {}
+        self._passed_over: Counter[int] = Counter()
 
     def __len__(self) -> int:
         return len(self._buckets)
 
     def admits(self, uid: int, now: float) -> bool:
-        """Whether one more is within the user's measure; if not, it is counted."""
-        bucket = self._bucket(uid, now)
-        bucket.tokens = self._tokens(bucket, now)
-        bucket.at = now
-        if bucket.tokens < 1:
-            bucket.passed_over += 1
+        """Whether one more line is within the user's measure; if not, count it."""
+        if uid not in self._buckets and not self._has_room(now):
+            uid = OTHERS
+        if self._buckets.wait(uid, now):
+            self._passed_over[uid] += 1
             return False
-        bucket.tokens -= 1
+        self._buckets.take(uid, 1, now)
         return True
 
-    def _tokens(self, bucket: _Bucket, now: float) -> float:
-        return min(self._burst, bucket.tokens + (now - bucket.at) * self._rate)
-
-    def _bucket(self, uid: int, now: float) -> _Bucket:
-        bucket = self._buckets.get(uid)
-        if bucket is None:
-            if len(self._buckets) >= self._users:
-                self._forget(now)
-            if len(self._buckets) >= self._users:
-                uid = OTHERS
-            bucket = self._buckets.setdefault(uid, _Bucket(self._burst, now))
-        return bucket
-
-    def _forget(self, now: float) -> None:
-        """The buckets that are as good as new."""
-        for uid, bucket in list(self._buckets.items()):
-            if not bucket.passed_over and self._tokens(bucket, now) >= self._burst:
-                del self._buckets[uid]
+    def _has_room(self, now: float) -> bool:
+        """Whether there is room for one more bucket, once full ones are forgotten."""
+        if len(self._buckets) < self._users:
+            return True
+        self._buckets.forget_full(now, keep=self._passed_over)
+        return len(self._buckets) < self._users
 
     def collect(self) -> list[tuple[int, int]]:
-        """Uids and how many were passed over since this was last asked."""
-        found = [(u, b.passed_over) for u, b in self._buckets.items() if b.passed_over]
-        for uid, _ in found:
-            self._buckets[uid].passed_over = 0
+        """Return uids and how many lines were passed over since the last call."""
+        found = list(self._passed_over.items())
+        self._passed_over.clear()
         return found

@@ -28,7 +28,6 @@ from tapster.daemon.audit import events
 from tapster.daemon.audit import record as audit
 from tapster.daemon.audit.events import Events
 from tapster.daemon.audit.record import RequestContext
-from tapster.daemon.fairness.throttle import OTHERS, Throttle
 from tapster.daemon.identify import caller
 from tapster.daemon.nics.ledger import Nic
 from tapster.model import Peer, State
@@ -580,35 +579,3 @@ def test_a_watcher_too_slow_loses_its_watch() -> None:
             await slow.next()
 
     played(play)
-
-
-class TestThrottle:
-    def test_lets_a_burst_through_and_then_so_many_a_second(self) -> None:
-        throttle = Throttle(burst=3, rate=2)
-        assert [throttle.admits(1, 0.0) for _ in range(5)] == [True] * 3 + [False] * 2
-        assert [throttle.admits(1, 1.0) for _ in range(3)] == [True, True, False]
-        assert throttle.admits(2, 1.0)
-        assert throttle.collect() == [(1, 3)]
-        assert throttle.collect() == []
-        assert [throttle.admits(1, 100.0) for _ in range(4)] == [True] * 3 + [False]
-
-    def test_knows_so_many_users_and_no_more(self) -> None:
-        throttle = Throttle(burst=2, rate=1, users=4)
-        admitted = [throttle.admits(uid, 0.0) for uid in range(100)]
-        assert admitted == [True] * 6 + [False] * 94
-        assert len(throttle) == 5
-        assert throttle.collect() == [(OTHERS, 94)]
-        # Those that have been calm for long make room.
-        assert throttle.admits(7, 10.0) and throttle.admits(8, 10.0)
-        assert len(throttle) <= 5
-
-    @given(st.lists(st.tuples(st.integers(0, 20), st.floats(0, 5)), max_size=300))
-    def test_passes_over_none_uncounted(self, asked: list[tuple[int, float]]) -> None:
-        throttle = Throttle(burst=2, rate=0.5, users=3)
-        now, admitted = 0.0, 0
-        for uid, later in asked:
-            now += later / 10
-            admitted += throttle.admits(uid, now)
-            assert len(throttle) <= 4
-        counted = sum(count for _, count in throttle.collect())
-        assert admitted + counted == len(asked)

@@ -24,7 +24,7 @@ from ....errors import BrokerFailure
 from ....networks.managed_network import ManagedNetwork
 from ....policy.config.current import CurrentConfig
 from ...audit.events import Events
-from ...fairness.slots import Places
+from ...fairness.slots import FairSlots
 from ...nics.ledger import EVERYBODY, Nic
 from ...process.programs import Programs
 from . import payload as hook_words
@@ -101,7 +101,7 @@ class Hooks:
         self._teller = Teller(self._directory, programs, self._records, current)
         self._events = events
         self._current = current
-        self._places = Places(lambda: current.value.hooks.at_once)
+        self._slots = FairSlots(lambda: current.value.hooks.at_once)
         self._lives: dict[str, _Life] = {}  # by device
         self._last: dict[Hashable, asyncio.Future[None]] = {}  # by `_Life.key`
         self._tasks: dict[asyncio.Future[None], _Life] = {}
@@ -219,7 +219,7 @@ class Hooks:
                 if before is not None and before in self._tasks:
                     await asyncio.wait([before])
             for name in names:
-                async with self._places.place(life.uid):
+                async with self._slots.slot(life.uid):
                     if life.gone:
                         return  # as whoever waits for this will see
                     if self._closing and not life.is_network:
@@ -256,7 +256,7 @@ class Hooks:
             await asyncio.wait(before)
         due = life.due
         for name in list(due.begun):
-            async with self._places.place(life.uid):
+            async with self._slots.slot(life.uid):
                 if self._stopping:
                     return
                 again = due.ending == name
@@ -298,7 +298,7 @@ class Hooks:
         self, life: _Life, event: str, names: tuple[str, ...], reason: str | None
     ) -> None:
         for name in names:
-            async with self._places.place(life.uid):
+            async with self._slots.slot(life.uid):
                 if self._stopping:
                     return
                 words = life.due.words

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from tapster.daemon.audit.events import Events
-from tapster.daemon.fairness.slots import Places
 from tapster.daemon.nics.ledger import Nic
 from tapster.daemon.process.programs import Ended, Hook
 from tapster.daemon.publish.hooks import lifecycle as hooks_module
@@ -302,55 +301,3 @@ async def test_a_record_that_cannot_be_written_refuses(world: World) -> None:
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hooks_module, "_PAUSE", 0.3)
     monkeypatch.setattr(hooks_module, "_GRACE", 0.05)
-
-
-class TestPlaces:
-    @staticmethod
-    async def hold(places: Places, uid: int, log: list[int], go: asyncio.Event) -> None:
-        async with places.place(uid):
-            log.append(uid)
-            await go.wait()
-
-    def start(
-        self, number: int, *uids: int
-    ) -> tuple[list[asyncio.Future[None]], list[int], asyncio.Event]:
-        places, go = Places(lambda: number), asyncio.Event()
-        log: list[int] = []
-        held: list[asyncio.Future[None]] = [
-            asyncio.ensure_future(self.hold(places, u, log, go)) for u in uids
-        ]
-        return held, log, go
-
-    def test_one_user_leaves_some_to_others(self) -> None:
-        async def story() -> None:
-            held, log, go = self.start(4, 1, 1, 1, 1, 1, 2, 2)
-            await turns()
-            assert log == [1, 1, 1, 2]
-            go.set()
-            await asyncio.gather(*held)
-            assert sorted(log) == [1] * 5 + [2] * 2
-
-        asyncio.run(story())
-
-    def test_users_are_served_in_turn(self) -> None:
-        async def story() -> None:
-            held, log, go = self.start(1, 1, 1, 1, 2, 2, 3)
-            await turns()
-            go.set()
-            await asyncio.gather(*held)
-            assert log == [1, 1, 2, 3, 1, 2]
-
-        asyncio.run(story())
-
-    def test_whoever_gives_up_keeps_nobody_waiting(self) -> None:
-        async def story() -> None:
-            held, log, go = self.start(1, 1, 2, 3)
-            await turns()
-            for number in (1, 0):  # one that waits, and the one that is served
-                held[number].cancel()
-            await turns()
-            assert log == [1, 3]
-            go.set()
-            await asyncio.gather(*held, return_exceptions=True)
-
-        asyncio.run(story())
