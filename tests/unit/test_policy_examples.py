@@ -21,14 +21,14 @@ import pytest
 
 from tapster.cli import explain as command
 from tapster.daemon import broker
-from tapster.daemon.audit.record import RequestContext
-from tapster.daemon.decide.judge import ATTACH, FORWARD, MANAGE, Judge
+from tapster.daemon.audit.request_context import RequestContext
+from tapster.daemon.decide.question import ATTACH, FORWARD, MANAGE
+from tapster.daemon.decide.refusal import refuse
 from tapster.daemon.publish import forward_table
 from tapster.errors import RequestError
 from tapster.model import Peer, Port, Rule
 from tapster.networks.definition_json import parse_port
 from tapster.policy.config import rule_file
-from tapster.policy.config.current import CurrentConfig
 from tapster.policy.config.load import BRIDGE_CONF, Authorization, Config, parse
 from tapster.policy.config.values import NSS, Names, duration
 from tapster.policy.core import decide as policy
@@ -185,7 +185,7 @@ QUESTIONS = [
 
 
 def target_of(example: Example, options: Any) -> Target:
-    """As `daemon.resolve` and `Judge.guest` have it."""
+    """As `daemon.resolve` and `Judge.with_guest` have it."""
     network = options.network or DEFAULT_NETWORK
     name = options.name or "vm1"
     if options.bridge is not None:
@@ -410,13 +410,10 @@ def test_who_has_a_word_on_a_linux_bridge(
 def test_what_callers_are_told(decision: Decision, problem: str | None) -> None:
     told = [row[1] for row in rows(section("What is told", 3), "what is so")]
     events: Any = SimpleNamespace(denied=lambda *_: None)
-    nothing: Any = None
-    current = CurrentConfig(Config(problem=problem))
-    judge = Judge(current, nothing, events, nothing)
     context = RequestContext(Peer(1000, 1000, frozenset(), 1), "attach")
     context.network = "lan"
     with pytest.raises(RequestError) as err:
-        judge.refuse(context, decision)
+        refuse(context, decision, Config(problem=problem), events)
     assert err.value.message in told
 
 

@@ -59,7 +59,7 @@ class Service:
 
     async def watch(self, peer: Peer) -> AsyncIterator[interface.Event]:
         for _ in range(3):
-            yield audit.make("watching", uid=peer.uid, user="ann", pid=peer.pid)
+            yield audit.make_event("watching", uid=peer.uid, user="ann", pid=peer.pid)
             await asyncio.sleep(0)
         raise BrokerBusy("the broker ended this watch", "watch again")
 

@@ -48,10 +48,16 @@ from ..policy.core.decide import Decision
 from ..policy.core.rulebook import DEFAULT_NETWORK, Target
 from .allocate.allocator import Allocator
 from .audit.events import Events
-from .audit.record import RequestContext
-from .decide.judge import Consents, Judge
-from .decide.polkit.client import Polkit
+from .audit.request_context import RequestContext
+from .decide.admission import Admission
+from .decide.closing import PAUSE as _GOING_WAIT
+from .decide.closing import TRIES as _GOING_TRIES
+from .decide.closing import ClosingTaps
+from .decide.consent import Consent, Consents
+from .decide.judge import Judge
+from .decide.permissions import Permissions
 from .decide.quota import target_of
+from .decide.visibility import Visibility
 from .nics import expiry
 from .nics.expected import is_of
 from .nics.ledger import Ledger, Nic
@@ -63,11 +69,10 @@ from .publish.hooks.lifecycle import Hooks, RefusedByHook
 from .publish.networks import RunningNetworks
 from .publish.open_forwards import OpenForwards
 from .resolve.bridges import Bridges
-from .resolve.request import check, resolve
+from .resolve.request import check
 
 _log = logging.getLogger(__name__)
 
-_GOING_TRIES, _GOING_WAIT = 40, 0.005  # seconds, each
 _RISING_TRIES = 5  # for a network that others change while it comes up
 
 
@@ -80,17 +85,25 @@ class Broker:
         env: HostContext,
         ledger: Ledger,
         events: Events,
-        polkit: Polkit,
+        judge: Judge,
+        consent: Consent,
+        visibility: Visibility,
         hooks: Hooks,
     ) -> None:
         self.current = current
-        self.judge = Judge(current, ledger, events, polkit, owner_only=not env.rootless)
-        events.may_see = self.judge.may_see
+        self.judge = judge
+        self.consent = consent
+        self.permissions = Permissions(current, consent)
+        self.visibility = visibility
+        self.closing = ClosingTaps(ledger, self._is_gone)
         self.expiry = expiry.Expiry(ledger, self._expire)
         self.env = env
         self.ledger = ledger
         self.events = events
         self.bridges = Bridges(env.netlink)
+        self.admission = Admission(
+            current, judge, consent, self.closing, events, self.bridges.find
+        )
         self.hooks = hooks
         self.networks = RunningNetworks(env, ledger, current, self)
         self.forward_table = ForwardTable(
@@ -165,7 +178,9 @@ class Broker:
     ) -> tuple[TapDescriptor, Nic]:
         peer = context.peer
         for _ in range(_RISING_TRIES):
-            decision, target, link = await self._decide(context, request, consents)
+            decision, target, link, _ = await self.admission.decide(
+                context, request, consents
+            )
             if link is not None:
                 return self._attach_to_bridge(context, request, decision, link, None)
             definition = self.config.networks[target.network or DEFAULT_NETWORK]
@@ -186,48 +201,6 @@ class Broker:
         raise BrokerFailure(
             f"network {definition.name} does not stay up", "try again in a moment"
         )
-
-    async def _decide(
-        self, context: RequestContext, request: AttachRequest, consents: Consents
-    ) -> tuple[Decision, Target, Link | None]:
-        """The decision that counts: of what there is, and by the rules, as they are
-        when this returns.
-
-        :raises NotAuthorized, QuotaExceeded: the answer is no.
-        """
-        target, link = Target(), None
-
-        def judge() -> Decision:
-            nonlocal target, link
-            target, link = resolve(request, self.bridges.find, self.config)
-            return self.judge.judge(context.peer, request, target)
-
-        decision = await self.settled(context.peer.uid, judge)
-        if decision.ask:
-            decision = await self.judge.confirm(
-                context, request, judge, lambda: target, consents
-            )
-        context.rule = decision.location
-        if not decision.allowed:
-            self.judge.refuse(context, decision)
-        return decision, target, link
-
-    async def settled(self, uid: int, judge: Callable[[], Decision]) -> Decision:
-        """A decision that is not about taps that are going just now: one that its
-        caller closed at once may still be in our closing hands, and counts.
-
-        :param uid: whose taps count.
-        """
-        decision = judge()
-        for _ in range(_GOING_TRIES):
-            if not decision.over_quota:
-                break
-            gone = [self._is_gone(nic) for nic in self.ledger.of_user(uid)]
-            if not TapDescriptor.pending and not any(gone):
-                break
-            await asyncio.sleep(_GOING_WAIT)
-            decision = judge()
-        return decision
 
     def _is_gone(self, nic: Nic) -> bool:
         link = rtnetlink.get_link(self.env.netlink, nic.ifindex)
@@ -371,7 +344,9 @@ class Broker:
         nic = self.ledger.by_ifname(ifname)
         allowed = nic is not None and nic.uid == context.peer.uid
         if nic is not None and not allowed:
-            allowed = await self.judge.manages(context, target_of(nic), interactive)
+            allowed = await self.permissions.manage(
+                context, target_of(nic), interactive
+            )
         if nic is None or not allowed or self.ledger.by_ifname(ifname) is not nic:
             # Also where there is none: its caller hears of a denial, too.
             reason = "there is none" if nic is None else f"it is uid {nic.uid}'s"

@@ -27,10 +27,14 @@ from ..policy.config.current import CurrentConfig
 from ..policy.config.load import Config, load
 from . import reconcile
 from .api.service import BrokerService
-from .audit import record as audit
 from .audit.events import Events
 from .broker import Broker
+from .decide.bridge_grants import BridgeGrants
+from .decide.consent import Consent
+from .decide.judge import Judge
 from .decide.polkit.client import Polkit
+from .decide.visibility import Visibility
+from .identify.program import ProgramReader
 from .nics.ledger import Ledger
 from .process import (
     eager_tasks as eager,
@@ -210,6 +214,14 @@ def _host_context(
     )
 
 
+def _program_reader(programs: Programs) -> ProgramReader:
+    """Only root may trace other users' processes. What reads for root is the process
+    that starts programs: this one has given that right up."""
+    if os.geteuid() == 0:
+        return ProgramReader(programs.executable)
+    return ProgramReader()
+
+
 def _ledger(options: Options) -> Ledger:
     try:
         return Ledger(os.path.join(options.runtime, "nics"))
@@ -243,22 +255,27 @@ async def _serve(
     eager.install(loop)
     stop = asyncio.Event()
     programs = Programs(spawner, stop.set)
-    if os.geteuid() == 0:  # who else may trace others' processes?
-        audit.read_executable = programs.executable
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     env = _host_context(options, programs, rootless)
-    events = Events(config.limits.watchers, config.limits.watchers_per_user)
+    current, polkit = CurrentConfig(config), Polkit()
+    visibility = Visibility(current, polkit)
+    events = Events(
+        visibility.may_see,
+        _program_reader(programs),
+        watchers=config.limits.watchers,
+        watchers_per_user=config.limits.watchers_per_user,
+    )
     ledger = _ledger(options)
-    polkit = Polkit()
+    grants = BridgeGrants(current, ledger, owner_only=rootless is None)
+    judge, consent = Judge(current, ledger, grants), Consent(polkit, events)
     of_hooks = None if rootless else options.config
-    current = CurrentConfig(config)
     hooks = Hooks(of_hooks, options.runtime, programs, events, current)
-    broker = Broker(current, env, ledger, events, polkit, hooks)
+    broker = Broker(current, env, ledger, events, judge, consent, visibility, hooks)
     forwards = ForwardRequests(
         broker.forward_table,
         broker.open_forwards,
-        broker.judge,
+        broker.permissions,
         events,
         current,
         rootless=env.rootless,

@@ -57,7 +57,7 @@ class Allocator:
 
     def guest_name(self, request: AttachRequest, peer: Peer, target: Target) -> str:
         """The name that was judged, if it is free."""
-        scope = self._judge.names_of(peer, target)
+        scope = self._judge.name_key(peer, target)
         if request.name is None:
             return self._ledger.free_name(*scope)
         holder = self._ledger.by_scope((*scope, request.name))

@@ -17,8 +17,9 @@ from ...policy.core.explain import Step
 from ...policy.core.facts import Facts
 from ...policy.core.rulebook import Target
 from ...wire import interface as wire
-from ..audit.record import RequestContext
+from ..audit.request_context import RequestContext
 from ..broker import Broker
+from ..decide.judge import Judged
 from ..identify.accounts import peer_after_login, user_name
 from ..resolve.forward import parse_port
 from ..resolve.request import check, resolve
@@ -46,25 +47,22 @@ async def explain(
         raise InvalidRequest("forward: not on a Linux bridge", "name a network")
     subject = peer if user is None else await _subject(broker, peer, user)
     judge = broker.judge
-    target, facts = Target(), Facts()
 
-    def decide() -> Decision:
-        nonlocal target, facts
+    def decide() -> Judged:
         target, _ = resolve(request, broker.bridges.find, broker.config)
-        decision, facts = judge.dry_run(subject, request, target, port)
-        return decision
+        return judge.dry_run(subject, request, target, port)
 
-    decision = await broker.settled(subject.uid, decide)
-    guest = judge.guest(subject, request, target)
+    judged = await broker.closing.judged_without(subject.uid, decide)
+    decision = judged.decision
     is_told_all = peer.is_root or broker.env.rootless  # whose own the broker is
     if not (is_told_all or decision.allowed or decision.over_quota):
         return _withheld(subject)
-    steps, more = judge.steps(subject, guest, decision, own=not is_told_all)
+    steps, more = judge.steps(subject, judged, own=not is_told_all)
     if decision.allowed and decision.ask:
-        decision = await judge.ask_about(peer, subject, guest, decision, port)
+        decision = await broker.consent.dry_run(peer, subject, judged, port)
         if not (decision.allowed or is_told_all):
             return _withheld(subject)
-    told = _told(subject, guest, decision, facts, steps)
+    told = _told(subject, judged.target, decision, judged.facts, steps)
     if more:
         told.notes.append(f"{more} more rules are not shown")
     return told

@@ -20,7 +20,7 @@ from ...policy.config.load import Config
 from ...policy.core.rulebook import Target
 from ...version import __version__
 from ...wire import interface as wire
-from ..audit.record import RequestContext
+from ..audit.request_context import RequestContext
 from ..broker import Broker
 from ..decide.quota import target_of
 from ..identify.accounts import user_name
@@ -68,7 +68,7 @@ class BrokerService:
         await self._broker.detach(context, ifname, interactive)
 
     async def list_nics(self, peer: Peer) -> list[wire.Nic]:
-        sees = await self._broker.judge.sight(peer)
+        sees = await self._broker.visibility.of_others(peer)
         ledger = self._broker.ledger
         mine = [n for n in ledger if n.uid == peer.uid or sees(target_of(n))]
         netlink = self._broker.env.netlink
@@ -111,7 +111,7 @@ class BrokerService:
     async def list_networks(self, peer: Peer) -> list[wire.NetworkInfo]:
         """The caller's instance of each network that it may use, up or not; and
         every other that is up, where it manages."""
-        sees = await self._broker.judge.sight(peer)
+        sees = await self._broker.visibility.of_others(peer)
         told: list[wire.NetworkInfo] = []
         shown: set[str] = set()
         for definition, decision in self._broker.judge.usable_networks(peer):
@@ -209,7 +209,7 @@ class BrokerService:
         context = RequestContext(peer, "reload")
         # A rootless broker's caller is its owner, who has its own files.
         if self._tier != "rootless":
-            decision = await self._broker.judge.may_reload(context, interactive)
+            decision = await self._broker.permissions.reload(context, interactive)
             if not decision.allowed:
                 self._broker.events.denied(context, decision.reason)
                 raise NotAuthorized(
@@ -270,7 +270,7 @@ class BrokerService:
         await self._broker.open_forwards.wait_for_flows()
 
     async def list_forwards(self, peer: Peer) -> list[wire.ForwardInfo]:
-        sees = await self._broker.judge.sight(peer)
+        sees = await self._broker.visibility.of_others(peer)
         return [_forward(row) for row in self._forwards.visible_to(peer, sees)]
 
     async def explain(

@@ -19,10 +19,11 @@ from ...model import Peer
 from ...wire.interface import REFUSAL_SECONDS, Event
 from ..fairness.throttle import OTHERS, Throttle
 from ..identify.accounts import user_name
+from ..identify.program import UNKNOWN, ProgramReader
 from ..nics.ledger import Nic
-from . import record as audit
 from .deadlines import Deadlines
-from .record import NOBODY, RequestContext
+from .record import NO_UID, OK, Record, make_event, nic_fields, now, redacted_for
+from .request_context import RequestContext
 
 _log = logging.getLogger("tapster.audit")
 
@@ -30,11 +31,12 @@ QUEUE = 256  # events a watcher may be behind
 SUM_UP = 10.0  # seconds until what was not told one by one is told as a number
 
 
-def may_see(peer: Peer, event: Event) -> bool:
-    """Root sees all, a user what it did itself, or what became of its own."""
+def is_own(peer: Peer, event: Event) -> bool:
+    """Whether a user did something itself, or it happened to what is the user's, or
+    to a network of all users. Everything is root's."""
     if peer.is_root or peer.uid in (event.uid, event.owner):
         return True
-    return event.event == "network" and event.owner is None  # it is all users'
+    return event.event == "network" and event.owner is None
 
 
 class _Watcher:
@@ -54,18 +56,32 @@ class _Watcher:
 class Events:
     """All watchers of one broker, and its audit log.
 
-    `may_see` says which events a watcher is told of; audit.seen_by, how much of
+    `may_see` says which events a watcher is told of; `redacted_for`, how much of
     each.
     """
 
-    def __init__(self, watchers: int = 256, watchers_per_user: int = 16) -> None:
-        """How many may watch, in all and of one user."""
+    def __init__(
+        self,
+        may_see: Callable[[Peer, Event], bool] = is_own,
+        programs: ProgramReader | None = None,
+        *,
+        watchers: int = 256,
+        watchers_per_user: int = 16,
+    ) -> None:
+        """
+        :param may_see: whether a watcher is told of an event.
+        :param programs: looks up what program a caller runs; None: as far as this
+            process itself may.
+        :param watchers: how many may watch, of all users together.
+        :param watchers_per_user: how many of these of one user.
+        """
+        self._may_see = may_see
+        self._programs = programs or ProgramReader()
         self._limit, self._limit_of_user = watchers, watchers_per_user
         self._watchers: set[_Watcher] = set()
         self._throttle = Throttle()
         self._summary: asyncio.TimerHandle | None = None
         self.deadlines = Deadlines()
-        self.may_see: Callable[[Peer, Event], bool] = may_see
 
     # What there is to tell
 
@@ -131,7 +147,7 @@ class Events:
         context: RequestContext | None,
         duration: int | None,
     ) -> None:
-        fields = audit.of_nic(nic)
+        fields = nic_fields(nic)
         if context is None:
             fields |= {"uid": nic.uid, "user": nic.user, "pid": nic.pid}
         self._publish(what, context, reason, duration, fields)
@@ -153,7 +169,13 @@ class Events:
                 self._sum_up_later()
                 if not any(w.peer.uid == context.peer.uid for w in self._watchers):
                     return  # and nobody has to look anything up
-        event = audit.make(what, context, duration=duration, reason=reason, **fields)
+        program = UNKNOWN
+        if context is not None:
+            peer = context.peer
+            program = self._programs.read(peer.pid, peer.uid, context.connected_by())
+        event = make_event(
+            what, context, program, duration=duration, reason=reason, **fields
+        )
         if admitted:
             self._write(event)
         wait = 0.0
@@ -164,8 +186,8 @@ class Events:
 
     @staticmethod
     def _write(event: Event) -> None:
-        calm = event.outcome == audit.OK and event.event != "network"
-        _log.log(logging.INFO if calm else logging.WARNING, audit.Record(event))
+        calm = event.outcome == OK and event.event != "network"
+        _log.log(logging.INFO if calm else logging.WARNING, Record(event))
 
     def _tell(self, event: Event, wait: float = 0.0, *, others: bool = True) -> None:
         """
@@ -174,19 +196,19 @@ class Events:
         """
         for watcher in self._watchers:
             peer = watcher.peer
-            if not (others or peer.uid == event.uid) or not self.may_see(peer, event):
+            if not (others or peer.uid == event.uid) or not self._may_see(peer, event):
                 continue
             if wait and not peer.is_root:
                 moment = asyncio.get_running_loop().time() + wait
                 late = functools.partial(self._tell_late, watcher, event)
                 self.deadlines.call_at(moment, late)
             else:
-                watcher.offer(audit.seen_by(peer, event))
+                watcher.offer(redacted_for(peer, event))
 
     @staticmethod
     def _tell_late(watcher: _Watcher, event: Event) -> None:
-        told = audit.seen_by(watcher.peer, event)
-        told.time = audit.now()
+        told = redacted_for(watcher.peer, event)
+        told.time = now()
         watcher.offer(told)
 
     def _sum_up_later(self) -> None:
@@ -199,9 +221,9 @@ class Events:
         self._summary = None
         for uid, count in self._throttle.collect():
             whose = f"of uid {uid}" if uid != OTHERS else "of several other users"
-            event = audit.make(
+            event = make_event(
                 "suppressed",
-                uid=uid if uid != OTHERS else NOBODY,
+                uid=uid if uid != OTHERS else NO_UID,
                 user=user_name(uid) if uid != OTHERS else "",
                 count=count,
                 reason=f"{count} more requests {whose} were denied or failed",
@@ -209,8 +231,8 @@ class Events:
             self._write(event)
             for watcher in self._watchers:
                 peer = watcher.peer
-                if peer.uid != uid and self.may_see(peer, event):
-                    watcher.offer(audit.seen_by(peer, event))
+                if peer.uid != uid and self._may_see(peer, event):
+                    watcher.offer(redacted_for(peer, event))
 
     # Watching
 
@@ -228,7 +250,7 @@ class Events:
         self._watchers.add(watcher)
         try:
             user = user_name(peer.uid)
-            yield audit.make("watching", uid=peer.uid, user=user, pid=peer.pid)
+            yield make_event("watching", uid=peer.uid, user=user, pid=peer.pid)
             while (event := await watcher.queue.get()) is not None:
                 yield event
             raise BrokerBusy("the broker ended this watch", "watch again")

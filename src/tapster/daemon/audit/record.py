@@ -10,25 +10,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from ...model import Peer
 from ...wire.interface import Event
-from ..identify import caller
 from ..identify.accounts import user_name
+from ..identify.program import UNKNOWN, Program
 from ..nics.ledger import Nic
 from .log import Structured, visible
+from .request_context import RequestContext
 
 OK, DENIED, FAILED = "ok", "denied", "failed"
-NOBODY = -1  # in place of a uid
+NO_UID = -1  # where a record is about no user
 MAX_TEXT = 1024  # characters of a field
 PREFIX = "TAPSTER_"  # of its fields in the journal
-
-_TICKS = os.sysconf("SC_CLK_TCK")  # a second, of starttime in /proc/PID/stat
 
 
 class Kind(NamedTuple):
@@ -57,61 +53,33 @@ KINDS = {
     "network": Kind(OK, "c4ac91fcfc63481cbcdb1bc79d347eb3"),
     "watching": Kind(OK, "3203ca7eae3443d3b98eed2f8afc64af"),
 }
-# Of what a caller was not given: why, and how soon that was clear, is not for it.
-_ANSWERS = ("denied", "failed", "suppressed")
+# What a caller was not given: only root is told why, and how soon that was clear.
+_REFUSALS = ("denied", "failed", "suppressed")
 
 
-class RequestContext:
-    """One request of a caller, from its arrival.
-
-    Whoever serves it says what it turned out to be about, as it was asked for,
-    and the rule that decided. Made for each request before its answer, so what
-    is not known yet is of the class, which costs nothing.
-    """
-
-    rule: str | None = None
-    network: str | None = None
-    bridge: str | None = None
-    name: str | None = None
-    ifname: str | None = None
-    mac: str | None = None
-    port: str | None = None
-    guest_port: int | None = None
-
-    def __init__(self, peer: Peer, verb: str) -> None:
-        self.peer = peer
-        self.verb = verb
-        # The clock that the kernel notes a process's start by.
-        self.arrived = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-    def duration(self) -> int:
-        """Microseconds since its arrival."""
-        return (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self.arrived) // 1000
-
-
-class Program(NamedTuple):
-    """What a process runs; None where that is not to be known."""
-
-    executable: str | None = None
-    command: str | None = None
-
-
-def make(
+def make_event(
     event: str,
     context: RequestContext | None = None,
+    program: Program = UNKNOWN,
     *,
     duration: int | None = None,
     reason: str | None = None,
     owner: int | None = None,
     **fields: Any,
 ) -> Event:
-    """A record; of a request, with who made it and what it asked for.
+    """Make a record.
 
-    :param fields: those of `Event` that the request does not tell, or not right.
+    :param event: what happened: one of KINDS.
+    :param context: the request that it happened by, if it was one: who made it and
+        what it asked for is in the record.
+    :param program: what the caller's process runs.
+    :param duration: from the request's arrival, in microseconds.
+    :param reason: why it happened.
+    :param owner: the uid of the user whose NIC, forward or network it happened to.
+    :param fields: other fields of `Event`; they come before those of the request.
     """
     if context is not None:
         peer = context.peer
-        program = look_up(peer.pid, peer.uid, _since(context))
         fields = {
             "verb": context.verb,
             "uid": peer.uid,
@@ -146,8 +114,8 @@ def make(
     return made
 
 
-def of_nic(nic: Nic) -> dict[str, Any]:
-    """What a record says about a NIC; of nobody's request, its user's."""
+def nic_fields(nic: Nic) -> dict[str, Any]:
+    """What a record says about a NIC."""
     return {
         "owner": nic.uid,
         "network": nic.network,
@@ -161,6 +129,7 @@ def of_nic(nic: Nic) -> dict[str, Any]:
 
 
 def now() -> str:
+    """The time, as records have it: ISO 8601, in UTC, to a millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -172,83 +141,17 @@ def _fit(text: str) -> str:
     return text
 
 
-def _since(context: RequestContext) -> int:
-    """By when the process of a request had started: when it had connected."""
-    connection = caller.of_this_call()
-    if connection is None or connection.peer != context.peer:
-        return context.arrived
-    return min(context.arrived, int(connection.accepted * 1e9))
-
-
-def look_up(pid: int, uid: int, since: int) -> Program:
-    """What a process runs now, if it is the one that asked.
-
-    Another one may have its pid by now: it is known by having started later, to
-    a hundredth of a second, or by being another user's. The executable's path
-    takes the right to trace the process (proc(5)): mostly, to be root.
-
-    :param since: when it was there, in nanoseconds of CLOCK_BOOTTIME.
-    """
-    try:
-        # Stays that process's, whoever has the pid next.
-        process = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return Program()
-    try:
-        stat = _stat(process)
-        start = stat.index(b"(") + 1
-        end = stat.rindex(b")")
-        started = int(stat[end + 2 :].split(None, 20)[19])
-        late = started > since * _TICKS // 1_000_000_000
-        # The directory is the effective user's, also where what is in it is root's.
-        if late or os.fstat(process).st_uid != uid:
-            return Program()
-        return Program(_executable(process), _text(stat[start:end]))
-    except (OSError, ValueError, IndexError):
-        return Program()
-    finally:
-        os.close(process)
-
-
-def _read_executable(process: int) -> str | None:
-    try:
-        return os.fsdecode(os.readlink(b"exe", dir_fd=process))
-    except OSError:
-        return None
-
-
-# Another one where we may not, and somebody else may.
-read_executable: Callable[[int], str | None] = _read_executable
-
-
-def _executable(process: int) -> str | None:
-    path = read_executable(process)
-    return _text(os.fsencode(path)) if path is not None else None
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "backslashreplace")
-
-
-def _stat(process: int) -> bytes:
-    fd = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
-    try:
-        return os.read(fd, 4096)
-    finally:
-        os.close(fd)
-
-
-def seen_by(peer: Peer, event: Event) -> Event:
+def redacted_for(peer: Peer, event: Event) -> Event:
     """A record as a watcher may have it.
 
-    Only root has the truth about what was not granted, or by which rule others
-    have what they have, and where programs are: a container's user, say, is not
-    to know that.
+    Only root is told why something was not granted, by which rule other users have
+    what they have, and where programs are on the host: a container's user, for
+    example, is not to learn that.
     """
     if peer.is_root:
         return event
     told = dataclasses.replace(event, executable=None)
-    if event.event in _ANSWERS:
+    if event.event in _REFUSALS:
         told.rule = told.reason = told.duration = None
     elif event.uid != peer.uid:
         told.rule = told.duration = None
@@ -283,7 +186,7 @@ class Record(Structured):
         what = [event.event, verb, event.ifname, event.port]
         words = " ".join(filter(None, what))
         who = f"user {event.user} (uid {event.uid}), pid {event.pid}"
-        if event.uid == NOBODY:
+        if event.uid == NO_UID:
             who = ""
         elif event.command:
             who += f" ({event.command})"

@@ -12,8 +12,9 @@ from ...policy.config.current import CurrentConfig
 from ...policy.core.decide import Decision, decide
 from ...policy.core.rulebook import Target
 from ..audit.events import Events
-from ..audit.record import RequestContext
-from ..decide.judge import Judge
+from ..audit.request_context import RequestContext
+from ..decide.permissions import Permissions
+from ..decide.refusal import refuse
 from ..resolve.forward import parse_forward, parse_network, parse_port
 from .forward_table import HOST_LIMIT, USER_LIMIT, ForwardTable, Row, key_of
 from .open_forwards import OpenForwards
@@ -28,7 +29,7 @@ class ForwardRequests:
         self,
         table: ForwardTable,
         opened: OpenForwards,
-        judge: Judge,
+        permissions: Permissions,
         events: Events,
         current: CurrentConfig,
         *,
@@ -37,14 +38,14 @@ class ForwardRequests:
         """
         :param table: the forwards.
         :param opened: opens and shuts the forwards of `table`.
-        :param judge: decides, and asks polkit if a rule says so.
+        :param permissions: decides, and asks polkit if a rule says so.
         :param events: is told of what was denied and of what failed.
         :param current: has the networks and the rules.
         :param rootless: whether this is a user's own broker, which forwards nothing.
         """
         self._table = table
         self._opened = opened
-        self._judge = judge
+        self._permissions = permissions
         self._events = events
         self._current = current
         self._rootless = rootless
@@ -80,7 +81,7 @@ class ForwardRequests:
         )
         context.guest_port = forward.guest_port
         self._check_network(context, name, forward.guest)
-        decision = await self._judge.allow_forward(
+        decision = await self._permissions.forward(
             context, name, forward.guest, forward.port, interactive
         )
         # Polkit may have been asked, which takes time: look at everything again.
@@ -142,7 +143,7 @@ class ForwardRequests:
         if definition is None:
             decision = Decision(False, "no such network")
         if definition is None or not decision.allowed:
-            self._judge.refuse(context, decision)
+            refuse(context, decision, config, self._events)
         if self._rootless:
             raise ForwardRefused(
                 "your own broker cannot forward ports of the host",
@@ -177,7 +178,7 @@ class ForwardRequests:
         allowed = row is not None and row.uid == context.peer.uid
         if row is not None and not allowed:
             target = Target(network=row.network, name=row.forward.guest)
-            allowed = await self._judge.manages(context, target, interactive)
+            allowed = await self._permissions.manage(context, target, interactive)
         if row is None or not allowed or self._table.get(key) is not row:
             reason = "there is none" if row is None else f"it is uid {row.uid}'s"
             self._events.denied(context, reason)

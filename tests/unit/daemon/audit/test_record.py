@@ -27,8 +27,9 @@ from tapster import errors
 from tapster.daemon.audit import events
 from tapster.daemon.audit import record as audit
 from tapster.daemon.audit.events import Events
-from tapster.daemon.audit.record import RequestContext
+from tapster.daemon.audit.request_context import RequestContext
 from tapster.daemon.identify import caller
+from tapster.daemon.identify.program import ProgramReader
 from tapster.daemon.nics.ledger import Nic
 from tapster.model import Peer, State
 from tapster.wire.interface import REFUSAL_SECONDS, Event
@@ -150,7 +151,9 @@ class TestDocument:
 class TestWho:
     def test_is_the_process_that_asked(self) -> None:
         who = us()
-        found = audit.look_up(who.pid, who.uid, RequestContext(who, "attach").arrived)
+        found = ProgramReader().read(
+            who.pid, who.uid, RequestContext(who, "attach").arrived
+        )
         assert found.executable == os.readlink("/proc/self/exe")
         assert found.command == Path("/proc/self/comm").read_text().rstrip("\n")
 
@@ -159,9 +162,12 @@ class TestWho:
         time.sleep(0.02)  # two ticks of the clock that the kernel tells it by
         with subprocess.Popen(["sleep", "60"]) as child:
             try:
-                assert audit.look_up(child.pid, os.getuid(), arrived) == (None, None)
+                assert ProgramReader().read(child.pid, os.getuid(), arrived) == (
+                    None,
+                    None,
+                )
                 now = RequestContext(us(), "attach").arrived
-                assert audit.look_up(child.pid, os.getuid(), now).command
+                assert ProgramReader().read(child.pid, os.getuid(), now).command
             finally:
                 child.kill()
 
@@ -181,8 +187,9 @@ class TestWho:
                     connection: Any = Connection()
                     connection.peer, connection.accepted = connected, accepted
                     token = caller.CALLER.set(weakref.ref(connection))
-                    made = audit.make("attached", RequestContext(who, "attach"))
+                    since = RequestContext(who, "attach").connected_by()
                     caller.CALLER.reset(token)
+                    made = ProgramReader().read(who.pid, who.uid, since)
                     assert (made.command is not None) is known
             finally:
                 child.kill()
@@ -190,7 +197,7 @@ class TestWho:
     def test_is_none_of_another_user(self) -> None:
         who = us()
         arrived = RequestContext(who, "attach").arrived
-        assert audit.look_up(who.pid, who.uid + 1, arrived) == (None, None)
+        assert ProgramReader().read(who.pid, who.uid + 1, arrived) == (None, None)
 
     def test_is_a_process_that_may_not_be_dumped(self) -> None:
         """What is in /proc/PID is root's then."""
@@ -213,16 +220,16 @@ class TestWho:
             uid = int(child.stdout.readline())
             assert os.stat(f"/proc/{child.pid}/comm").st_uid == 0
             arrived = RequestContext(us(), "attach").arrived
-            assert audit.look_up(child.pid, uid, arrived).command
-            assert audit.look_up(child.pid, uid + 1, arrived).command is None
+            assert ProgramReader().read(child.pid, uid, arrived).command
+            assert ProgramReader().read(child.pid, uid + 1, arrived).command is None
             child.stdin.close()
 
     def test_is_nobody_where_it_is_gone(self) -> None:
         with subprocess.Popen(["true"]) as child:
             pass
-        assert audit.look_up(child.pid, os.getuid(), 2**62) == (None, None)
+        assert ProgramReader().read(child.pid, os.getuid(), 2**62) == (None, None)
         for pid in (0, -1):
-            assert audit.look_up(pid, os.getuid(), 2**62) == (None, None)
+            assert ProgramReader().read(pid, os.getuid(), 2**62) == (None, None)
 
     def test_has_the_name_that_it_gave_itself_and_no_more(self) -> None:
         name = rb") S 1 \n\xff"
@@ -240,7 +247,9 @@ class TestWho:
             assert child.stdout is not None and child.stdin is not None
             child.stdout.readline()
             who = Peer(os.getuid(), os.getgid(), frozenset(), child.pid)
-            made = audit.make("attached", RequestContext(who, "attach"))
+            context = RequestContext(who, "attach")
+            program = ProgramReader().read(who.pid, who.uid, context.arrived)
+            made = audit.make_event("attached", context, program)
             child.stdin.close()
         assert made.command == r") S 1 \n\xff"
         assert "\n" not in audit.Record(made).line()
@@ -257,7 +266,7 @@ SENTENCE = (
 class TestRecord:
     def test_of_a_request_says_what_was_asked(self) -> None:
         request = context(network="lan", name="web", mac="02:00:00:00:00:01", rule=RULE)
-        made = audit.make("denied", request, duration=12, reason="why")
+        made = audit.make_event("denied", request, duration=12, reason="why")
         assert (made.verb, made.outcome, made.uid, made.gid, made.pid) == (
             "attach", "denied", ALICE, ALICE + 1, 0,
         )  # fmt: skip
@@ -266,7 +275,7 @@ class TestRecord:
         assert made.owner is None
 
     def test_is_one_line_of_ascii_whatever_is_in_it(self) -> None:
-        made = audit.make(
+        made = audit.make_event(
             "denied", context(name='a\n"\x7f\u2028\ud800'), reason="\x1b\0"
         )
         line = audit.Record(made).line()
@@ -277,7 +286,7 @@ class TestRecord:
     def test_is_bounded_and_can_be_written(
         self, name: str, reason: str, rule: str
     ) -> None:
-        made = audit.make("failed", context(name=name, rule=rule), reason=reason)
+        made = audit.make_event("failed", context(name=name, rule=rule), reason=reason)
         record = audit.Record(made)
         assert len(record.line()) < 32 * audit.MAX_TEXT
         for value in record.fields().values():
@@ -285,7 +294,9 @@ class TestRecord:
         assert str(record).isprintable()
 
     def test_in_the_journal_has_its_fields_by_name(self) -> None:
-        made = audit.make("attached", context(rule=RULE), **audit.of_nic(nic()))
+        made = audit.make_event(
+            "attached", context(rule=RULE), **audit.nic_fields(nic())
+        )
         fields = audit.Record(made).fields()
         assert fields.pop("MESSAGE").startswith("attached tapsternabc: user ")
         assert fields.pop("MESSAGE_ID") == audit.KINDS["attached"].message_id
@@ -299,21 +310,23 @@ class TestRecord:
         ("made", "words"),
         [
             (
-                audit.make("denied", context(network="lan", rule=RULE), reason="why"),
+                audit.make_event(
+                    "denied", context(network="lan", rule=RULE), reason="why"
+                ),
                 f"denied attach: user {ALICE} (uid {ALICE}), pid 0, lan: why [{RULE}]",
             ),
             (
-                audit.make("forward-added", context(port="tcp/80", name="web")),
+                audit.make_event("forward-added", context(port="tcp/80", name="web")),
                 f"forward-added tcp/80: user {ALICE} (uid {ALICE}), pid 0, guest web",
             ),
-            (audit.make("reloaded"), "reloaded"),
+            (audit.make_event("reloaded"), "reloaded"),
             (
-                audit.make("network", network="lan", bridge="b", reason="a\nb"),
+                audit.make_event("network", network="lan", bridge="b", reason="a\nb"),
                 r"network: lan: a\nb",
             ),
             (
-                audit.make("detached", uid=ALICE, user="alice", pid=17,
-                           **audit.of_nic(nic())),
+                audit.make_event("detached", uid=ALICE, user="alice", pid=17,
+                           **audit.nic_fields(nic())),
                 SENTENCE,
             ),
         ],
@@ -323,11 +336,14 @@ class TestRecord:
         assert str(audit.Record(made)) == words
 
 
-def played(play: Callable[[Events], Awaitable[None]]) -> None:
+def played(
+    play: Callable[[Events], Awaitable[None]],
+    may_see: Callable[[Peer, Event], bool] = events.is_own,
+) -> None:
     """Let something happen in an event loop."""
 
     async def run() -> None:
-        broker = Events()
+        broker = Events(may_see)
         await play(broker)
         broker.close()
         await asyncio.sleep(0)
@@ -439,13 +455,12 @@ class TestWatchers:
 
     def test_who_may_see_can_be_said(self) -> None:
         async def play(broker: Events) -> None:
-            broker.may_see = lambda who, _: who.uid == BOB
             alice, bob = [await watcher(broker, u) for u in (ALICE, BOB)]
             broker.about("attached", nic(ALICE), context=context(ALICE))
             assert await bob.drain() == ["attached"]
             assert await alice.drain() == []
 
-        played(play)
+        played(play, lambda who, _: who.uid == BOB)
 
     @pytest.mark.parametrize("what", ["denied", "failed"])
     def test_a_caller_learns_that_it_was_not_why(self, what: str) -> None:
@@ -485,7 +500,6 @@ class TestWatchers:
     def test_only_root_is_told_where_programs_are(self) -> None:
         async def play(broker: Events) -> None:
             mine = us()
-            broker.may_see = lambda *_: True
             root, alice = [await watcher(broker, u) for u in (0, ALICE)]
             request = RequestContext(mine, "attach")
             request.rule = RULE
@@ -495,7 +509,7 @@ class TestWatchers:
             assert part.executable is None and part.command == full.command
             assert part.rule is None  # of somebody else's request
 
-        played(play)
+        played(play, lambda *_: True)
 
     def test_of_own_requests_the_rule_is_told(self) -> None:
         async def play(broker: Events) -> None:
