@@ -18,6 +18,7 @@ from signal import SIG_DFL, SIGPIPE, SIGXFSZ, signal
 from tapster.cli import arguments as look
 from tapster.client.attach import Nic, attach
 from tapster.errors import ProtocolError, TapsterError, UsageError
+from tapster.syntax import LABEL_LENGTH
 from tapster.vmm import qemu
 
 TYPE_CHECKING = False
@@ -54,7 +55,6 @@ VALUED = {
     "several NICs the second is NAME-2 (default: what QEMU's -name says)",
     "--mac": "the guest's MAC address; without it one is assigned",
 }
-LABEL_LENGTH = 63  # bytes of a name in DNS
 
 
 class CannotExecute(TapsterError):

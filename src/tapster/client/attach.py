@@ -24,6 +24,12 @@ from tapster.client.connection import (
 )
 from tapster.client.fields import NIC, check, check_list
 from tapster.errors import BrokerUnavailable, InvalidRequest, ProtocolError
+from tapster.syntax import (
+    INTERFACE_NAME_BYTES,
+    is_guest_mac,
+    is_interface_name,
+    parse_mac,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -315,18 +321,18 @@ def check_request(
     if network is not None and bridge is not None:
         raise InvalidRequest("network and bridge exclude each other", "leave one out")
     if bridge is not None:
-        if len(bridge.encode()) > 15:
+        if len(bridge.encode()) > INTERFACE_NAME_BYTES:
             hint = "names of bridges have 1 to 15 bytes"
             raise InvalidRequest(f"there is no bridge named {bridge!r}", hint)
-        if bridge in (".", "..") or any(c in "/:" or c.isspace() for c in bridge):
+        if not is_interface_name(bridge):
             raise InvalidRequest(f"{bridge!r} cannot be the name of a bridge")
     if mac is not None:
-        octets = mac.split(":")
-        digits = set("0123456789abcdefABCDEF")
-        if len(octets) != 6 or any(len(o) != 2 or set(o) - digits for o in octets):
+        try:
+            raw = parse_mac(mac)
+        except ValueError:
             hint = 'write it as "52:54:00:12:34:56"'
-            raise InvalidRequest(f"{mac!r} is not a MAC address", hint)
-        if int(octets[0], 16) & 1 or not any(int(octet, 16) for octet in octets):
+            raise InvalidRequest(f"{mac!r} is not a MAC address", hint) from None
+        if not is_guest_mac(raw):
             raise InvalidRequest(f"{mac} is not the MAC address of a single guest")
-        parameters["mac"] = mac.lower()
+        parameters["mac"] = raw.hex(":")
     return parameters

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from ...kernel import rtnetlink
 from ...kernel.rtnetlink import Link
-from ...kernel.tun import is_valid_name
 from ...model import State
+from ...syntax import is_interface_name
 from .ledger import Nic
 
 TAP_ALIAS = "tapster nic"
@@ -68,7 +68,7 @@ def alias(nic: Nic) -> str:
 def altname(nic: Nic) -> str:
     """Tells network, user and guest, in at most 127 bytes the kernel takes."""
     user = str(nic.uid)
-    if is_valid_name(nic.user[:15]) and nic.user.isascii():
+    if is_interface_name(nic.user[:15]) and nic.user.isascii():
         user = nic.user
     return f"tapster.{nic.network or nic.bridge}.{user}.{nic.name}"[:127]
 

@@ -13,20 +13,18 @@ import json
 import logging
 import math
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
-from ...kernel.tun import is_valid_name
 from ...model import TAP_PREFIX, State
 from ...networks import state_files
 from ...networks.elements import Guest
+from ...syntax import is_interface_name, is_mac
 
 _RECORD_LIMIT = 64 * 1024  # bytes
 _INT, _UINT = 2**31 - 1, 2**32 - 1
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 _log = logging.getLogger(__name__)
 
@@ -275,7 +273,7 @@ class Ledger:
             path = self._path(ifname)
             try:
                 nic = read_record(state_files.read_json(path, _RECORD_LIMIT))
-                if nic.ifname != ifname or not is_valid_name(ifname):
+                if nic.ifname != ifname or not is_interface_name(ifname):
                     raise ValueError("it is about another device")
             except (ValueError, TypeError, KeyError) as err:
                 _log.warning("record %s is damaged and removed: %s", path, err)
@@ -331,13 +329,13 @@ def _check(nic: Nic) -> None:
             raise ValueError(f"{name} is {value!r}")
     for name in ("mac", "host_mac"):
         value = getattr(nic, name)
-        if value and not _MAC.fullmatch(value):
+        if value and not is_mac(value):
             raise ValueError(f"{name} is {value!r}")
     if nic.ipv4 is not None:
         IPv4Address(nic.ipv4)
     if nic.ipv6 is not None:
         IPv6Address(nic.ipv6)
-    if not is_valid_name(nic.bridge):
+    if not is_interface_name(nic.bridge):
         raise ValueError(f"bridge is {nic.bridge!r}")
     for name in ("user", "name", "network", "share"):
         value = getattr(nic, name)

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 from ...model import Forward, Port, State
 from ...networks import definition_json, state_files
+from ...syntax import is_label
 from ..nics.ledger import Nic
-from ..resolve.request import is_label
 from .host_port import hold
 
 _log = logging.getLogger(__name__)

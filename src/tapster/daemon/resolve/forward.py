@@ -10,7 +10,7 @@ from ...errors import InvalidRequest
 from ...model import Forward, Port
 from ...networks import definition_json
 from ...policy.core.rulebook import DEFAULT_NETWORK
-from .request import is_label
+from ...syntax import is_label
 
 
 def parse_network(text: str | None) -> str:

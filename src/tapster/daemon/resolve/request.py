@@ -10,15 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...errors import InvalidRequest
-from ...kernel import rtnetlink
 from ...kernel.rtnetlink import Link
-from ...kernel.tun import is_valid_name
 from ...model import BRIDGE_PREFIX, AttachRequest
 from ...policy.config.load import Config
 from ...policy.core.rulebook import DEFAULT_NETWORK, Target
-
-NAME_LENGTH = 63  # a DNS label, RFC 1035
-_LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
+from ...syntax import LABEL_LENGTH, is_interface_name, is_label, parse_mac
 
 
 def check(request: AttachRequest) -> AttachRequest:
@@ -30,7 +26,7 @@ def check(request: AttachRequest) -> AttachRequest:
         raise InvalidRequest(
             "network and bridge exclude each other", "give one of them"
         )
-    if request.bridge is not None and not is_valid_name(request.bridge):
+    if request.bridge is not None and not is_interface_name(request.bridge):
         raise InvalidRequest(
             "bridge: not an interface name",
             "1 to 15 bytes, without '/', ':' and white space",
@@ -43,7 +39,7 @@ def check(request: AttachRequest) -> AttachRequest:
         if not is_label(name):
             raise InvalidRequest(
                 "name: not a host name",
-                f"1 to {NAME_LENGTH} letters, digits and '-', not first or last",
+                f"1 to {LABEL_LENGTH} letters, digits and '-', not first or last",
             )
     return AttachRequest(
         request.network,
@@ -56,20 +52,11 @@ def check(request: AttachRequest) -> AttachRequest:
     )
 
 
-def is_label(text: str) -> bool:
-    return (
-        1 <= len(text) <= NAME_LENGTH
-        and _LABEL.issuperset(text)
-        and text[0] != "-"
-        and text[-1] != "-"
-    )
-
-
 def _guest_mac(mac: str | None) -> str | None:
     if mac is None:
         return None
     try:
-        raw = rtnetlink.mac_bytes(mac)
+        raw = parse_mac(mac)
     except ValueError:
         raise InvalidRequest(
             "mac: not a MAC address", "as in 0a:1b:2c:3d:4e:5f"

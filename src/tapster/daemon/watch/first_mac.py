@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 
 from ...kernel import rtnetlink
 from ...kernel.netlink import NetlinkError
@@ -24,6 +23,7 @@ from ...kernel.rtnetlink import Neighbour
 from ...model import State
 from ...networks import ruleset
 from ...policy.core.matching import matches_any
+from ...syntax import is_mac
 from ..broker import Broker
 from ..nics.ledger import Nic
 
@@ -31,7 +31,6 @@ _log = logging.getLogger(__name__)
 
 _FIRST_INTERVAL = 0.05  # seconds
 _LAST_INTERVAL = 1.0
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
 class FirstMac:
@@ -85,9 +84,7 @@ class FirstMac:
             _log.error("%s", err)
             return []
         pairs = listing[0]["map"].get("elem", []) if listing else []
-        return [
-            (str(name), str(mac)) for name, mac in pairs if _MAC.fullmatch(str(mac))
-        ]
+        return [(str(name), str(mac)) for name, mac in pairs if is_mac(str(mac))]
 
     def seen(self, nic: Nic, mac: str) -> None:
         """A guest showed its first MAC: open its port for it, or keep it shut."""

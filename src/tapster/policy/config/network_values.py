@@ -19,13 +19,17 @@ from ipaddress import (
 from typing import Any
 
 from ...model import BRIDGE_PREFIX, TAP_PREFIX, Forward, Port
-from ..core.patterns import LABEL_LENGTH
+from ...syntax import (
+    INTERFACE_NAME_BYTES,
+    LABEL_LENGTH,
+    is_interface_name,
+    parse_mac,
+)
 from .toml_locations import Invalid
 from .values import integer, label, shown, string
 
 Address = IPv4Address | IPv6Address
 
-_MAC = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}")
 _PORT = re.compile(r"(tcp|udp)/([1-9][0-9]{0,4})(?:-([1-9][0-9]{0,4}))?")
 _FORWARD = re.compile(r"(\S+) +([^\s:]+):([1-9][0-9]{0,4})")
 _RATE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(bit|kbit|mbit|gbit|)", re.I)
@@ -49,14 +53,9 @@ def domain(value: Any) -> str:
 def interface(value: Any) -> str:
     """A Linux bridge's name; the rule is dev_valid_name() in net/core/dev.c."""
     text = string(value)
-    raw = text.encode()
-    if not 1 <= len(raw) <= 15:
+    if not 1 <= len(text.encode()) <= INTERFACE_NAME_BYTES:
         raise Invalid(f"{shown(text)} is not 1 to 15 bytes long")
-    if (
-        text in (".", "..")
-        or not text.isprintable()
-        or any(byte in b"/: \xa0" for byte in raw)
-    ):
+    if not is_interface_name(text) or not text.isprintable():
         raise Invalid(f"{shown(text)} is not an interface's name")
     if text.startswith((BRIDGE_PREFIX, TAP_PREFIX)):
         raise Invalid(
@@ -69,9 +68,12 @@ def interface(value: Any) -> str:
 def mac(value: Any) -> str:
     """A guest's MAC address, in lower case."""
     text = string(value)
-    if not _MAC.fullmatch(text):
-        raise Invalid(f"{shown(text)} is not a MAC address, as in 0a:1b:2c:3d:4e:5f")
-    raw = bytes.fromhex(text.replace(":", ""))
+    try:
+        raw = parse_mac(text)
+    except ValueError:
+        raise Invalid(
+            f"{shown(text)} is not a MAC address, as in 0a:1b:2c:3d:4e:5f"
+        ) from None
     if raw[0] & 1:
         raise Invalid(f"{shown(text)} is a multicast address")
     if not any(raw):

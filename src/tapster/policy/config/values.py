@@ -14,13 +14,12 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar
 
-from ..core.patterns import LABEL_LENGTH
+from ...syntax import LABEL_LENGTH, is_label
 from .toml_locations import Invalid, UnknownKey, did_you_mean
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
 
-_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _NAME_PATTERN = re.compile(r"[a-z0-9*?-]+")
 _DURATION = re.compile(r"([1-9][0-9]{0,8})(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -145,7 +144,7 @@ def choice(kind: type[E], *later: str) -> Callable[[Any], E]:
 def label(value: Any, longest: int = LABEL_LENGTH) -> str:
     """A guest's or a network's name."""
     text = string(value)
-    if len(text) > longest or not _LABEL.fullmatch(text):
+    if not is_label(text, longest):
         raise Invalid(
             f"{shown(text)} is not 1 to {longest} lower-case letters, digits and '-', "
             "which is neither first nor last"

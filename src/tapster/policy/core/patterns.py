@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-LABEL_LENGTH = 63  # of a guest's name, which is one label of a DNS name (RFC 1035)
+from ...syntax import LABEL_LENGTH
+
 _MAC_LENGTH = 17
 _HEX = frozenset("0123456789abcdef")
 _UNICAST = frozenset("02468ace")  # the second digit

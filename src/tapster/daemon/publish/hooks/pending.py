@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ....kernel.tun import is_valid_name
 from ....networks import state_files
+from ....syntax import is_interface_name
 from .discovery import is_name
 from .payload import NUMBERS, OF_NETWORK, OF_NIC, Words
 
@@ -87,7 +87,7 @@ class Records:
 def parse(device: str, data: Any) -> Due:
     """:raises ValueError, TypeError, KeyError: this is no such record."""
     words, begun, ending = data["words"], data["begun"], data["ending"]
-    if not is_valid_name(device):
+    if not is_interface_name(device):
         raise ValueError("not the name of a device")
     if set(words) != set(OF_NIC if "ifname" in words else OF_NETWORK):
         raise ValueError("not the words that are told")
