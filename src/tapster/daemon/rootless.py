@@ -30,7 +30,7 @@ from ..kernel.netlink import NetlinkError, NetlinkSocket
 from ..paths import is_private
 from .process import listening as activation
 from .process.options import Options
-from .process.spawner import DEFAULT_PATH, find_dnsmasq
+from .process.spawned import dnsmasq
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def supervise(options: Options) -> int:
 def _check_programs() -> None:
     if shutil.which("pasta") is None:
         raise BrokerUnavailable("pasta is not installed", "apt install passt")
-    if find_dnsmasq(os.environ.get("PATH", DEFAULT_PATH)) is None:
+    if dnsmasq.find() is None:
         raise BrokerUnavailable("dnsmasq is not installed", "apt install dnsmasq-base")
     try:
         os.close(tun.open_device())

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tapster.daemon.process.spawner import find_dnsmasq
+from tapster.daemon.process.spawned.dnsmasq import find
 from tapster.networks import dnsmasq
 
-PROGRAM = find_dnsmasq(os.environ["PATH"])
+PROGRAM = find()
 SIX = IPv6Network("fd12:3456:789a:1::/64")
 
 

@@ -16,7 +16,7 @@ from ....networks.managed_network import ManagedNetwork
 from ...audit.log import visible
 from ...identify.accounts import user_name
 from ...nics.ledger import Nic
-from .runner import MARK
+from ...process.spawned.hook import MARK
 
 ATTACH, DETACH, TAMPER = "attach", "detach", "tamper"
 NETWORK_UP, NETWORK_DOWN = "network-up", "network-down"

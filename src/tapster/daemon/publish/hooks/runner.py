@@ -22,11 +22,11 @@ from typing import NamedTuple
 
 from ....errors import BrokerFailure
 from ...process.programs import Ended, Hook, Programs
+from ...process.spawned.hook import MARK, processes_with
 
 STDIN_LIMIT = 32 * 1024  # bytes; a pipe takes 64 KiB without waiting
 LINES = 100  # of one run that are told
 LINE = 1000  # bytes of a line that are told
-MARK = "TAPSTER_RUN"  # in the environment of a run and all that it starts
 
 _READ = 64 * 1024
 _LAST_READS = 64  # after the end: what a pipe holds, and no more than that
@@ -183,26 +183,15 @@ def end_marked(directory: str) -> int:
     """
     wanted = f"{MARK}={directory}/".encode()
     here, we, killed = os.stat("/proc/self/ns/net"), os.geteuid(), []
-    for name in os.listdir("/proc"):
-        if not name.isdecimal() or int(name) == os.getpid():
-            continue
+    for pid, pidfd in processes_with(lambda entry: entry.startswith(wanted)):
         try:
-            if os.stat(f"/proc/{name}").st_uid != we:
+            if os.stat(f"/proc/{pid}").st_uid != we:
                 continue
-            pidfd = os.pidfd_open(int(name))
-        except OSError:
-            continue
-        try:
-            with open(f"/proc/{name}/environ", "rb") as file:
-                words = file.read().split(b"\0")
-            ours = any(word.startswith(wanted) for word in words)
-            if ours and os.path.samestat(os.stat(f"/proc/{name}/ns/net"), here):
+            if os.path.samestat(os.stat(f"/proc/{pid}/ns/net"), here):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 killed.append(os.dup(pidfd))
         except OSError:
             pass  # it ended
-        finally:
-            os.close(pidfd)
     _until_ended(killed)
     return len(killed)
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from tapster.client.connection import TIMEOUT
 from tapster.daemon.nics.ledger import Nic
-from tapster.daemon.process import spawner
+from tapster.daemon.process.spawned import DEFAULT_PATH
+from tapster.daemon.process.spawned.hook import MARK
 from tapster.daemon.publish.hooks import payload as hook_words
 from tapster.daemon.publish.hooks import runner as hook_process
 from tapster.daemon.publish.hooks.pending import Due, Records, parse
@@ -227,8 +228,8 @@ class TestDocument:
             assert (kind.startswith("integer")) == (word in hook_words.NUMBERS)
 
     def test_the_environment(self) -> None:
-        assert f"`PATH={spawner.DEFAULT_PATH}`" in self.TEXT
-        assert f"`{hook_process.MARK}`" in self.TEXT
+        assert f"`PATH={DEFAULT_PATH}`" in self.TEXT
+        assert f"`{MARK}`" in self.TEXT
 
     def test_the_limits(self) -> None:
         assert f"{LINES} lines of {LINE} bytes" in self.TEXT
