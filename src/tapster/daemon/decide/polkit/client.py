@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Asks polkit(8) whether a caller may do something.
 
-Whatever goes wrong, the answer is no, with a reason for the log. Most questions
-polkit answers by itself, in milliseconds. One that it puts to a person, by an
-authentication agent of the caller's, takes as long as people do: it is withdrawn
-when the caller goes, and nobody else waits for it.
+If anything goes wrong the answer is no, with a reason for the log. Polkit answers
+most questions by itself, in milliseconds. A question that polkit puts to a person,
+through an authentication agent of the caller's, takes as long as people take: it is
+withdrawn when the caller goes, and no other request waits for it.
 
-polkit lets only root and an action's owner ask about other users' processes and
-tell details: data/io.tapster.policy says who that is.
+Polkit lets only root and an action's owner ask about other users' processes and
+pass details: data/io.tapster.policy says who the owner is.
 """
 
 from __future__ import annotations
@@ -17,54 +17,69 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ....model import Peer
 from ...identify import caller
 from .subject import Subject, Unclear
 
 if TYPE_CHECKING:
-    from jeepney import Message
-
     from .dbus import Bus
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 PER_USER = 8  # questions of one uid that polkit has not answered
-AT_ONCE = 64  # the same of all users together
-# Of those, put to persons, who need not answer: with some uids of subuid(5) one
-# user could have so many unanswered that nobody else's were asked.
+AT_ONCE = 64  # questions of all users together that polkit has not answered
+# Of those, questions that are put to persons, who need not answer: with some uids of
+# subuid(5) one user could leave so many unanswered that nobody else's were asked.
 PERSONS = 48
 QUICK = 10.0  # seconds for an answer that no person is asked for
 PATIENT = 300.0  # seconds for a person
-OPENING = 5.0  # seconds for the bus to take us
+OPENING = 5.0  # seconds for the bus to accept us
 _LONGEST = 255  # bytes of a detail
 
 
 class Answer(NamedTuple):
+    """What polkit says."""
+
     allowed: bool
     reason: str  # for the log only
 
 
+class _Question(NamedTuple):
+    """Whether a process may do something."""
+
+    subject: Subject
+    action: str
+    details: Mapping[str, str]
+    interactive: bool
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for the answer."""
+        return PATIENT if self.interactive else QUICK
+
+
 class Polkit:
-    """The way to polkit: one connection, which the first question opens, and the
-    first after it was lost opens anew."""
+    """The way to polkit: one connection to the bus. The first question opens it, and
+    the first question after it was lost opens it anew."""
 
     def __init__(self, address: str | None = None) -> None:
         """
-        :param address: of the bus; None for the system bus, which may be where
-            DBUS_SYSTEM_BUS_ADDRESS says.
+        :param address: of the bus; None for the system bus, or the bus that
+            DBUS_SYSTEM_BUS_ADDRESS names.
         """
         self._address = address
         self._bus: Bus | None = None
         self._opening: asyncio.Future[Bus] | None = None
         self._closed = False
-        self._unanswered: Counter[int] = Counter()  # by uid
-        self._persons = 0  # that are asked now
+        self._unanswered: Counter[int] = Counter()  # questions, by uid
+        self._persons = 0  # questions among them that persons are asked
         self._numbers = itertools.count(1)
 
     def close(self) -> None:
-        """Close the connection; who still waits is answered no."""
+        """Close the connection; whoever still waits is answered no."""
         self._closed = True
         if self._opening is not None:
             self._opening.cancel()
@@ -76,8 +91,9 @@ class Polkit:
     ) -> Answer:
         """Whether polkit lets the client whose call this is do something.
 
-        :param peer: the client's; about anybody else polkit is not asked.
-        :param details: user, network, bridge, guest: those that there are.
+        :param peer: that client; polkit is asked about nobody else.
+        :param action: one of those in data/io.tapster.policy.
+        :param details: what is known of verb, user, network, bridge, guest, port.
         :param interactive: whether a person may be asked.
         :raises CancelledError: the client is gone, and with it the call's purpose.
         """
@@ -94,111 +110,87 @@ class Polkit:
     ) -> Answer:
         if not all(map(_is_fit, details.values())):
             return Answer(False, "polkit can't be told of such a name")
-        unanswered = self._unanswered
-        if (
-            unanswered[peer.uid] >= PER_USER
-            or unanswered.total() >= AT_ONCE
-            or (interactive and self._persons >= PERSONS)
-        ):
+        if self._is_too_much(peer.uid, interactive):
             return Answer(False, "polkit has too many questions to answer already")
-        client = caller.of_this_call()
-        subject = Subject(peer, client)
-        try:
-            assert client is not None  # noqa: S101 - or there were no subject
-            question = self._put(subject, action, details, interactive)
-            limit = PATIENT if interactive else QUICK
-            try:
-                with client.until_gone(question):
-                    # Which, unlike asyncio.timeout, needs no current task.
-                    await asyncio.wait({question}, timeout=limit)
-            finally:
-                answered = not question.cancel()
-            if not answered:
-                return Answer(False, f"polkit has not answered in {limit:g} s")
-            answer = question.result()  # CancelledError, if the client is gone
+        with Subject(peer, caller.of_this_call()) as subject:
+            question = _Question(subject, action, details, interactive)
+            answer = await self._ask(question)
             if answer.allowed and not subject.lives():
-                # polkit looked it up by its pid, which may be another's by then.
+                # Polkit looks it up by its pid, which may be another's by now.
                 return Answer(False, "the client's process is gone")
             return answer
-        finally:
-            subject.close()
 
-    def _put(
-        self,
-        subject: Subject,
-        action: str,
-        details: Mapping[str, str],
-        interactive: bool,
-    ) -> asyncio.Future[Answer]:
-        """A question on its way; to cancel it is to withdraw it.
+    async def _ask(self, question: _Question) -> Answer:
+        """The life of a question: it is counted, sent, and answered; or withdrawn,
+        where nobody waits for the answer any more.
 
-        Withdrawn or not, it counts until polkit has answered: who asks, goes and
-        asks again leaves polkit no more to do than who waits.
+        A withdrawn question counts until polkit has answered it: a client that asks,
+        goes and asks again gives polkit no more to do than one that waits.
+
+        :raises CancelledError: the client is gone.
         """
-        uid = subject.uid
-        replies: list[asyncio.Future[Message]] = []  # one, once it was sent
+        from . import dbus, messages
 
-        def answered(_: object) -> None:
-            self._persons -= interactive
-            self._unanswered[uid] -= 1
-            if not self._unanswered[uid]:
-                del self._unanswered[uid]
-
-        self._unanswered[uid] += 1
-        self._persons += interactive
-        question = asyncio.ensure_future(
-            self._ask(subject, action, details, interactive, replies)
-        )
-        question.add_done_callback(
-            lambda done: (replies or [done])[0].add_done_callback(answered)
-        )
-        return question
-
-    async def _ask(
-        self,
-        subject: Subject,
-        action: str,
-        details: Mapping[str, str],
-        interactive: bool,
-        replies: list[asyncio.Future[Message]],
-    ) -> Answer:
-        from . import dbus as bus
-        from . import messages as authority
-
-        number = f"tapster-{next(self._numbers)}"
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + question.patience
+        gone: asyncio.Future[None] = loop.create_future()  # cancelled when it goes
+        number, reply = f"tapster-{next(self._numbers)}", None
+        self._count(question, +1)
         try:
-            connection = await self._connection()
-            reply = connection.call(
-                authority.check(subject, action, details, interactive, number)
-            )
-            replies.append(reply)
-            try:
-                await asyncio.wait({reply})  # which, unlike await, leaves it alone
-            finally:
-                if not reply.done():
-                    connection.tell(authority.withdraw(number))
-            return Answer(*authority.understand(reply.result(), interactive))
-        except bus.BusError as err:
+            with question.subject.client.until_gone(gone):
+                bus = await self._connection(gone, deadline)
+                reply = bus.call(messages.check(*question, number))
+                said = await _before(deadline, gone, reply)
+            return Answer(*messages.understand(said, question.interactive))
+        except TimeoutError:
+            return Answer(False, f"polkit has not answered in {question.patience:g} s")
+        except dbus.BusError as err:
             return Answer(False, f"polkit can't be asked: {err}")
+        finally:
+            if reply is None or reply.done():
+                self._count(question, -1)
+            else:
+                bus.tell(messages.withdraw(number))
+                reply.add_done_callback(lambda _: self._count(question, -1))
 
-    async def _connection(self) -> Bus:
-        """:raises BusError: there is none to be had."""
+    def _is_too_much(self, uid: int, interactive: bool) -> bool:
+        return (
+            self._unanswered[uid] >= PER_USER
+            or self._unanswered.total() >= AT_ONCE
+            or (interactive and self._persons >= PERSONS)
+        )
+
+    def _count(self, question: _Question, change: int) -> None:
+        uid = question.subject.uid
+        self._unanswered[uid] += change
+        if not self._unanswered[uid]:
+            del self._unanswered[uid]
+        if question.interactive:
+            self._persons += change
+
+    # The connection
+
+    async def _connection(self, gone: asyncio.Future[None], deadline: float) -> Bus:
+        """The connection, opened if need be.
+
+        :raises BusError: there is none to be had.
+        :raises CancelledError, TimeoutError: as `_before`.
+        """
         if self._bus is not None and not self._bus.closed:
             return self._bus
         if self._opening is None:
             self._opening = asyncio.ensure_future(self._open())
             self._opening.add_done_callback(self._opened)
-        # Others may wait for the same connection.
-        return await asyncio.shield(self._opening)
+        return await _before(deadline, gone, self._opening)
 
     async def _open(self) -> Bus:
-        from . import dbus as bus
+        from . import dbus
 
-        address = bus.address_of(self._address)
+        address = dbus.address_of(self._address)
         try:
-            return await asyncio.wait_for(bus.connect(address), OPENING)
+            return await asyncio.wait_for(dbus.connect(address), OPENING)
         except TimeoutError:
-            raise bus.BusError(f"the bus at {address} does not answer") from None
+            raise dbus.BusError(f"the bus at {address} does not answer") from None
 
     def _opened(self, opening: asyncio.Future[Bus]) -> None:
         self._opening = None
@@ -208,9 +200,32 @@ class Polkit:
                 self._bus.close("the broker is ending")
 
 
+async def _before(
+    deadline: float, gone: asyncio.Future[None], wanted: asyncio.Future[_T]
+) -> _T:
+    """Wait for a future, which is left alone: others may wait for it, too.
+
+    :param deadline: by the clock of the event loop.
+    :param gone: is cancelled when the client goes.
+    :param wanted: whose result is waited for.
+    :raises TimeoutError: the deadline is over.
+    :raises CancelledError: the client is gone.
+    """
+    timeout = deadline - asyncio.get_running_loop().time()
+    either: set[asyncio.Future[Any]] = {wanted, gone}
+    # Unlike asyncio.timeout() this needs no current task, and a call that was
+    # started eagerly has none.
+    await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    if gone.cancelled():
+        raise asyncio.CancelledError
+    if not wanted.done():
+        raise TimeoutError
+    return wanted.result()
+
+
 def _is_fit(detail: str) -> bool:
-    """Whether D-Bus has it for a string; what it hasn't would end the connection,
-    which is everybody's."""
+    """Whether D-Bus has it for a string. The bus would end the connection, which is
+    everybody's, over anything else."""
     try:
         return len(detail.encode()) <= _LONGEST and "\0" not in detail
     except UnicodeEncodeError:  # half of a surrogate pair

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A connection to a D-Bus message bus, to ask others there.
+"""A connection to a D-Bus message bus, to call methods there.
 
-jeepney has the protocol, and no more than that is used of it: its own asyncio
+The protocol is jeepney's, and nothing more of jeepney is used: its own asyncio
 client can't pass descriptors, and ends when a reply comes to a call that was
-cancelled in the same turn of the loop. It is imported with this module, which
-only those import who are about to ask.
+cancelled in the same turn of the loop. This module imports jeepney, so it is
+imported only where polkit is about to be asked.
 
-Anybody on the system bus may send us signals, of up to 32 MiB. What is no reply
-is passed over by its length, unread; replies come only from whom we asked, which
-the bus sees to.
+Anybody on the system bus may send us signals, of up to 32 MiB. A message that is no
+reply is skipped by its length and not parsed. The bus sees to it that replies come
+only from those who were asked.
 """
 
 from __future__ import annotations
@@ -33,44 +33,45 @@ from jeepney.bus import get_connectable_addresses
 
 SYSTEM = "unix:path=/var/run/dbus/system_bus_socket"  # D-Bus specification
 VARIABLE = "DBUS_SYSTEM_BUS_ADDRESS"
-LARGEST = 64 * 1024  # bytes of a reply; a larger one ends the connection
+LARGEST = 64 * 1024  # bytes of a reply; a larger reply ends the connection
 
 _BUS = DBusAddress(
     "/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus"
 )
-_FIXED = 16  # bytes of a header that its length can be told from
+_FIXED = 16  # bytes at the beginning of a message, which tell its length
 _REPLIES = (MessageType.method_return.value, MessageType.error.value)
 _ORDERS = {ord("l"): "<", ord("B"): ">"}
 _CHUNK = 64 * 1024
-_SHOWN = 300  # characters of what an error says
+_SHOWN = 300  # characters of an error's text
 
 
 class BusError(Exception):
-    """The bus is not there, or not what it should be; the text says more."""
+    """The bus is not there, or does not do what a bus does; the text says more."""
 
 
 class Replies:
-    """What comes from a bus, put together to messages; all but replies is left
-    out. Pure: it is fed, and knows of no socket."""
+    """Finds the replies in the stream of bytes from a bus, and skips everything
+    else. Pure: it is fed, and knows of no socket."""
 
     def __init__(self) -> None:
         self._unfinished = bytearray()
-        self._passing = 0  # bytes of a message that are still to be passed over
+        self._to_skip = 0  # bytes of a message that are still to be skipped
 
     def feed(self, data: bytes) -> list[Message]:
-        """The replies that this completes.
+        """Take what was received.
 
+        :returns: the replies that are complete now.
         :raises ValueError: this is not D-Bus; nothing after it can be read.
         """
-        passed = min(self._passing, len(data))
-        self._passing -= passed
+        skipped = min(self._to_skip, len(data))
+        self._to_skip -= skipped
         buffer = self._unfinished
-        buffer += memoryview(data)[passed:]
+        buffer += memoryview(data)[skipped:]
         found = []
         while len(buffer) >= _FIXED:
             size = _size(buffer)
             if buffer[1] not in _REPLIES:
-                self._passing = max(size - len(buffer), 0)
+                self._to_skip = max(size - len(buffer), 0)
                 del buffer[:size]
                 continue
             if size > LARGEST:
@@ -94,22 +95,22 @@ def _size(buffer: bytearray) -> int:
 def _parse(data: bytes) -> Message:
     try:
         return Message.from_buffer(data)
-    except Exception as err:  # whatever jeepney trips over
+    except Exception as err:  # whatever jeepney raises
         raise ValueError(f"a reply that can't be read: {err!r}") from err
 
 
 def address_of(wanted: str | None) -> str:
-    """The address to use: the one that was asked for, or the system bus's."""
+    """The address to use: the one that is given, or else the system bus's."""
     return wanted or os.environ.get(VARIABLE) or SYSTEM
 
 
 async def connect(address: str) -> Bus:
     """A connection to the bus at a D-Bus address; `close()` closes it.
 
-    :raises BusError: there is none, or it does not take us.
+    :raises BusError: there is no bus, or it does not accept us.
     """
     try:
-        sock = _socket(address)
+        sock = _connect(address)
     except (OSError, RuntimeError, ValueError) as err:
         raise BusError(f"no bus at {address}: {err}") from err
     try:
@@ -132,7 +133,7 @@ async def connect(address: str) -> Bus:
 
 
 def error_of(reply: Message) -> str | None:
-    """What an error says, in one line; None if the reply is none."""
+    """An error's name and text in one line; None if the reply is no error."""
     if reply.header.message_type is not MessageType.error:
         return None
     name = reply.header.fields.get(HeaderFields.error_name, "an error")
@@ -140,13 +141,16 @@ def error_of(reply: Message) -> str | None:
     return " ".join(f"{name}: {text}".split())[:_SHOWN]
 
 
-def _socket(address: str) -> socket.socket:
-    """To the first of the addresses where somebody listens."""
+def _connect(address: str) -> socket.socket:
+    """A socket to the first of some addresses where somebody listens.
+
+    :raises OSError, RuntimeError, ValueError: nobody does, or there is no address.
+    """
     failure: OSError | None = None
     for place in get_connectable_addresses(address):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # To a Unix socket this is done at once, or refused.
+            # On a Unix socket this does not wait: it succeeds or fails.
             sock.setblocking(False)
             sock.connect(place)
             return sock
@@ -157,7 +161,7 @@ def _socket(address: str) -> socket.socket:
 
 
 async def _authenticate(sock: socket.socket) -> None:
-    """:raises OSError, ValueError: the bus does not go along."""
+    """:raises OSError, ValueError: the bus does not accept us."""
     loop = asyncio.get_running_loop()
     dialogue = Authenticator(enable_fds=True)
     for line in dialogue:
@@ -184,7 +188,7 @@ class Bus:
         asyncio.get_running_loop().add_reader(sock, self._read)
 
     def close(self, why: str) -> None:
-        """Close it; who still waits for a reply is told why."""
+        """Close it; whoever still waits for a reply gets a BusError with `why`."""
         if self.closed:
             return
         self.closed = True
@@ -194,16 +198,15 @@ class Bus:
         for future in waiting.values():
             if not future.done():
                 future.set_exception(BusError(why))
-                # Whoever cancelled a call may not care for it any more.
+                # Nobody may wait for it any more: then asyncio would complain.
                 future.exception()
 
     def call(self, message: Message) -> asyncio.Future[Message]:
         """Send a method call, with its descriptors.
 
-        The future is done with the reply, which may be an error's, or has a
-        BusError. It may be abandoned; whether the call was answered can be told
-        from it even so.
-
+        :returns: the reply, which may be an error; or a BusError, if the connection
+            is lost. The caller need not wait for it, but must not cancel it: it is
+            done when the call was answered.
         :raises BusError: it could not be sent.
         """
         serial = next(self._serials)
@@ -213,13 +216,13 @@ class Bus:
         return future
 
     def tell(self, message: Message) -> None:
-        """Send a method call that is not to be answered; if that fails, the
-        connection is closed."""
+        """Send a method call that needs no reply. If that fails, the connection is
+        closed."""
         message.header.flags |= MessageFlag.no_reply_expected
         try:
             self._send(message, next(self._serials))
         except BusError:
-            pass  # whoever waits for something has been told
+            pass  # whoever waits for a reply has been told
 
     def _send(self, message: Message, serial: int) -> None:
         if self.closed:
@@ -232,12 +235,12 @@ class Bus:
             self.close(f"the bus takes nothing: {err}")
             raise BusError(f"the bus takes nothing: {err}") from err
         if sent < len(data):
-            # It has left some hundred messages unread; don't queue more here.
+            # Some hundred messages are unread: do not queue more of them here.
             self.close("the bus does not read")
             raise BusError("the bus does not read")
 
     def _read(self) -> None:
-        """What there is, up to a limit; for more the loop calls again."""
+        """Read what there is, up to a limit; for the rest the loop calls again."""
         try:
             data = self._socket.recv(_CHUNK)
         except BlockingIOError:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""polkit's words on the bus: org.freedesktop.PolicyKit1.Authority.
+"""Polkit's messages on the bus: org.freedesktop.PolicyKit1.Authority.
 
-Pure, and imported with jeepney only by whoever is about to ask.
+Pure. It imports jeepney, so it is imported only where polkit is about to be asked.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _INTERACTION = 1  # AllowUserInteraction
 _ANSWER = "(bba{ss})"
 
 _CONFIGURATION = "the configuration of tapster's networks"
-# What an agent shows beside the password, and all that whoever types it in is
-# told. The action file's own text could not leave out a detail that is not there.
+# What an agent shows to the person who types a password: verb, what, preposition. The
+# text in the action file could not leave out a detail that is not there.
 _PURPOSES = {
     "io.tapster.attach": ("attach", "a guest", "to"),
     "io.tapster.forward": ("forward $(port) of this host to", "a guest", "on"),
@@ -40,14 +40,18 @@ def check(
 ) -> Message:
     """The question.
 
-    :param number: what `withdraw` names it by; not empty, and never used again
-        on this connection.
+    :param subject: the process that it is about.
+    :param action: what it wants to do.
+    :param details: what the request is about, for the agent and for polkit's rules.
+    :param interactive: whether a person may be asked.
+    :param number: what `withdraw` names the question by: not empty, and never used
+        again on this connection.
     """
     process = {
         "pid": ("u", subject.pid),
         "start-time": ("t", subject.started),
         "uid": ("i", subject.uid),
-        # Those before 124 go by the other three, and don't look at this.
+        # Polkit before 124 ignores it, and goes by the other three.
         "pidfd": ("h", subject.pidfd),
     }
     return new_method_call(
@@ -65,12 +69,17 @@ def check(
 
 
 def withdraw(number: str) -> Message:
-    """Have polkit, and the agent, forget a question."""
+    """Have polkit and the agent forget a question."""
     return new_method_call(_AUTHORITY, "CancelCheckAuthorization", "s", (number,))
 
 
 def understand(reply: Message, interactive: bool) -> tuple[bool, str]:
-    """Whether polkit allows it, and what there is to say about that."""
+    """What an answer means.
+
+    :param reply: to `check`.
+    :param interactive: whether a person might have been asked.
+    :returns: whether polkit allows it, and why, for the log.
+    """
     error = error_of(reply)
     if error is not None:
         return False, f"polkit can't say: {error}"
@@ -91,7 +100,8 @@ def understand(reply: Message, interactive: bool) -> tuple[bool, str]:
 
 
 def _message(action: str, details: Mapping[str, str]) -> dict[str, str]:
-    """What to show instead of the action's text; polkit puts in the details."""
+    """The text to show instead of the action file's, with the details' names in it:
+    polkit fills in the details."""
     if action not in _PURPOSES:
         return {}
     verb, what, joint = _PURPOSES[action]

@@ -1,24 +1,26 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The process that polkit is asked about, so that no other can be taken for it.
 
-To polkit a process is a pid, its start time and a uid, and polkit 124 or later
-takes a pidfd as well. A pid alone is a number that its owner can have given to
-another process between our looking and polkit's, so each step is looked at:
+To polkit a process is a pid, a start time and a uid; polkit 124 and later takes a
+pidfd as well. Between our look at a pid and polkit's look the process may end and
+another process may get the pid. Therefore:
 
-* which process: the kernel's pidfd of whoever connected (SO_PEERPIDFD, Linux
-  6.5). It keeps meaning that process after the pid has gone to another. Older
-  kernels have us open the pid, which may have changed hands before: then a
-  process that started after we accepted is another one. One that took the pid
-  between connect(2) and accept(2) is not told apart there; it can only be one of
-  the same user, as the uid is compared.
-* its start time and uids: read from /proc by pid, and valid only if the pidfd
-  still lives *afterwards*, as nobody else can have had the pid until then.
-* whose: the real and the effective uid are the peer's. A process that has
-  changed its user since it connected, or runs a setuid program on another's
-  behalf, would be judged as one user and act as another.
-* still the same: polkit looks the pid up on its own to find a session, with no
-  regard to the start time. `lives` says, after the answer, that the pid has been
-  this process's all the while, and the answer therefore about it.
+* Which process it is: the kernel has a pidfd of the process that connected
+  (SO_PEERPIDFD, Linux 6.5), which means that process even after the pid has gone to
+  another. On older kernels the broker opens the pid, which may have gone to another
+  process before: a process that started after the connection was accepted is not
+  the client. A process that got the pid between connect(2) and accept(2) is not
+  told from the client there; it can only be one of the same user, as uids are
+  compared.
+* Its start time and uids are read from /proc by pid. They are valid only if the
+  process is found alive *afterwards* by its pidfd: nobody else can have had the pid
+  until then.
+* Whose it is: the real and the effective uid have to be the peer's. A process that
+  has changed its user since it connected, or runs a setuid program on another
+  user's behalf, would be judged as one user and act as another.
+* Whether it is still the same: polkit looks the pid up itself to find a session,
+  and does not compare the start time. If `lives` is true after the answer, the pid
+  was this process's all the time, and the answer is about it.
 """
 
 from __future__ import annotations
@@ -34,20 +36,25 @@ _MOST_UID = (1 << 31) - 1  # a subject's uid is a signed number of 32 bits
 
 
 class Unclear(Exception):
-    """It can't be said whom polkit would be asked about; the text says why."""
+    """It is not certain whom polkit would be asked about; the text says why."""
 
 
 class Subject:
-    """One process, held by its pidfd. `close()` closes the descriptor only."""
+    """One process, held by its pidfd, which leaving the context closes."""
 
     def __init__(self, peer: Peer, caller: Caller | None) -> None:
-        """:raises Unclear: it is gone, or not certainly the peer."""
+        """
+        :param peer: the client, as it was when it connected.
+        :param caller: the connection whose call this is, if there is one.
+        :raises Unclear: the process is gone, or not certainly the peer.
+        """
         if caller is None or caller.peer != peer:
             raise Unclear("it was not to be asked in a call of that user's")
         if peer.pid <= 0:
             raise Unclear("the client is in a pid namespace that is not ours")
         if peer.uid > _MOST_UID:
             raise Unclear("polkit has no words for a uid as high as the client's")
+        self.client = caller
         self.pid, self.uid = peer.pid, peer.uid
         self.pidfd, pinned = _open(peer, caller)
         try:
@@ -56,10 +63,16 @@ class Subject:
             self.close()
             raise
 
+    def __enter__(self) -> Subject:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _identify(self, accepted: float | None) -> int:
         """
-        :param accepted: the latest time for it to have started, in seconds
-            since boot; None if the pidfd is certain.
+        :param accepted: when the process must have started, in seconds since boot;
+            None if the pidfd is certainly the peer's.
         :returns: when it started, in clock ticks since boot.
         """
         try:
@@ -76,10 +89,11 @@ class Subject:
         return started
 
     def lives(self) -> bool:
-        """Whether the process has not ended, and so the pid is still its own."""
+        """Whether the process has not ended, so that the pid is still its own."""
         return not process.has_ended(self.pidfd)
 
     def close(self) -> None:
+        """Close the descriptor."""
         os.close(self.pidfd)
 
 
