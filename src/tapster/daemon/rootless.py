@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The rootless tier: a user's own broker, with nobody's help.
+"""The rootless tier: a user's own broker, without anybody's help.
 
 Two processes. The supervisor stays in the user's own namespaces: it holds the
-listening socket and the descriptors of a fresh user and network namespace,
-runs pasta, which connects the one with the other, and starts the broker again
-if it dies. The broker inside is the same as the system's; it has three
-capabilities, all of them over its own namespace only.
+listening socket, and a fresh user and network namespace by their descriptors; it runs
+pasta, which connects the two network namespaces; and it starts the broker again if
+that dies. The broker inside is the system's broker with three capabilities, all of
+them over its own namespace only.
 """
 
 from __future__ import annotations
@@ -22,48 +22,41 @@ import socket
 import sys
 import time
 import traceback
-from ipaddress import IPv4Network, IPv6Network
 
 from ..errors import BrokerUnavailable, TapsterError
-from ..kernel import capabilities, namespaces, process, rtnetlink, tun
-from ..kernel.netlink import NetlinkError, NetlinkSocket
+from ..kernel import process, tun
 from ..paths import is_private
-from .process import listening as activation
+from .process import listening, pasta, rootless_namespaces
 from .process.options import Options
+from .process.pasta import Pasta
+from .process.rootless_namespaces import Namespaces
 from .process.spawned import dnsmasq
 
 _log = logging.getLogger(__name__)
 
-UPLINK = "uplink0"  # pasta's device in the broker's namespace
-# pasta answers DNS at this address with the user's own resolver, which may be
-# one that listens on the host's loopback only.
-RESOLVER = "169.254.169.53"
 BROKEN = 70  # the broker's exit status for an error nobody foresaw (EX_SOFTWARE)
 _RESTARTS = 5  # a minute
-_CAPABILITIES = [
-    capabilities.NET_BIND_SERVICE,  # dnsmasq's
-    capabilities.NET_ADMIN,
-    capabilities.NET_RAW,  # dnsmasq's
-]
+_SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 
 
 def supervise(options: Options) -> int:
     """Run the calling user's broker until nobody needs it.
 
+    :returns: the exit status.
     :raises BrokerUnavailable: something is missing; the message says what.
     """
-    _check_programs()
-    _make_directory(options)
+    _check_requirements()
+    _make_directory(options.runtime)
     lock = _lock(options.runtime)
     if lock is None:
-        return 0  # another one serves already
+        return 0  # another supervisor serves already
     try:
-        end_pasta(options.runtime)  # of a supervisor that was killed
-        listening = activation.listen(options.socket, 0o600)
+        pasta.kill_left_behind(options.runtime)  # by a supervisor that was killed
+        listener = listening.listen(options.socket, 0o600)
         try:
-            return _Supervisor(options, listening).run()
+            return _Supervisor(options, listener).run()
         finally:
-            listening.close()
+            listener.close()
             try:
                 os.unlink(options.socket)
             except FileNotFoundError:
@@ -72,7 +65,7 @@ def supervise(options: Options) -> int:
         os.close(lock)
 
 
-def _check_programs() -> None:
+def _check_requirements() -> None:
     if shutil.which("pasta") is None:
         raise BrokerUnavailable("pasta is not installed", "apt install passt")
     if dnsmasq.find() is None:
@@ -86,17 +79,22 @@ def _check_programs() -> None:
         raise BrokerUnavailable(f"cannot {err}", hint) from err
 
 
-def _make_directory(options: Options) -> None:
+def _make_directory(runtime: str) -> None:
     try:
-        os.makedirs(options.runtime, mode=0o700, exist_ok=True)
+        os.makedirs(runtime, mode=0o700, exist_ok=True)
     except OSError as err:
         raise BrokerUnavailable(
-            f"cannot make {options.runtime}: {err.strerror}", "see XDG_RUNTIME_DIR"
+            f"cannot make {runtime}: {err.strerror}", "see XDG_RUNTIME_DIR"
         ) from err
-    is_private(options.runtime, 0o077)
+    is_private(runtime, 0o077)
 
 
 def _lock(runtime: str) -> int | None:
+    """Become the only supervisor of a runtime directory.
+
+    :returns: a descriptor that holds the lock until it is closed; None if another
+        supervisor has it.
+    """
     path = os.path.join(runtime, "supervisor.lock")
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -107,115 +105,113 @@ def _lock(runtime: str) -> int | None:
     return fd
 
 
-def end_pasta(runtime: str) -> None:
-    """End the pasta that wrote its pid in this directory, if it still runs."""
-    path = os.path.join(runtime, "pasta.pid")
-    try:
-        with open(path, encoding="ascii") as file:
-            pid = int(file.read())
-        running = process.Process(pid)
-    except (OSError, ValueError):
-        return
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            if path.encode() in file.read().split(b"\0"):
-                running.send_signal(signal.SIGKILL)
-    except OSError:
-        pass
-    finally:
-        running.close()
-
-
-def host_networks() -> tuple[IPv4Network | IPv6Network, ...]:
-    """What the host has addresses in and routes to: the broker can't see it."""
-    try:
-        with NetlinkSocket() as netlink:
-            found = {net for _, net in rtnetlink.used_networks(netlink)}
-    except NetlinkError as err:
-        _log.warning("the host's routes are not known: %s", err)
-        return ()
-    return tuple(sorted(found, key=str))
-
-
 class _Supervisor:
-    def __init__(self, options: Options, listening: socket.socket) -> None:
+    def __init__(self, options: Options, listener: socket.socket) -> None:
+        """
+        :param options: the command line's.
+        :param listener: what brokers serve; the caller closes it.
+        """
         self._options = options
-        self._listening = listening
-        self._avoid = (*host_networks(), ipaddress.IPv4Network(f"{RESOLVER}/32"))
-        self._namespaces: tuple[int, int] | None = None  # user, network
-        self._pasta: process.Process | None = None
-        self._starts: list[float] = []
-        self._stopping = False
+        self._listener = listener
+        self._avoid = (
+            *rootless_namespaces.host_networks(),
+            ipaddress.IPv4Network(f"{pasta.RESOLVER}/32"),
+        )
+        self._namespaces: Namespaces | None = None  # made by the first broker
+        self._pasta: Pasta | None = None
+        self._starts: list[float] = []  # of brokers after the first, time.monotonic()
+        self._is_stopping = False
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def run(self) -> int:
+        """Start brokers, one after the other, until there is no need for another.
+
+        :returns: the exit status.
+        """
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _SIGNALS:
             signal.signal(number, self._on_signal)
         try:
-            return self._loop()
+            status = None
+            while status is None:
+                broker = self._start_broker()
+                try:
+                    ended = self._wait(broker)
+                finally:
+                    broker.close()
+                status = self._status_after(ended)
+            return status
         finally:
-            self._stop_pasta()
-            for fd in self._namespaces or ():
-                os.close(fd)
+            if self._pasta is not None:
+                self._pasta.stop()
+            if self._namespaces is not None:
+                self._namespaces.close()
 
     def _on_signal(self, *_: object) -> None:
-        self._stopping = True
+        self._is_stopping = True
 
-    def _loop(self) -> int:
-        broker = self._start_broker()
+    def _wait(self, broker: process.Process) -> int:
+        """Wait until the broker has ended; tell it to when a signal came.
+
+        :returns: its exit status; negative if a signal ended it.
+        """
         while True:
-            self._wait(broker)
-            if self._stopping:
+            self._poll(broker)
+            if self._is_stopping:
                 broker.send_signal(signal.SIGTERM)
-            status = self._status(broker)
-            if status is None:
-                self._mind_pasta()
-                continue
-            broker.close()
-            if self._stopping:
-                return 0
-            if status == 0 and not self._somebody_waits():
-                return 0
-            if status not in (0, BROKEN) and status > 0:
-                return status  # it said why itself
-            if not self._may_start_again():
-                _log.error("the broker keeps dying; giving up")
-                return 1
-            if status:
-                _log.error("the broker died (%d); starting it again", status)
-            broker = self._start_broker()
+            result = os.waitid(os.P_PIDFD, broker.pidfd, os.WEXITED | os.WNOHANG)
+            if result is not None:
+                exited = result.si_code == os.CLD_EXITED
+                return result.si_status if exited else -result.si_status
+            self._check_pasta()
 
-    def _wait(self, broker: process.Process) -> None:
-        """Until the broker or pasta ended, or a signal came."""
+    def _poll(self, broker: process.Process) -> None:
+        """Wait until the broker or pasta has ended, or a signal came. A broker that
+        was told to end is told again every 100 ms."""
         poll = select.poll()
         poll.register(broker.pidfd, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         if self._pasta is not None:
             poll.register(self._pasta.pidfd, select.POLLIN)
-        if not self._stopping:
-            poll.poll()
-        else:
-            poll.poll(100)
+        poll.poll(100 if self._is_stopping else None)
         try:
             os.read(self._wake_read, 256)
         except BlockingIOError:
             pass
 
-    @staticmethod
-    def _status(broker: process.Process) -> int | None:
-        """None: it runs. Negative: a signal ended it."""
-        result = os.waitid(os.P_PIDFD, broker.pidfd, os.WEXITED | os.WNOHANG)
-        if result is None:
-            return None
-        return (
-            result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
-        )
+    def _check_pasta(self) -> None:
+        status = self._pasta.reap() if self._pasta is not None else None
+        if self._pasta is not None and status is not None:
+            _log.warning(
+                "pasta ended (%d): guests reach each other, not the outside; see %s",
+                status,
+                self._pasta.log,
+            )
+            self._pasta = None
 
-    def _somebody_waits(self) -> bool:
-        """Whether a client came while the broker was ending."""
+    def _status_after(self, ended: int) -> int | None:
+        """Decide how to go on after a broker has ended.
+
+        :param ended: how the broker ended.
+        :returns: the supervisor's exit status; None: another broker is wanted.
+        """
+        if self._is_stopping:
+            return 0
+        if ended == 0 and not self._is_client_waiting():
+            return 0
+        if ended not in (0, BROKEN) and ended > 0:
+            return ended  # it said why itself
+        if not self._may_start_again():
+            _log.error("the broker keeps dying; giving up")
+            return 1
+        if ended:
+            _log.error("the broker died (%d); starting it again", ended)
+        return None
+
+    def _is_client_waiting(self) -> bool:
+        """Whether somebody has connected while the broker was ending."""
         poll = select.poll()
-        poll.register(self._listening, select.POLLIN)
+        poll.register(self._listener, select.POLLIN)
         return bool(poll.poll(0))
 
     def _may_start_again(self) -> bool:
@@ -227,58 +223,53 @@ class _Supervisor:
     # The broker
 
     def _start_broker(self) -> process.Process:
-        """Fork the broker; the first one makes the namespaces."""
+        """Fork the broker. Once the first one is in its namespaces, keep those, and
+        start pasta before it goes on.
+
+        :returns: the broker, which the caller closes.
+        """
         ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
         go_read, go_write = os.pipe2(os.O_CLOEXEC)
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            try:
-                os.close(ready_read)
-                os.close(go_write)
-                status = self._broker(ready_write, go_read, parent)
-            except TapsterError as err:
-                print(f"tapsterd: {err.oneline()}", file=sys.stderr)
-                status = 1
-            except BaseException:  # noqa: BLE001 - a fork must not return
-                traceback.print_exc()
-                status = BROKEN
-            sys.stderr.flush()
-            os._exit(status)
+            os.close(ready_read)
+            os.close(go_write)
+            self._be_broker(ready_write, go_read, parent)
         os.close(ready_write)
         os.close(go_read)
         broker = process.Process(pid)
         with os.fdopen(ready_read, "rb") as ready, os.fdopen(go_write, "wb") as go:
             if ready.read() and self._namespaces is None:
-                self._namespaces = (
-                    os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC),
-                    os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC),
-                )
-                self._start_pasta(pid)
+                self._namespaces = Namespaces.of(pid)
+                self._pasta = Pasta(pid, self._options.runtime)
                 go.write(b"1")
         return broker
 
-    def _broker(self, ready: int, go: int, parent: int) -> int:
-        """The child: enter the namespaces, keep three capabilities, serve."""
+    def _be_broker(self, ready: int, go: int, parent: int) -> None:
+        """What the child does after the fork; it ends here.
+
+        :param ready: where to write that the namespaces are entered.
+        :param go: where the supervisor's word comes, or the end of the file.
+        :param parent: pid of the supervisor.
+        """
+        try:
+            status = self._enter_and_serve(ready, go, parent)
+        except TapsterError as err:
+            print(f"tapsterd: {err.oneline()}", file=sys.stderr)
+            status = 1
+        except BaseException:  # noqa: BLE001 - a fork must not return
+            traceback.print_exc()
+            status = BROKEN
+        sys.stderr.flush()
+        os._exit(status)
+
+    def _enter_and_serve(self, ready: int, go: int, parent: int) -> int:
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        if self._namespaces is None:
-            try:
-                namespaces.enter_new()
-            except OSError as err:
-                raise BrokerUnavailable(
-                    f"unprivileged user namespaces are not available: {err.strerror}",
-                    "as root: sysctl user.max_user_namespaces=10000"
-                    " kernel.unprivileged_userns_clone=1",
-                ) from err
-        else:
-            namespaces.setns(self._namespaces[0], namespaces.CLONE_NEWUSER)
-            namespaces.setns(self._namespaces[1], namespaces.CLONE_NEWNET)
-        capabilities.bound(_CAPABILITIES)
-        # SETPCAP, to have less later (process/sandbox.py).
-        capabilities.keep([*_CAPABILITIES, capabilities.SETPCAP], _CAPABILITIES)
-        # After the change of credentials, which would clear it.
+        rootless_namespaces.enter(self._namespaces)
+        # Only now: the change of credentials would have cleared it.
         process.prctl(process.PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             return 0
@@ -286,10 +277,10 @@ class _Supervisor:
         os.close(ready)
         os.read(go, 1)
         os.close(go)
-        with NetlinkSocket() as netlink:
-            loopback = rtnetlink.get_link(netlink, "lo")
-            if loopback is not None:
-                netlink.transact([rtnetlink.set_link(loopback.ifindex, "lo", up=True)])
+        rootless_namespaces.set_loopback_up()
+        return self._serve(parent)
+
+    def _serve(self, parent: int) -> int:
         from .process import sandbox, spawner_process
 
         sandbox.restrict_children()
@@ -300,72 +291,9 @@ class _Supervisor:
             return run(
                 self._options,
                 spawner,
-                Rootless(self._listening, (RESOLVER,), self._avoid),
+                Rootless(self._listener, (pasta.RESOLVER,), self._avoid),
             )
         finally:
             spawner.close()
-            if os.getppid() != parent:  # nobody else is left to do it
-                end_pasta(self._options.runtime)
-
-    # pasta
-
-    def _start_pasta(self, pid: int) -> None:
-        """Connect the namespace of `pid` with ours. Without a route of the
-        host's own there is nothing to connect with: the guests still have
-        each other."""
-        command = [
-            "pasta",
-            "--foreground",
-            "--quiet",
-            "--config-net",
-            "--no-map-gw",  # nothing leads to the host's loopback
-            *("--tcp-ports", "none", "--udp-ports", "none"),
-            *("--tcp-ns", "none", "--udp-ns", "none"),
-            *("--dns-forward", RESOLVER),
-            *("--ns-ifname", UPLINK),
-            *("--log-file", os.path.join(self._options.runtime, "pasta.log")),
-            *("--pid", os.path.join(self._options.runtime, "pasta.pid")),
-        ]
-        if os.geteuid() == 0:
-            command += ["--runas", "0"]
-        command.append(str(pid))
-        child = os.posix_spawnp(
-            "pasta",
-            command,
-            {**os.environ, "LC_ALL": "C"},
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
-                (os.POSIX_SPAWN_DUP2, 0, 1),
-                (os.POSIX_SPAWN_DUP2, 0, 2),
-            ],
-            setsigmask=(),
-            # pasta takes a SIGPIPE that is ignored already, as Python has it,
-            # for a failure.
-            setsigdef=(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE),
-        )
-        self._pasta = process.Process(child)
-
-    def _mind_pasta(self) -> None:
-        """Say so when pasta has ended: guests have no uplink then."""
-        if self._pasta is not None:
-            status = self._pasta.reap()
-            if status is not None:
-                _log.warning(
-                    "pasta ended (%d): guests reach each other, not the outside; see %s",  # noqa: E501
-                    status,
-                    os.path.join(self._options.runtime, "pasta.log"),
-                )
-                self._pasta.close()
-                self._pasta = None
-
-    def _stop_pasta(self) -> None:
-        if self._pasta is not None:
-            self._pasta.send_signal(signal.SIGTERM)
-            poll = select.poll()
-            poll.register(self._pasta.pidfd, select.POLLIN)
-            if not poll.poll(2000):
-                self._pasta.send_signal(signal.SIGKILL)
-                poll.poll(2000)
-            self._pasta.reap()
-            self._pasta.close()
-            self._pasta = None
+            if os.getppid() != parent:  # the supervisor has died and can't do it
+                pasta.kill_left_behind(self._options.runtime)
