@@ -41,7 +41,7 @@ from support.host import (
 from support.raw import GET_INFO, call, descriptors, messages, receive
 from tapster import errors
 from tapster.client import attach as client
-from tapster.daemon.server import passed_fds as received
+from tapster.daemon.server import passed_fds
 
 LIMIT = 16 * 1024
 CONFIG = """
@@ -299,7 +299,7 @@ class TestDescriptors:
     def kernel_can(self) -> None:
         with socket.socket(socket.AF_UNIX) as probe:
             try:
-                probe.getsockopt(socket.SOL_SOCKET, received.SO_PASSRIGHTS)
+                probe.getsockopt(socket.SOL_SOCKET, passed_fds.SO_PASSRIGHTS)
             except OSError:
                 pytest.skip("the kernel has no SO_PASSRIGHTS (Linux 6.16)")
 

@@ -23,7 +23,7 @@ from tapster.daemon.audit import record as audit
 from tapster.daemon.provision.tap_fd import TapDescriptor
 from tapster.daemon.resolve.forward import parse_forward, parse_network, parse_port
 from tapster.daemon.resolve.request import check
-from tapster.daemon.server import passed_fds as received
+from tapster.daemon.server import passed_fds
 from tapster.daemon.server.listener import Listener
 from tapster.errors import BrokerBusy, NoSuchNic
 from tapster.model import AttachRequest, Peer
@@ -134,7 +134,7 @@ class _Server:
         self.bugs = _Bugs()
         logger = logging.getLogger()
         logger.addHandler(self.bugs)
-        self._restore = interface.REFUSAL_SECONDS, received.SO_PASSRIGHTS
+        self._restore = interface.REFUSAL_SECONDS, passed_fds.SO_PASSRIGHTS
         for name in ("tapster", "asyncvarlink"):
             logging.getLogger(name).setLevel(logging.ERROR)
         self.loop.set_exception_handler(self._failed)
@@ -142,7 +142,7 @@ class _Server:
         listening.bind(self.path)
         listening.listen(16)
         interface.REFUSAL_SECONDS = 0.0  # else each refusal takes its time
-        received.SO_PASSRIGHTS = 0x7FFF  # else a new kernel lets nobody send any
+        passed_fds.SO_PASSRIGHTS = 0x7FFF  # else a new kernel lets nobody send any
         service: Any = Service()
         self.listener = Listener(listening, service, Limits())
         self.loop.run_until_complete(self._start())
@@ -155,7 +155,7 @@ class _Server:
         self.loop.run_until_complete(asyncio.sleep(0))
         self.loop.run_until_complete(asyncio.sleep(0))
         self.loop.close()
-        interface.REFUSAL_SECONDS, received.SO_PASSRIGHTS = self._restore
+        interface.REFUSAL_SECONDS, passed_fds.SO_PASSRIGHTS = self._restore
         logging.getLogger().removeHandler(self.bugs)
         self.directory.cleanup()
 

@@ -37,14 +37,12 @@ from .decide.visibility import Visibility
 from .identify.program import ProgramReader
 from .nics.ledger import Ledger
 from .process import (
-    eager_tasks as eager,
+    eager_tasks,
+    sandbox,
+    single_instance,
 )
 from .process import (
     listening as activation,
-)
-from .process import (
-    sandbox,
-    single_instance,
 )
 from .process.listening import notify
 from .process.options import Options
@@ -252,7 +250,7 @@ async def _serve(
     rootless: Rootless | None,
 ) -> int:
     loop = asyncio.get_running_loop()
-    eager.install(loop)
+    eager_tasks.install(loop)
     stop = asyncio.Event()
     programs = Programs(spawner, stop.set)
     for number in (signal.SIGTERM, signal.SIGINT):

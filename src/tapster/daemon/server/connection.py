@@ -1,37 +1,28 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One client's connection: asyncvarlink behind limits of our own.
+"""One client's connection, from its first byte until it is lost.
 
-asyncvarlink keeps as much as a client sends without a NUL, takes descriptors
-nobody asked for, reads all messages before the first is done, and stops reading
-while a call runs. Here a message has an end, descriptors are counted and closed
-elsewhere, each call waits for its user's turn, and a client that goes is noticed.
+Each call waits for its user's turn, one after the other; what a client sends ahead
+is bounded, and a client that goes is noticed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import errno
-import json
 import logging
 import os
-import select
 import socket
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from asyncvarlink import (
-    FileDescriptorArray,
-    VarlinkInterfaceRegistry,
-    VarlinkInterfaceServerProtocol,
-    VarlinkMethodCall,
-)
+from asyncvarlink import VarlinkInterfaceRegistry
 from asyncvarlink.types import JSONObject
 
-from ...errors import BrokerBusy, BrokerFailure
+from ...errors import BrokerBusy
 from ...model import Peer
 from ...policy.config.load import Limits
 from ...wire.errors import INTERFACE, to_wire
@@ -39,400 +30,329 @@ from ...wire.interface import BrokerInterface, Service
 from ..fairness.pace import COSTS
 from ..identify.caller import CALLER, Caller
 from ..identify.peer import pidfd
-from .passed_fds import may_come
-from .shared import Shared
-from .transport import DESCRIPTOR_LIMIT, Socket, Transport
+from . import calls
+from .framing import BadMessage, Inbox, decode, encode
+from .hangup import HangupWatch, is_hung_up
+from .passed_fds import PassedFds
+from .server_state import ServerState
+from .transport import Transport
 
 _log = logging.getLogger(__name__)
 
-MESSAGE_LIMIT = 16 * 1024  # bytes
 CALL_LIMIT = 16  # calls a client may be ahead before we stop reading
 REPLY_LIMIT = 64  # replies a client may leave unread
 
 _ATTACH, _WATCH = f"{INTERFACE}.Attach", f"{INTERFACE}.Watch"
 _COSTS = {f"{INTERFACE}.{name}": cost for name, cost in COSTS.items()}
 
-_encoder = json.JSONEncoder(separators=(",", ":"))
+
+class State(enum.Enum):
+    """What a connection is at; `Connection` draws how it gets from one to another."""
+
+    IDLE = enum.auto()  # all that was asked is done
+    QUEUED = enum.auto()  # a message waits for its user's turn, or has it
+    RUNNING = enum.auto()  # a call waits for something
+    STREAMING = enum.auto()  # a call goes on until its client goes
+    CLOSING = enum.auto()  # nothing more is done for the client
+    LOST = enum.auto()  # the socket is closed
 
 
-def _encode(obj: JSONObject) -> bytes:
-    """One message, as asyncvarlink would write it."""
-    return _encoder.encode(obj).encode() + b"\0"
+_NEXT = {
+    State.IDLE: {State.QUEUED, State.CLOSING},
+    State.QUEUED: {State.RUNNING, State.STREAMING, State.IDLE, State.CLOSING},
+    State.RUNNING: {State.QUEUED, State.IDLE, State.CLOSING},
+    State.STREAMING: {State.QUEUED, State.IDLE, State.CLOSING},
+    State.CLOSING: {State.LOST},
+    State.LOST: set[State](),
+}
 
 
-class Connection(VarlinkInterfaceServerProtocol):
-    """Serves one peer. Not to be used again once it is lost."""
+class Connection:
+    """Serves one client, one call at a time.
+
+    ::
+
+              a message              the call waits
+        IDLE ──────────▶ QUEUED ───────────────────▶ RUNNING, STREAMING
+         ▲   ◀────────── ▲    done at once, and           │   │
+         │    no message │    another message: stays      │   │
+         │               └──── done, another message ─────┘   │
+         └──────────────────── done, no message ──────────────┘
+
+        any of these ── abort() ─▶ CLOSING ── next turn of the loop ─▶ LOST
+
+    Reading goes on in IDLE and QUEUED, until a client is CALL_LIMIT calls ahead, and
+    is paused until IDLE from then on, and in RUNNING and STREAMING. A client that
+    sends no more is served to its last reply, and closed in IDLE.
+    """
 
     def __init__(
         self,
+        connection: socket.socket,
         peer: Peer,
         service: Service,
         on_lost: Callable[[Connection], None],
-        shared: Shared | None = None,
+        server: ServerState,
     ) -> None:
-        """:param shared: the listener's; None is for a connection alone."""
-        self._shared = shared or Shared(Limits())
-        registry = VarlinkInterfaceRegistry()
-        registry.register_interface(BrokerInterface(service, peer))
-        registry.register_interface(self._shared.introspection)
-        super().__init__(registry)
+        """
+        :param connection: accepted and non-blocking; closed when this is lost.
+        :param peer: who is at its other end.
+        :param service: does what calls ask for.
+        :param on_lost: called once, when this is lost.
+        :param server: what this has in common with the listener's other connections.
+        """
         self.peer = peer
         self.accepted = time.clock_gettime(time.CLOCK_BOOTTIME)
         self.last_activity = asyncio.get_running_loop().time()
-        self.calls = 0  # running now
+        self._server = server
         self._on_lost = on_lost
-        self._messages: deque[bytes] = deque()  # that nobody has looked at
-        self._is_served = False  # one of them is, or waits for it
-        self._wants_turn = False  # to read
-        self._has_turn = False
-        self._part = bytearray()  # of a message: what came since the last NUL
-        self._part_since = 0.0  # when that began
-        self._descriptors = 0
-        self._sending = 0  # messages in the transport's queue
-        self._sending_since = 0.0  # when the last of them went, or the first came
-        self._streams: set[asyncio.Future[None]] = set()
-        self._waiting: set[asyncio.Future[Any]] = set()  # see until_gone
-        self._hangup: select.epoll | None = None
+        self._interfaces = VarlinkInterfaceRegistry()
+        self._interfaces.register_interface(BrokerInterface(service, peer))
+        self._interfaces.register_interface(server.introspection)
+        self._state = State.IDLE
+        self._inbox = Inbox()
+        self._is_read_due = False  # a turn to read has been asked for
+        self._running: asyncio.Future[None] | None = None  # the call, if it waits
+        self._passed_fds = PassedFds(server.reaper, peer.uid, connection)
+        self._transport = Transport(connection, self, self._passed_fds)
+        self._hangup = HangupWatch(connection)
         self._reference: weakref.ref[Caller] = weakref.ref(self)
-        self._base: Transport | None = None
-        self._socket: socket.socket | None = None
 
-    def attach_socket(self, connection: Socket) -> None:
-        """Take over an accepted, non-blocking socket: it is closed with this."""
-        if may_come(connection):
-            disposal, uid = self._shared.disposal, self.peer.uid
-            connection.dispose = lambda fd: disposal.close(uid, (fd,))
-        self._base = Transport(
-            asyncio.get_running_loop(),
-            connection,
-            connection,
-            self,
-            boundary_predictor=None,
-        )
-        self._socket = connection
-        self.connection_made(self._base)  # as the transport does, a turn later
+    # States
 
-    def read_now(self) -> None:
-        """Read, and serve, what has come by now."""
-        if self._base is not None:
-            self._base.read_now()
+    def _enter(self, state: State) -> None:
+        """The only place where the state changes."""
+        if state not in _NEXT[self._state] and state is not self._state:
+            raise RuntimeError(f"{self._state.name} → {state.name}")
+        self._state = state
+        if state is State.IDLE:
+            self._transport.resume()
+        elif state is State.RUNNING or state is State.STREAMING:
+            self._transport.pause()
+
+    @property
+    def _is_lost(self) -> bool:
+        return self._state is State.CLOSING or self._state is State.LOST
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing has been asked that is not answered, and read."""
+        idle = self._state is State.IDLE or self._state is State.CLOSING
+        return idle and not self._transport.queued
+
+    def is_overdue(self, now: float, limits: Limits) -> bool:
+        """Whether this client has been waited for too long: to read its replies, for
+        the rest of a message, or for a call.
+
+        :param now: the event loop's time, in seconds.
+        :param limits: how long is too long.
+        """
+        stalled = now - limits.stalled_connection_seconds
+        if self._transport.queued and self._state is not State.STREAMING:
+            return self._transport.queued_since < stalled
+        if self._state is not State.IDLE:
+            return False
+        if self._inbox.is_part_older(stalled):
+            return True
+        return now - self.last_activity > limits.idle_connection_seconds
 
     def abort(self) -> None:
-        """Close now, whatever is queued."""
-        if self._base is not None:
-            self._base.abort()
+        """Close, whatever is queued. A call that runs is cancelled only if it is a
+        stream, or waits in `until_gone`."""
+        if self._is_lost:
+            return
+        stream = self._running if self._state is State.STREAMING else None
+        self._enter(State.CLOSING)
+        if stream is not None:
+            # It would wait for its next event to see that nobody is there any
+            # more, and count against its user's limit until then.
+            stream.cancel()
+        asyncio.get_running_loop().call_soon(self._lose)
+
+    def _lose(self) -> None:
+        self._enter(State.LOST)
+        self._inbox.clear()
+        self._hangup.cancel()
+        self._transport.close()
+        self._on_lost(self)
+
+    def _close_if_done(self) -> None:
+        """Close if the client sends no more, and has got all its replies."""
+        if (
+            self._transport.is_at_end
+            and self._state is State.IDLE
+            and not self._transport.queued
+        ):
+            self.abort()
+
+    def _violation(self, what: str) -> None:
+        if self._server.may_log(self.peer.uid):
+            _log.warning("uid %d, pid %d %s", self.peer.uid, self.peer.pid, what)
+        self.abort()
 
     # What a client sends
 
     def readable(self) -> None:
         """Something has come, which is read in a turn of its user's."""
-        if not self._wants_turn:
-            self._wants_turn = True
-            self._shared.turns.ask(self.peer.uid, self._read)
+        if not self._is_read_due:
+            self._is_read_due = True
+            self._server.turns.ask(self.peer.uid, self._read)
 
     def _read(self) -> asyncio.Future[None] | None:
         """A turn to read, and to serve a message that this completes.
 
         :returns: as `_serve`.
         """
-        self._wants_turn = False
-        if self._is_lost() or self._base is None:
+        self._is_read_due = False
+        if self._is_lost:
             return None
-        self._has_turn = True
-        self._base.read()
-        self._has_turn = False
-        if self._is_served or not self._messages:
+        data = self._transport.read()
+        if self._passed_fds.are_too_many:
+            self._violation("sent too many descriptors")
+        elif data:
+            self._receive(data)
+        elif data is not None:
+            self._close_if_done()
+        if self._state is not State.IDLE or not self._inbox:
             return None
-        self._is_served = True
+        self._enter(State.QUEUED)
         return self._serve()
 
-    def descriptors_received(self, fds: list[int]) -> None:
-        """Get rid of them; closing them is nothing to wait for."""
-        self._shared.disposal.close(self.peer.uid, fds)
-        self._descriptors += len(fds)
-        if self._descriptors > DESCRIPTOR_LIMIT:
-            self._violation("sent too many descriptors")
-
-    def message_received(self, data: bytes, fds: FileDescriptorArray | None) -> None:
-        """Take messages apart. They are read when it is their turn."""
-        if self._is_lost():
-            return
+    def _receive(self, data: bytes) -> None:
         self.last_activity = asyncio.get_running_loop().time()
-        first, *others = data.split(b"\0")
-        if not self._part:
-            self._part_since = self.last_activity
-        self._part += first
-        if len(self._part) > MESSAGE_LIMIT:  # others are shorter than what is read
-            self._violation("sent too large a message")
+        try:
+            self._inbox.feed(data, self.last_activity)
+        except BadMessage as err:
+            self._violation(str(err))
             return
-        if others:
-            self._messages.append(bytes(self._part))
-            self._part_since = self.last_activity
-            self._part = bytearray(others.pop())
-            self._messages += others
-        if len(self._messages) > CALL_LIMIT and self._transport is not None:
-            self._transport.pause_reading()  # until there are none
-        self._serve_next()
+        if len(self._inbox) > CALL_LIMIT:
+            self._transport.pause()
 
-    def _is_lost(self) -> bool:
-        return self._base is None or self._base.is_closing()
-
-    def _serve_next(self) -> None:
-        """Have the next message served, one at a time, or more of them read."""
-        if self._is_served or self._has_turn:
-            return
-        if self._messages:
-            self._is_served = True
-            self._shared.turns.ask(self.peer.uid, self._serve)
-        else:
-            if self._transport is not None:
-                self._transport.resume_reading()
-            self._maybe_close_if_idle()
+    # Calls
 
     def _serve(self) -> asyncio.Future[None] | None:
         """A turn for the next message.
 
         :returns: what is running on, unless that is a stream.
         """
-        if self._is_lost():
-            self._messages.clear()
+        if self._is_lost:
             return None
         try:
-            call = json.loads(self._messages.popleft())
-        except (ValueError, RecursionError):
-            self._violation("sent no JSON")
-            return None
-        if not isinstance(call, dict):
-            self._violation("sent no JSON object")
+            call = decode(self._inbox.take())
+        except BadMessage as err:
+            self._violation(str(err))
             return None
         method = call.get("method")
         cost = _COSTS.get(method, 0) if isinstance(method, str) else 0
         if cost:
-            loop = asyncio.get_running_loop()
-            wait = self._shared.pace.wait(self.peer.uid, cost, loop.time())
+            loop, uid = asyncio.get_running_loop(), self.peer.uid
+            wait = self._server.pace.wait(uid, cost, loop.time())
             if wait is None:
-                self._refuse_as_busy(call)
-                return self._served(None)
+                self._reply_busy(call)
+                self._call_ended()
+                return None
             if wait:
-                ask, uid = self._shared.turns.ask, self.peer.uid
+                ask = self._server.turns.ask
                 loop.call_later(wait, ask, uid, lambda: self._call(call))
                 return None
         return self._call(call)
 
+    def _reply_busy(self, call: JSONObject) -> None:
+        if call.get("oneway") is not True:
+            error = to_wire(BrokerBusy("too many requests", "try again later"))
+            self._send(error.tojson(), [])
+
     def _call(self, call: JSONObject) -> asyncio.Future[None] | None:
-        if self._is_lost():
+        """A turn for a call.
+
+        :returns: as `_serve`.
+        """
+        if self._is_lost:
             return None
-        if call.get("method") == _ATTACH and self._is_hung_up():
-            self.abort()  # there is nobody to give it to
+        method = call.get("method")
+        if method == _ATTACH and is_hung_up(self._transport.socket):
+            self.abort()  # there is nobody to give a tap to
             return None
+        token = CALLER.set(self._reference)  # a task that the call starts keeps it
         try:
-            running = self._served(self.request_received(call, None))
+            running = calls.begin(self._interfaces, call, self.peer.uid, self._send)
         except Exception as err:  # noqa: BLE001 - else it would be served for ever
             _log.error("unexpected error with uid %d", self.peer.uid, exc_info=err)
             self.abort()
             return None
-        return None if call.get("method") == _WATCH else running
-
-    def _is_hung_up(self) -> bool:
-        """Whether the client is gone, as far as can be seen without reading."""
-        if self._socket is None:
-            return True
-        poll = select.poll()
-        poll.register(self._socket, 0)  # POLLHUP always is
-        return bool(poll.poll(0))
-
-    def _served(
-        self, running: asyncio.Future[None] | None
-    ) -> asyncio.Future[None] | None:
-        if running is not None and not running.done():
-            if self._transport is not None:
-                self._transport.pause_reading()
-            running.add_done_callback(self._served)
-            return running
-        self._is_served = False
-        if self._part:  # the rest of it was for us to read until now
-            self._part_since = asyncio.get_running_loop().time()
-        self._serve_next()
-        return None
-
-    def _refuse_as_busy(self, call: JSONObject) -> None:
-        if call.get("oneway") is not True:
-            self.send_error(to_wire(BrokerBusy("too many requests", "try again later")))
-
-    def _maybe_close_if_idle(self) -> None:
-        """After the last message of a client that sends no more; asyncvarlink
-        forgets those that wait."""
-        if not self._messages and not self._is_served:
-            super()._maybe_close_if_idle()
-
-    @property
-    def is_idle(self) -> bool:
-        """Nothing has been asked that is not answered."""
-        return not (self.calls or self._is_served or self._streams or self._sending)
-
-    def is_overdue(self, now: float, limits: Limits) -> bool:
-        """Whether we have waited for this client for too long: for it to read
-        its replies, for the rest of a message, or for a call."""
-        stalled = now - limits.stalled_connection_seconds
-        if self._sending and not self._streams:
-            return self._sending_since < stalled
-        if self.calls or self._is_served:
-            return False
-        if self._part and self._part_since < stalled:
-            return True
-        return now - self.last_activity > limits.idle_connection_seconds
-
-    def _violation(self, what: str) -> None:
-        if self._shared.may_log(self.peer.uid):
-            _log.warning("uid %d, pid %d %s", self.peer.uid, self.peer.pid, what)
-        self.abort()
-
-    def request_received(
-        self, obj: JSONObject, fds: FileDescriptorArray | None
-    ) -> asyncio.Future[None] | None:
-        future: asyncio.Future[None] | None = super().request_received(obj, fds)
-        if future is not None:
-            self.calls += 1
-            future.add_done_callback(self._call_ended)
-            if self._streams:
-                try:
-                    self._watch_hangup()
-                except OSError as err:
-                    self._violation(f"has a stream that can't be watched: {err}")
-        return future
-
-    def call_received(
-        self, call: VarlinkMethodCall, fds: FileDescriptorArray | None
-    ) -> asyncio.Future[None] | None:
-        token = CALLER.set(self._reference)  # a task that this starts keeps it
-        try:
-            future: asyncio.Future[None] | None = super().call_received(call, fds)
         finally:
             CALLER.reset(token)
-        if future is not None and call.method == _WATCH:
-            self._streams.add(future)
-            future.add_done_callback(self._streams.discard)
-        return future
+        if running is None or running.done():
+            self._call_ended()
+            return None
+        self._running = running
+        running.add_done_callback(self._call_ended)
+        if method == _WATCH:
+            self._follow_stream(running)
+            return None
+        if not self._is_lost:
+            self._enter(State.RUNNING)
+        return running
 
-    def _on_receiver_completes(
-        self,
-        backpressure_fut: asyncio.Future[None],
-        oneway: bool,
-        call_fut: asyncio.Future[None],
-    ) -> None:
-        if call_fut.cancelled():  # by connection_lost: there is nobody to answer
-            backpressure_fut.set_result(None)
-        else:
-            super()._on_receiver_completes(backpressure_fut, oneway, call_fut)
+    def _follow_stream(self, stream: asyncio.Future[None]) -> None:
+        if self._is_lost:
+            stream.cancel()
+            return
+        self._enter(State.STREAMING)
+        try:
+            self._hangup.start(self.abort)
+        except OSError as err:
+            self._violation(f"has a stream that can't be watched: {err}")
 
-    def _call_ended(self, _: asyncio.Future[None]) -> None:
-        self.calls -= 1
+    def _call_ended(self, _: asyncio.Future[None] | None = None) -> None:
+        """Have the next message served in a turn of its own, or more of them read."""
+        self._running = None
+        if self._is_lost:
+            return
         self.last_activity = asyncio.get_running_loop().time()
+        self._hangup.stop()
+        self._inbox.restart_part(self.last_activity)
+        if self._inbox:
+            self._enter(State.QUEUED)
+            self._server.turns.ask(self.peer.uid, self._serve)
+        else:
+            self._enter(State.IDLE)
+            self._close_if_done()
 
-    # A client that goes during a call
+    # Replies
+
+    def _send(self, reply: JSONObject, fds: list[int]) -> asyncio.Future[None] | None:
+        """As `calls.Send`. Nothing is sent once the client is gone."""
+        if self._is_lost:
+            return None
+        sent = self._transport.send(encode(reply), fds)
+        if self._transport.queued > REPLY_LIMIT:
+            self._violation("does not read its replies")
+        return sent
+
+    def drained(self) -> None:
+        """All replies are sent."""
+        self._close_if_done()
+
+    def failed(self, error: OSError) -> None:
+        """Reading or writing failed."""
+        _log.debug("uid %d is gone: %s", self.peer.uid, error)
+        self.abort()
+
+    # Of the client whose call is running: `identify.caller.Caller`
 
     def pidfd(self) -> int:
-        """As `daemon.peer.pidfd`; asked for late, as few calls need one."""
-        if self._socket is None:
+        """As `identify.peer.pidfd`; asked for late, as few calls need one."""
+        if self._state is State.LOST:
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-        return pidfd(self._socket)
+        return pidfd(self._transport.socket)
 
     @contextmanager
     def until_gone(self, future: asyncio.Future[Any]) -> Iterator[None]:
-        """As `daemon.caller.Caller`."""
-        if self._is_lost():
+        """As `Caller.until_gone`."""
+        if self._is_lost:
             future.cancel()
-        else:
-            self._watch_hangup()
-        self._waiting.add(future)
-        try:
             yield
-        finally:
-            self._waiting.discard(future)
-            if not self._waiting and not self._streams:
-                self._end_hangup()
-
-    def _watch_hangup(self) -> None:
-        """While a call runs the transport does not read, and would not see its
-        client go. A hangup is told without reading, whatever was sent before it;
-        that a client has only shut down its own sending is none.
-
-        :raises OSError: for lack of descriptors.
-        """
-        if self._hangup is None and self._socket is not None and not self._is_lost():
-            hangup = select.epoll(1)
-            hangup.register(self._socket, 0)  # EPOLLHUP always is
-            asyncio.get_running_loop().add_reader(hangup.fileno(), self.abort)
-            self._hangup = hangup
-
-    def _end_hangup(self) -> None:
-        if self._hangup is not None:
-            asyncio.get_running_loop().remove_reader(self._hangup.fileno())
-            self._hangup.close()
-            self._hangup = None
-
-    def send_message(
-        self, obj: JSONObject, fds: list[int] | None = None, autoclose: bool = True
-    ) -> asyncio.Future[None]:
-        """Send at once where nothing is queued, instead of a turn of the event
-        loop later; what the socket does not take goes the transport's way."""
-        if self._sending or self._base is None or self._base.is_closing():
-            return self._queue_message(super().send_message(obj, fds, autoclose))
-        data = _encode(obj)
-        try:
-            sent = self._send(data, fds)
-        except BlockingIOError:
-            return self._queue_message(super().send_message(obj, fds, autoclose))
-        except OSError as err:
-            _log.debug("uid %d is gone: %s", self.peer.uid, err)
-            self.abort()
-            sent = len(data)
-        if fds and autoclose:
-            for fd in fds:
-                os.close(fd)
-        if sent < len(data):
-            return self._queue_message(self._base.send_message(data[sent:]))
-        done = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        return done
-
-    def _send(self, data: bytes, fds: list[int] | None) -> int:
-        assert self._socket is not None  # noqa: S101 - there is one with _base
-        flags = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
-        if fds:
-            return socket.send_fds(self._socket, [data], fds, flags)
-        return self._socket.send(data, flags)
-
-    def _queue_message(self, future: asyncio.Future[None]) -> asyncio.Future[None]:
-        if not self._sending:
-            self._sending_since = asyncio.get_running_loop().time()
-        self._sending += 1
-        future.add_done_callback(self._unqueue_message)
-        if self._sending > REPLY_LIMIT:
-            self._violation("does not read its replies")
-        return future
-
-    def _unqueue_message(self, _: asyncio.Future[None]) -> None:
-        self._sending -= 1
-        self._sending_since = asyncio.get_running_loop().time()
-
-    def handle_call_exception(self, exc: BaseException, oneway: bool) -> None:
-        """Log in full what nobody foresaw; tell the caller nothing of it."""
-        if isinstance(exc, asyncio.CancelledError):
-            return
-        _log.error("unexpected error in a call of uid %d", self.peer.uid, exc_info=exc)
-        raise to_wire(
-            BrokerFailure("internal error", "the broker's log has the reason")
-        )
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._messages.clear()
-        # A stream without end would wait for its next event to see that nobody
-        # is there any more, and count against its user's limit until then.
-        for future in (*self._streams, *self._waiting):
-            future.cancel()
-        self._end_hangup()
-        self._on_lost(self)
-        # In circles with it, this would be in memory until somebody looks for those.
-        self._base = self._socket = None
+        else:
+            with self._hangup.until_gone(future, self.abort):
+                yield

@@ -2,10 +2,10 @@
 """Accepts connections, and goes on accepting whatever clients do.
 
 A shortage of descriptors is met with a spare one: the connection that can't be
-served is taken and closed, instead of waiting in the queue and waking us for
-ever. Nobody has more than his share of connections, and none for nothing: who has
-too many is told so as soon as he is seen, as everybody waits in the same queue for
-that. Those that are served are taken in when it is their user's turn.
+served is accepted and closed, instead of waiting in the kernel's queue and waking
+the broker for ever. No user has more than its share of connections: a client
+beyond it is told so at once, as all users wait in the same queue until they are
+accepted. A connection that is to be served is admitted in its user's turn.
 """
 
 from __future__ import annotations
@@ -17,25 +17,22 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
 
-from ...model import Peer
 from ...policy.config.load import Limits
 from ...wire.errors import INTERFACE
 from ...wire.interface import Service
 from ..fairness.throttle import OTHERS
 from ..identify.peer import credentials, groups, with_account
-from . import passed_fds as received
 from .connection import Connection
-from .shared import Shared
-from .transport import Socket
+from .passed_fds import disable_fd_passing
+from .server_state import ServerState
 
 _log = logging.getLogger(__name__)
 
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _LOST = (errno.ECONNABORTED, errno.EINTR, errno.EPROTO)
-_ACCEPTING = 0.0005  # seconds until others have their turn
-_CROWDED = 0.002  # seconds between two who come
+_ACCEPTING = 0.0005  # seconds of accepting until others have their turn
+_CROWDED = 0.002  # seconds; a shorter time between two connections is a crowd
 _BUSY = json.dumps(
     {
         "error": f"{INTERFACE}.BrokerBusy",
@@ -50,30 +47,37 @@ class Listener:
     def __init__(
         self, listening: socket.socket, service: Service, limits: Limits
     ) -> None:
+        """
+        :param listening: bound and listening; closed by `close()`.
+        :param service: does what calls ask for.
+        :param limits: of connections and requests, by user and in all.
+        """
         self._listening = listening
         self._service = service
         self._limits = limits
-        self._shared = Shared(limits)
-        # The oldest first; a socket is one that is still to be taken in.
-        self._of_user: dict[int, dict[Socket | Connection, None]] = {}
+        self._server = ServerState(limits)
+        # The oldest first; a socket is a connection that is still to be admitted.
+        self._of_user: dict[int, dict[socket.socket | Connection, None]] = {}
         self._count = 0
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._sweep: asyncio.TimerHandle | None = None
         self._accepted = 0.0  # when the last was
-        self._is_crowded = False  # it was only just
-        self.on_lost: Callable[[Peer], None] = lambda _: None
+        self._is_crowded = False  # the last two came shortly after each other
 
     def __len__(self) -> int:
+        """How many connections there are."""
         return self._count
 
     def start(self) -> None:
+        """Accept from now on, in the running event loop."""
         loop = asyncio.get_running_loop()
-        received.refuse(self._listening)
+        disable_fd_passing(self._listening)
         self._listening.setblocking(False)
         loop.add_reader(self._listening.fileno(), self._accept)
         self._sweep_soon()
 
     def close(self) -> None:
+        """Accept no more, and close every connection."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._listening.fileno())
         self._listening.close()
@@ -88,8 +92,8 @@ class Listener:
         os.close(self._spare)
 
     def _accept(self) -> None:
-        """Take one, or where many come what waits, for as long as that is fair; for
-        more the loop calls again."""
+        """Accept one connection, or in a crowd what waits, for as long as that is
+        fair. While more wait, the event loop calls again."""
         now = time.perf_counter()
         self._is_crowded = now - self._accepted < _CROWDED
         end = now + _ACCEPTING
@@ -107,10 +111,10 @@ class Listener:
                     _log.error("accept: %s", err)
                 return
             self._accepted = time.perf_counter()
-            accepted = Socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
+            accepted = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
             try:
                 accepted.setblocking(False)
-                self._receive(accepted)
+                self._queue(accepted)
             except OSError as err:
                 _log.warning("a connection was dropped: %s", err)
                 accepted.close()
@@ -128,14 +132,14 @@ class Listener:
             pass
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
 
-    def _receive(self, accepted: Socket) -> None:
-        """Have a connection wait for its user's turn, or say that there are too
-        many."""
+    def _queue(self, accepted: socket.socket) -> None:
+        """Have a connection wait for its user's turn, or tell its client that there
+        are too many."""
         pid, uid, gid = credentials(accepted)
         of_user = len(self._of_user.get(uid, ()))
         if (
             of_user >= self._limits.connections_per_user
-            or self._shared.disposal.is_behind(uid)
+            or self._server.reaper.is_behind(uid)
             or (self._count >= self._limits.connections and not self._displace(of_user))
         ):
             self._warn(uid, f"too many connections; uid {uid}, pid {pid} turned away")
@@ -145,11 +149,16 @@ class Listener:
         self._of_user.setdefault(uid, {})[accepted] = None
         self._count += 1
         if self._is_crowded:
-            self._shared.turns.ask(uid, lambda: self._admit(pid, uid, gid, accepted))
+            self._server.turns.ask(uid, lambda: self._admit(pid, uid, gid, accepted))
         else:
             self._admit(pid, uid, gid, accepted)
 
-    def _admit(self, pid: int, uid: int, gid: int, accepted: Socket) -> None:
+    def _admit(self, pid: int, uid: int, gid: int, accepted: socket.socket) -> None:
+        """A turn to begin serving a connection, and to read what came by it.
+
+        :param pid: of the client, as `uid` and `gid`.
+        :param accepted: its socket.
+        """
         if accepted.fileno() < 0:
             return  # closed meanwhile
         try:
@@ -157,8 +166,9 @@ class Listener:
                 self._drop(uid, accepted)
                 return
             peer = with_account(uid, gid, groups(accepted), pid)
-            connection = Connection(peer, self._service, self._lost, self._shared)
-            connection.attach_socket(accepted)
+            connection = Connection(
+                accepted, peer, self._service, self._lost, self._server
+            )
         except OSError as err:
             _log.warning("a connection was dropped: %s", err)
             self._drop(uid, accepted)
@@ -166,33 +176,37 @@ class Listener:
         theirs = self._of_user[uid]
         del theirs[accepted]
         theirs[connection] = None
-        connection.read_now()  # it is known by now, whatever comes of that
+        # A client sends its call right after connecting: read without waiting to be
+        # told. The connection is counted by now, whatever comes of that.
+        connection.readable()
 
     @staticmethod
-    def _is_over(accepted: Socket) -> bool:
-        """Whether the client has hung up and said nothing: no need for more."""
+    def _is_over(accepted: socket.socket) -> bool:
+        """Whether the client has hung up and sent nothing: it need not be served."""
         try:
             return not accepted.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return False
 
-    def _drop(self, uid: int, accepted: Socket) -> None:
+    def _drop(self, uid: int, accepted: socket.socket) -> None:
         accepted.close()
         self._forget(uid, accepted)
 
-    def _forget(self, uid: int, which: Socket | Connection) -> bool:
+    def _forget(self, uid: int, which: socket.socket | Connection) -> None:
         theirs = self._of_user.get(uid, {})
         if which not in theirs:
-            return False
+            return  # it was forgotten when it was displaced
         del theirs[which]
         if not theirs:
             del self._of_user[uid]
         self._count -= 1
-        return True
 
     def _displace(self, fewer: int) -> bool:
-        """Make room for a user who has `fewer`: of the one who has most, close the
-        connection that has been idle in vain for longest."""
+        """Make room for a user who has `fewer` connections than some other: of the
+        user who has most, close the connection that is idle and the oldest.
+
+        :returns: whether there is room now.
+        """
         if not self._of_user:
             return False
         theirs = max(self._of_user.values(), key=len)
@@ -206,19 +220,18 @@ class Listener:
         return False
 
     @staticmethod
-    def _say_busy(accepted: Socket) -> None:
+    def _say_busy(accepted: socket.socket) -> None:
         try:
             accepted.send(_BUSY + b"\0", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError:
             pass
 
     def _lost(self, connection: Connection) -> None:
-        if self._forget(connection.peer.uid, connection):
-            self.on_lost(connection.peer)
+        self._forget(connection.peer.uid, connection)
 
     def _warn(self, uid: int, text: str) -> None:
-        """Log what a client can cause at will, within a measure."""
-        if self._shared.may_log(uid):
+        """Log what a client can cause at will, within the user's measure."""
+        if self._server.may_log(uid):
             _log.warning("%s", text)
 
     def _sweep_soon(self) -> None:
@@ -230,7 +243,7 @@ class Listener:
         self._sweep = asyncio.get_running_loop().call_later(interval, self._close_idle)
 
     def _close_idle(self) -> None:
-        """Close connections that keep us waiting."""
+        """Close connections that have kept the broker waiting for too long."""
         now = asyncio.get_running_loop().time()
         for theirs in list(self._of_user.values()):
             for connection in list(theirs):
@@ -238,6 +251,6 @@ class Listener:
                     now, self._limits
                 ):
                     connection.abort()
-        for line in self._shared.not_logged():
+        for line in self._server.not_logged():
             _log.warning("%s", line)
         self._sweep_soon()

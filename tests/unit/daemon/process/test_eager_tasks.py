@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`tapster.daemon.process.eager_tasks`: tasks that start at once are tasks in all else.
+"""`daemon.process.eager_tasks`: tasks that start at once are tasks in all else.
 
-Each test runs with our own factory, and with Python's where it has one.
+Each test runs with the factory that the daemon uses on this Python: the project's
+own on 3.11, the standard library's later.
 """
 
 from __future__ import annotations
@@ -13,19 +14,16 @@ from typing import Any
 
 import pytest
 
-from tapster.daemon.process import eager_tasks as eager
+from tapster.daemon.process import eager_tasks
 
-FACTORIES: list[Any] = [eager._factory]
-if sys.version_info >= (3, 12):
-    FACTORIES.append(asyncio.eager_task_factory)
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 
 
-@pytest.fixture(params=FACTORIES)
-def run(request: pytest.FixtureRequest) -> Run:
+@pytest.fixture
+def run() -> Run:
     def run_it(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async def with_factory() -> None:
-            asyncio.get_running_loop().set_task_factory(request.param)
+            eager_tasks.install(asyncio.get_running_loop())
             # where calls come from in the daemon: no task is current
             done = asyncio.Event()
 
@@ -62,7 +60,7 @@ def test_what_never_waits_is_done_at_once(run: Run) -> None:
     run(main)
 
 
-def test_order(run: Run) -> None:
+def test_each_task_runs_until_it_waits_and_then_in_order(run: Run) -> None:
     log: list[str] = []
 
     async def worker(name: str) -> None:
@@ -107,7 +105,7 @@ def test_a_result_and_an_exception_later(run: Run) -> None:
     run(main)
 
 
-def test_many_waits(run: Run) -> None:
+def test_a_task_may_wait_many_times(run: Run) -> None:
     async def count() -> int:
         total = 0
         for number in range(100):
@@ -122,7 +120,7 @@ def test_many_waits(run: Run) -> None:
     run(main)
 
 
-def test_to_thread_and_wait_for(run: Run) -> None:
+def test_threads_and_timeouts_work(run: Run) -> None:
     async def main() -> None:
         assert await soon(asyncio.to_thread(lambda: 7)) == 7
         never = asyncio.get_running_loop().create_future()
@@ -158,7 +156,7 @@ async def turns(number: int) -> None:
 
 
 @pytest.mark.parametrize("when", [0, 1, 5])
-def test_cancel(run: Run, when: int) -> None:
+def test_cancelling_lets_a_task_clear_up(run: Run, when: int) -> None:
     """Also in the very turn in which it started."""
     witness = Witness()
 
@@ -225,9 +223,9 @@ def test_cancel_when_all_is_there_already(run: Run) -> None:
     run(main)
 
 
-def test_install() -> None:
+def test_an_installed_loop_starts_tasks_at_once() -> None:
     async def main() -> None:
-        eager.install(asyncio.get_running_loop())
+        eager_tasks.install(asyncio.get_running_loop())
 
         async def answer() -> int:
             return 1
@@ -235,3 +233,8 @@ def test_install() -> None:
         assert asyncio.get_running_loop().create_task(answer()).done()
 
     asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python 3.11 has none")
+def test_the_standard_library_s_factory_is_used_where_there_is_one() -> None:
+    assert eager_tasks.factory is asyncio.eager_task_factory  # type: ignore[attr-defined]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`server.connection` and `caller`: a client that goes while a call of its
-own waits for somebody else, and one that does not.
+"""`daemon.server.hangup`, in a connection: a client that goes while its call waits
+for somebody else is noticed, and one that does not go is answered.
 
-Tasks start eagerly, as the daemon's do, and otherwise.
+Tasks start eagerly, as the daemon's do, and otherwise. What is left open the
+fixture of all tests sees: sockets are closed by a thread, some time later.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from typing import Any
 import pytest
 
 from tapster.daemon.identify import caller, peer
-from tapster.daemon.process import eager_tasks as eager
+from tapster.daemon.process import eager_tasks
+from tapster.daemon.server import calls
 from tapster.daemon.server.connection import Connection
-from tapster.daemon.server.transport import Socket
+from tapster.daemon.server.server_state import ServerState
 from tapster.model import Peer
-
-pytestmark = pytest.mark.usefixtures("no_leaked_fd")
+from tapster.policy.config.load import Limits
 
 
 def call(ifname: str = "x", **extra: object) -> bytes:
@@ -73,10 +74,14 @@ class Served:
         ours, self.client = socket.socketpair()
         self.client.setblocking(False)
         self.lost = asyncio.Event()
+        ours.setblocking(False)
         self.connection = Connection(
-            peer.identify(ours), service, lambda _: self.lost.set()
+            ours,
+            peer.identify(ours),
+            service,
+            lambda _: self.lost.set(),
+            ServerState(Limits()),
         )
-        self.connection.attach_socket(Socket(fileno=ours.detach()))
 
     async def receive(self) -> bytes:
         loop = asyncio.get_running_loop()
@@ -93,7 +98,7 @@ Body = Callable[[Waiting, Served], Awaitable[None]]
 Run = Callable[[Body], None]
 
 
-@pytest.fixture(params=[eager._factory, None], ids=["eager", "plain"])
+@pytest.fixture(params=[eager_tasks.factory, None], ids=["eager", "plain"])
 def run(request: pytest.FixtureRequest) -> Run:
     def run_it(body: Body) -> None:
         async def whole() -> None:
@@ -123,12 +128,12 @@ def test_a_client_that_goes_ends_its_call(run: Run) -> None:
         served.client.close()
         await logged(service, "ask x", "cancelled")
         await asyncio.wait_for(served.lost.wait(), 10)
-        assert served.connection.calls == 0
+        assert served.connection._running is None
 
     run(body)
 
 
-def test_whatever_it_had_sent_ahead(run: Run) -> None:
+def test_a_client_that_goes_ends_its_call_whatever_it_had_sent_ahead(run: Run) -> None:
     async def body(service: Waiting, served: Served) -> None:
         served.client.send(call() + call("y") * 30 + b"half a mess")
         await logged(service, "ask x")
@@ -142,7 +147,7 @@ def test_whatever_it_had_sent_ahead(run: Run) -> None:
     run(body)
 
 
-def test_one_that_has_sent_all_it_wants_to_still_listens(run: Run) -> None:
+def test_a_client_that_sends_no_more_still_gets_its_reply(run: Run) -> None:
     async def body(service: Waiting, served: Served) -> None:
         service.working.set_result(None)
         served.client.send(call())
@@ -156,7 +161,7 @@ def test_one_that_has_sent_all_it_wants_to_still_listens(run: Run) -> None:
     run(body)
 
 
-def test_only_while_it_waits_for_others_is_a_call_cancelled(run: Run) -> None:
+def test_a_call_is_cancelled_only_while_it_waits_for_others(run: Run) -> None:
     async def body(service: Waiting, served: Served) -> None:
         served.client.send(call())
         await logged(service, "ask x")
@@ -171,7 +176,7 @@ def test_only_while_it_waits_for_others_is_a_call_cancelled(run: Run) -> None:
     run(body)
 
 
-def test_one_that_was_gone_before_is_noticed_at_once(run: Run) -> None:
+def test_a_client_that_was_gone_before_the_wait_is_noticed_at_once(run: Run) -> None:
     async def body(service: Waiting, served: Served) -> None:
         served.client.send(call())
         served.client.close()
@@ -180,7 +185,7 @@ def test_one_that_was_gone_before_is_noticed_at_once(run: Run) -> None:
     run(body)
 
 
-def test_where_the_connection_is_lost_nobody_is_asked(run: Run) -> None:
+def test_nobody_is_asked_where_the_connection_is_lost(run: Run) -> None:
     async def body(service: Waiting, served: Served) -> None:
         served.connection.abort()
         with served.connection.until_gone(service.asked):
@@ -189,7 +194,7 @@ def test_where_the_connection_is_lost_nobody_is_asked(run: Run) -> None:
     run(body)
 
 
-def test_the_next_call_waits_again(run: Run) -> None:
+def test_a_hang_up_is_watched_for_each_call_that_waits(run: Run) -> None:
     async def body(service: Waiting, served: Served) -> None:
         for name in ("x", "y"):
             service.restart()
@@ -200,7 +205,7 @@ def test_the_next_call_waits_again(run: Run) -> None:
             assert json.loads((await served.receive())[:-1]) == {}
             service.log.clear()
         # It is the transport's again to notice, which reads what there is first.
-        assert served.connection._hangup is None
+        assert not served.connection._hangup.is_watching
         served.client.close()
         await asyncio.wait_for(served.lost.wait(), 10)
 
@@ -245,7 +250,7 @@ def test_what_a_call_leaves_behind_does_not_keep_its_connection(run: Run) -> Non
     run(body)
 
 
-def test_the_client_s_pidfd(run: Run) -> None:
+def test_the_pidfd_is_the_client_s_until_the_connection_is_lost(run: Run) -> None:
     async def body(service: Waiting, served: Served) -> None:
         fd = served.connection.pidfd()
         with open(f"/proc/self/fdinfo/{fd}") as file:
@@ -259,7 +264,7 @@ def test_the_client_s_pidfd(run: Run) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_without_descriptors_nobody_waits(
+def test_no_call_waits_if_its_hang_up_can_t_be_watched(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Better no answer than one that nobody would miss."""
@@ -275,7 +280,7 @@ def test_without_descriptors_nobody_waits(
             patched.setattr(select, "epoll", none_left)
             with served.connection.until_gone(service.asked):
                 pass
-        assert not served.connection._waiting
+        assert not served.connection._hangup._waiting
 
     run(body)
 
@@ -289,7 +294,7 @@ def test_a_call_that_nobody_foresaw_does_not_keep_its_connection(
         raise KeyError("what is this")
 
     async def body(_: Waiting, served: Served) -> None:
-        monkeypatch.setattr(served.connection, "request_received", fail)
+        monkeypatch.setattr(calls, "begin", fail)
         served.client.send(call())
         await asyncio.wait_for(served.lost.wait(), 10)
 

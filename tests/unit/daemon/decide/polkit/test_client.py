@@ -32,7 +32,7 @@ from tapster.daemon.decide.polkit import dbus as bus
 from tapster.daemon.decide.polkit.client import Answer, Polkit
 from tapster.daemon.decide.polkit.subject import Subject, Unclear
 from tapster.daemon.identify import caller, peer
-from tapster.daemon.process import eager_tasks as eager
+from tapster.daemon.process import eager_tasks
 from tapster.kernel import process
 from tapster.model import Peer
 
@@ -44,7 +44,7 @@ Body = Callable[[FakeBus, Polkit], Awaitable[None]]
 Run = Callable[[Body], None]
 
 
-@pytest.fixture(params=[eager._factory, None], ids=["eager", "plain"])
+@pytest.fixture(params=[eager_tasks.factory, None], ids=["eager", "plain"])
 def run(request: pytest.FixtureRequest, path: str) -> Run:
     """Run a test's body, as a callback of the loop starts it: without a task."""
 

@@ -25,8 +25,8 @@ idle_connection_seconds = 2
 network_grace_seconds = 0.1
 """
 WITHOUT = """
-import tapster.daemon.received as received
-received.SO_PASSRIGHTS = 0x7fff
+from tapster.daemon.server import passed_fds
+passed_fds.SO_PASSRIGHTS = 0x7fff
 """
 
 

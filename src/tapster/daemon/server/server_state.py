@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What all connections of a listener have in common: whose turn it is, how fast
-who may be, what is to be got rid of, and how much is worth a line."""
+"""What the connections of a listener have in common: the users' turns and pace,
+the threads that close descriptors, the introspection, and the measure of the log."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from ...wire.interface import BrokerInterface, Service
 from ..fairness.pace import Pace
 from ..fairness.throttle import OTHERS, Throttle
 from ..fairness.turns import Turns
-from .passed_fds import Disposal
+from .passed_fds import FdReaper
 
 
-class Shared:
-    """What all connections of a listener have in common."""
+class ServerState:
+    """What the connections of a listener have in common."""
 
     def __init__(self, limits: Limits) -> None:
         self.turns = Turns(limits.calls_per_user)
         self.pace = Pace(limits.requests_per_second, limits.requests_at_once)
-        self.disposal = Disposal()
+        self.reaper = FdReaper()
         self.introspection = _introspection()
         self._throttle = Throttle()
 
     def may_log(self, uid: int) -> bool:
-        """Whether one more line about that user is within measure."""
+        """Whether one more line of log about this user is within measure."""
         return self._throttle.admits(uid, asyncio.get_running_loop().time())
 
     def not_logged(self) -> list[str]:
-        """Lines about how many were not, since this was last asked."""
+        """Return lines that say how many were not logged since the last call."""
         return [
             f"{count} more lines of {'others' if uid == OTHERS else f'uid {uid}'}"
             for uid, count in self._throttle.collect()
@@ -43,7 +43,7 @@ class Shared:
 
 
 def _introspection() -> VarlinkServiceInterface:
-    """org.varlink.service, which says the same to everybody."""
+    """Make org.varlink.service, which tells everybody the same."""
     described = VarlinkInterfaceRegistry()
     told = VarlinkServiceInterface(
         vendor="tapster",
