@@ -340,7 +340,7 @@ async def _serve(
 def _save(broker: Broker) -> None:
     """What nobody could find out from the kernel; :raises OSError."""
     broker.ledger.write_again()
-    broker.hooks.write_again()
+    broker.hooks.rewrite_all()
     broker.env.ip_forwarding.keep()
 
 

@@ -14,6 +14,8 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ... import jsonutil
+from ...jsonutil import integer, string, text_as
 from ...model import Forward, Port, State
 from ...networks import definition_json, state_files
 from ...syntax import is_label
@@ -148,7 +150,7 @@ class ForwardTable:
                 row = _parse_row(entry)
                 if row.key in self._rows or len(self._rows) >= HOST_LIMIT:
                     raise ValueError("one too many")
-            except (ValueError, TypeError) as err:
+            except ValueError as err:
                 # One row that nftables refuses would make it refuse all others, too.
                 _log.warning(
                     "%s is damaged; a forward is lost: %s", self._path, str(err)[:200]
@@ -157,19 +159,24 @@ class ForwardTable:
             self.insert_held(row)
 
 
-def _parse_row(entry: object) -> Row:
-    """:raises ValueError, TypeError: no broker wrote such a row."""
-    if not isinstance(entry, list):
-        raise TypeError("not a list")
-    network, uid, port, guest, number = entry
-    for value, kind in zip(entry, (str, int, str, str, int), strict=True):
-        if type(value) is not kind:
-            raise TypeError(f"{str(value)[:40]!r} is no {kind.__name__}")
-    if not is_label(network) or not is_label(guest):
-        raise ValueError("no network's or guest's name")
-    if not (0 <= uid < 2**32 and 0 < number < 65536):
-        raise ValueError("no uid, or no port")
-    parsed = definition_json.parse_port(port)
-    if parsed.first != parsed.last:
+def _label(value: object) -> str:
+    if not is_label(text := string(value)):
+        raise ValueError("not the name of a network or of a guest")
+    return text
+
+
+def _single_port(text: str) -> Port:
+    port = definition_json.parse_port(text)
+    if port.first != port.last:
         raise ValueError("a range of ports")
-    return Row(network, uid, Forward(parsed, guest, number))
+    return port
+
+
+def _parse_row(entry: object) -> Row:
+    """:raises ValueError: no broker wrote such a row."""
+    network, uid, port, guest, guest_port = jsonutil.row(
+        entry,
+        *(_label, integer(0, 2**32 - 1)),
+        *(text_as(_single_port), _label, integer(1, 65535)),
+    )
+    return Row(network, uid, Forward(port, guest, guest_port))

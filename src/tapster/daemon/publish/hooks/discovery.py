@@ -4,7 +4,7 @@
 A hook runs with all that the broker may do. So it has to be the administrator's,
 as the configuration beside it: the directories and the file belong to root, or
 to whom the broker runs as, and nobody else may write to them. What is looked at
-is the opened file, and what was opened is what is run (`hook_process.py`).
+is the opened file, and what was opened is what is run (`execution.py`).
 """
 
 from __future__ import annotations

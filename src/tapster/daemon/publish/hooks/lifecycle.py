@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The administrator's own programs, told of what begins and what ends.
+"""Runs the administrator's own programs when something begins and when it ends.
 
-Every executable in hooks.d is run for every event, one after the other in the
-order of their names. An attach waits for its own hooks and nothing else does;
-one that fails refuses it. Whoever was told of a beginning is told of its end,
-also by the next broker: `hook_records.py` has who is owed that.
-
-What is told of one guest is told in order: of a guest's end before the next
-guest's beginning of the same user and name on the same bridge; of a network's
-beginning before its guests', and of its end after theirs.
+Every executable in hooks.d runs for every event, one after the other in the order of
+their names. An attach waits for its own hooks, and nothing else does; a hook that
+fails refuses the attach. Every hook that ran for a beginning runs for the end, too,
+even if the next broker has to see to that: `pending.py` keeps which hooks that are.
+In which order events reach hooks is in `order.py`.
 """
 
 from __future__ import annotations
@@ -16,66 +13,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Collection, Coroutine, Hashable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection
 
 from ....errors import BrokerFailure
 from ....networks.managed_network import ManagedNetwork
 from ....policy.config.current import CurrentConfig
 from ...audit.events import Events
 from ...fairness.slots import FairSlots
-from ...nics.ledger import EVERYBODY, Nic
+from ...nics.ledger import Nic
 from ...process.programs import Programs
-from . import payload as hook_words
-from . import pending as hook_records
-from . import runner as hook_process
+from . import execution, payload, pending
 from .discovery import HookDirectory
-from .payload import ATTACH, DETACH, NETWORK_DOWN, NETWORK_UP, TAMPER, device_of
-from .pending import Due, Records
-from .telling import Teller
+from .order import HookOrder, Lifetime
+from .payload import ATTACH, DETACH, NETWORK_DOWN, NETWORK_UP, TAMPER, Payload
+from .pending import PendingEnd, PendingEnds
+from .runner import HookRunner
 
 _log = logging.getLogger(__name__)
 
-_PAUSE = 1.0  # seconds between two tellings of the same NIC that end nothing
+_PAUSE = 1.0  # seconds between two runs for the same NIC that end nothing
 _GRACE = 5.0  # seconds at the broker's end, beyond what one hook may take
 
 
 class RefusedByHook(BrokerFailure):
-    """The caller's answer; what it is not told is `detail`."""
+    """A hook refuses an attach. The caller hears no more than that."""
 
     def __init__(self, detail: str) -> None:
+        """:param detail: for the log and for root: which hook, and why."""
         super().__init__("a hook refused", "the broker's log has the reason")
         self.detail = detail
-
-
-@dataclass(slots=True, eq=False)
-class _Life:
-    """Of a tap, or of a bridge of ours, that some hook was told of."""
-
-    due: Due
-    told: asyncio.Future[None] | None = None  # when its beginning has been
-    gone: bool = False
-
-    @property
-    def is_network(self) -> bool:
-        return "ifname" not in self.due.words
-
-    @property
-    def bridge(self) -> str:
-        return str(self.due.words["bridge"])
-
-    @property
-    def uid(self) -> int:
-        uid = self.due.words["uid"]
-        return EVERYBODY if uid is None else int(uid)
-
-    @property
-    def key(self) -> Hashable:
-        """What ends before the next of the same begins."""
-        if self.is_network:
-            return self.bridge
-        return self.bridge, self.uid, self.due.words["name"]
 
 
 class Hooks:
@@ -91,75 +57,203 @@ class Hooks:
     ) -> None:
         """
         :param configuration: the directory of `tapster.toml`; None: there are no
-            hooks, as for a rootless broker, which no administrator has set up.
+            hooks, as no administrator has set up a rootless broker.
+        :param runtime: the runtime directory, for what the next broker has to know.
+        :param programs: starts hooks.
+        :param events: is told of hooks that fail.
+        :param current: has the limits of time and number.
         """
         self._directory = HookDirectory(configuration) if configuration else None
-        self._records = Records(
-            os.path.join(os.path.abspath(runtime), hook_records.DIRECTORY)
+        self._pending_ends = PendingEnds(
+            os.path.join(os.path.abspath(runtime), pending.DIRECTORY)
         )
         self._programs = programs
-        self._teller = Teller(self._directory, programs, self._records, current)
+        self._runner = HookRunner(
+            self._directory, programs, self._pending_ends, current
+        )
         self._events = events
         self._current = current
         self._slots = FairSlots(lambda: current.value.hooks.at_once)
-        self._lives: dict[str, _Life] = {}  # by device
-        self._last: dict[Hashable, asyncio.Future[None]] = {}  # by `_Life.key`
-        self._tasks: dict[asyncio.Future[None], _Life] = {}
+        self._order = HookOrder()
+        self._lifetimes: dict[str, Lifetime] = {}  # by device
+        # By device: what has happened to it again while hooks run for it.
         self._repeats: dict[str, tuple[str, Nic, str | None] | None] = {}
         self._closing = False  # no beginning is told any more
-        self._stopping = False  # nor anything else
+        self._stopping = False  # nothing is told any more
 
-    # What there is to tell
+    # What happens
 
     async def attach(self, nic: Nic) -> None:
-        """Tell of a NIC that is all made, and that nobody has yet.
+        """Run the hooks for a NIC that is ready, and that nobody has yet.
 
-        :raises BrokerFailure: the NIC is not to be handed out; once it is gone,
-            `gone` tells those that were told of it.
+        :raises BrokerFailure: the NIC is not to be handed out. Once it is gone, call
+            `gone` for those hooks that have run.
         """
         names = self._find(must=True)
         if not names:
             return
-        life = _Life(Due(nic.ifname, hook_words.of_nic(nic)))
-        self._lives[nic.ifname] = life
-        await self._begin(life, ATTACH, names)
+        lifetime = Lifetime(PendingEnd(nic.ifname, payload.of_nic(nic)))
+        self._lifetimes[nic.ifname] = lifetime
+        await self._begin(lifetime, ATTACH, names)
 
     def gone(self, nic: Nic) -> None:
-        """A tap does not exist any more: tell those that were told of it, soon."""
+        """Have the hooks run, soon, for a tap that does not exist any more."""
         if nic.ifname in self._repeats:
             self._repeats[nic.ifname] = None
-        life = self._lives.pop(nic.ifname, None)
-        if life is not None:
-            self._start_end(life, DETACH)
+        lifetime = self._lifetimes.pop(nic.ifname, None)
+        if lifetime is not None:
+            self._start_end(lifetime, DETACH)
 
     async def ended(self, nic: Nic) -> None:
-        """Until all have been told that this NIC is gone."""
-        tasks = [t for t, o in self._tasks.items() if o.due.device == nic.ifname]
-        if tasks:
-            await asyncio.wait(tasks)
+        """Until all hooks have run for a NIC that is gone."""
+        await self._order.wait_for_device(nic.ifname)
 
     def network_up(self, network: ManagedNetwork) -> None:
-        """Tell of it, soon. It is there all the same if a hook fails."""
+        """Have the hooks run, soon, for a network that is up. It stays up even if a
+        hook fails."""
         names = self._find()
         if names:
-            life = _Life(Due(network.bridge, hook_words.of_network(network)))
-            self._lives[network.bridge] = life
-            task = self._start(self._begin(life, NETWORK_UP, names), life)
-            self._follow(life.key, task)
+            pending_end = PendingEnd(network.bridge, payload.of_network(network))
+            lifetime = Lifetime(pending_end)
+            self._lifetimes[network.bridge] = lifetime
+            work = self._begin(lifetime, NETWORK_UP, names)
+            self._order.start_in_turn(work, lifetime)
 
     def network_down(self, network: ManagedNetwork) -> None:
-        """As `gone`, of a network."""
-        life = self._lives.pop(network.bridge, None)
-        if life is not None:
-            self._start_end(life, NETWORK_DOWN)
+        """Have the hooks run, soon, for a network whose bridge is gone."""
+        lifetime = self._lifetimes.pop(network.bridge, None)
+        if lifetime is not None:
+            self._start_end(lifetime, NETWORK_DOWN)
 
     def tampered(self, nic: Nic, reason: str) -> None:
-        """Tell that its holder, or somebody else, changed a tap."""
-        self.run_later(TAMPER, nic, reason)
+        """Have the hooks run, soon, for a tap that its holder or somebody else
+        changed. What happens again while they run, or within a second after that,
+        makes them run once more.
 
-    def run_later(self, event: str, nic: Nic, reason: str | None = None) -> None:
-        """Tell of something else that happened to a NIC, soon. What happens again
-        before that was told, or within a second, is told once."""
+        :param reason: what was changed, in words.
+        """
+        self._run_later(TAMPER, nic, reason)
+
+    # After a start, and before an end
+
+    def recall(self, devices: Collection[str]) -> None:
+        """Go on with the ends that an earlier broker still had to tell.
+
+        :param devices: the NICs and the bridges of ours that are still there.
+        """
+        if os.path.isdir(self._pending_ends.directory):
+            # Otherwise a hook that the earlier broker was running would still run
+            # when it is run for the end.
+            execution.kill_leftovers(self._pending_ends.directory)
+        for pending_end in self._pending_ends.all():
+            lifetime = Lifetime(pending_end)
+            if pending_end.device in devices:
+                self._lifetimes[pending_end.device] = lifetime
+            else:
+                event = NETWORK_DOWN if lifetime.is_network else DETACH
+                self._start_end(lifetime, event)
+
+    async def close(self) -> None:
+        """Tell of no further beginning, and wait for those that are being told."""
+        self._closing = True
+        begun = [life.begun for life in self._lifetimes.values() if life.begun]
+        running = [future for future in begun if not future.done()]
+        if running:
+            await asyncio.wait(running, timeout=self._patience())
+
+    async def stop(self) -> None:
+        """Tell what can be told in a short time, and leave the rest to the next
+        broker. Call `close` before."""
+        await self._order.wait_for_all(self._patience())
+        self._stopping = True
+        self._order.cancel_all()
+        await self._order.wait_for_all(_GRACE)
+
+    def _patience(self) -> float:
+        return self._current.value.hooks.timeout_seconds + _GRACE
+
+    def rewrite_all(self) -> None:
+        """Write all pending ends again, where their files may have been lost."""
+        for lifetime in self._lifetimes.values():
+            self._keep(lifetime.pending)
+
+    # A beginning
+
+    async def _begin(
+        self, lifetime: Lifetime, event: str, names: tuple[str, ...]
+    ) -> None:
+        """:raises BrokerFailure: of a NIC alone; it is not to be handed out."""
+        lifetime.begun = asyncio.get_running_loop().create_future()
+        try:
+            await self._order.wait_to_begin(lifetime)
+            for name in names:
+                async with self._slots.slot(lifetime.uid):
+                    if lifetime.is_over:
+                        return  # the caller looks at the NIC again
+                    if self._closing and not lifetime.is_network:
+                        raise BrokerFailure("the broker ends", "try again later")
+                    problem = await self._begin_one(lifetime.pending, event, name)
+                if problem is not None:
+                    self._report(lifetime.pending.payload, event, name, problem)
+                    if not lifetime.is_network:
+                        raise RefusedByHook(f"hook {name}: {problem}")
+        finally:
+            lifetime.begun.set_result(None)
+
+    async def _begin_one(
+        self, pending_end: PendingEnd, event: str, name: str
+    ) -> str | None:
+        pending_end.begun.append(name)
+        try:
+            self._pending_ends.write(pending_end)
+        except OSError as err:
+            pending_end.begun.pop()
+            return f"not run, as it can't be noted down: {err}"
+        return await self._runner.run(name, event, pending_end.payload)
+
+    # An end
+
+    def _start_end(self, lifetime: Lifetime, event: str) -> None:
+        lifetime.is_over = True
+        self._order.start_in_turn(self._end(lifetime, event), lifetime)
+
+    async def _end(self, lifetime: Lifetime, event: str) -> None:
+        """Run, for the end, every hook that ran for the beginning."""
+        await asyncio.sleep(0)  # let the broker first do what else the end needs
+        await self._order.wait_to_end(lifetime)
+        pending_end = lifetime.pending
+        for name in list(pending_end.begun):
+            async with self._slots.slot(lifetime.uid):
+                if self._stopping:
+                    return
+                again = pending_end.ending == name
+                pending_end.ending = name
+                self._keep(pending_end)
+                problem = await self._runner.run(
+                    name, event, pending_end.payload, again=again
+                )
+                if self._programs.is_lost:
+                    return  # this broker ends, too: the next one runs the hook
+                pending_end.begun.remove(name)
+                pending_end.ending = None
+                self._keep(pending_end)
+            if problem is not None:
+                self._report(pending_end.payload, event, name, problem)
+        self._keep(pending_end)
+
+    def _keep(self, pending_end: PendingEnd) -> None:
+        try:
+            if pending_end.begun:
+                self._pending_ends.write(pending_end)
+            else:
+                self._pending_ends.remove(pending_end)
+        except OSError as err:
+            device = pending_end.device
+            _log.error("%s may be told to hooks twice: %s", device, err)
+
+    # What is neither a beginning nor an end
+
+    def _run_later(self, event: str, nic: Nic, reason: str | None) -> None:
         device = nic.ifname
         if device in self._repeats:
             self._repeats[device] = event, nic, reason
@@ -167,176 +261,56 @@ class Hooks:
         names = self._find()
         if names:
             self._repeats[device] = None
-            life = _Life(Due(device, hook_words.of_nic(nic)))
-            self._start(self._tell_once(life, event, names, reason), life)
+            lifetime = Lifetime(PendingEnd(device, payload.of_nic(nic)))
+            self._order.start(self._run_once(lifetime, event, names, reason), lifetime)
 
-    # After a start, and before an end
-
-    def recall(self, devices: Collection[str]) -> None:
-        """Go on with what an earlier broker owed.
-
-        :param devices: NICs' and bridges of ours, that are still there.
-        """
-        if os.path.isdir(self._records.directory):
-            # Whoever it told just now would be told of the end at the same time.
-            hook_process.end_marked(self._records.directory)
-        for due in self._records.all():
-            life = _Life(due)
-            if due.device in devices:
-                self._lives[due.device] = life
-            else:
-                self._start_end(life, NETWORK_DOWN if life.is_network else DETACH)
-
-    async def close(self) -> None:
-        """Tell of no further beginning; wait for those that are being told."""
-        self._closing = True
-        lives = self._lives.values()
-        told = [life.told for life in lives if life.told and not life.told.done()]
-        if told:
-            await asyncio.wait(told, timeout=self._patience())
-
-    async def stop(self) -> None:
-        """Tell what can be told in a short time, and leave the rest to the next
-        broker. Call `close` before."""
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=self._patience())
-        self._stopping = True
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=_GRACE)
-
-    def _patience(self) -> float:
-        return self._current.value.hooks.timeout_seconds + _GRACE
-
-    # Telling it
-
-    async def _begin(self, life: _Life, event: str, names: tuple[str, ...]) -> None:
-        """:raises BrokerFailure: of a NIC alone; it is not to be handed out."""
-        life.told = asyncio.get_running_loop().create_future()
-        try:
-            for before in (self._last.get(life.key), self._last.get(life.bridge)):
-                if before is not None and before in self._tasks:
-                    await asyncio.wait([before])
-            for name in names:
-                async with self._slots.slot(life.uid):
-                    if life.gone:
-                        return  # as whoever waits for this will see
-                    if self._closing and not life.is_network:
-                        raise BrokerFailure("the broker ends", "try again later")
-                    problem = await self._begin_one(life, event, name)
-                if problem is not None:
-                    self._failed(life.due.words, event, name, problem)
-                    if not life.is_network:
-                        raise RefusedByHook(f"hook {name}: {problem}")
-        finally:
-            life.told.set_result(None)
-
-    async def _begin_one(self, life: _Life, event: str, name: str) -> str | None:
-        life.due.begun.append(name)
-        try:
-            self._records.write(life.due)
-        except OSError as err:
-            life.due.begun.pop()
-            return f"not run, as it can't be noted down: {err}"
-        return await self._teller.tell(name, event, life.due.words)
-
-    def _start_end(self, life: _Life, event: str) -> None:
-        life.gone = True
-        task = self._start(self._end(life, event), life)
-        self._follow(life.key, task)
-
-    async def _end(self, life: _Life, event: str) -> None:
-        """Tell of its end whoever was told of its beginning."""
-        await asyncio.sleep(0)  # the broker has more to do about it first
-        before = {t for t, other in self._tasks.items() if self._is_before(other, life)}
-        if life.told is not None and not life.told.done():
-            before.add(life.told)
-        if before:
-            await asyncio.wait(before)
-        due = life.due
-        for name in list(due.begun):
-            async with self._slots.slot(life.uid):
-                if self._stopping:
-                    return
-                again = due.ending == name
-                due.ending = name
-                self._note(due)
-                problem = await self._teller.tell(name, event, due.words, again)
-                if self._programs.is_lost:
-                    return  # and so is this broker: the next one tells it
-                due.begun.remove(name)
-                due.ending = None
-                self._note(due)
-            if problem is not None:
-                self._failed(due.words, event, name, problem)
-        self._note(due)
-
-    def _is_before(self, other: _Life, life: _Life) -> bool:
-        """Whether that has to be told before this one's end."""
-        if other is life:
-            return False
-        if life.is_network:
-            return other.bridge == life.bridge and not other.is_network
-        return other.due.device == life.due.device
-
-    def write_again(self) -> None:
-        """What is owed, where the notes of it may be lost."""
-        for life in self._lives.values():
-            self._note(life.due)
-
-    def _note(self, due: Due) -> None:
-        try:
-            if due.begun:
-                self._records.write(due)
-            else:
-                self._records.remove(due)
-        except OSError as err:
-            _log.error("%s may be told to hooks twice: %s", due.device, err)
-
-    async def _tell_once(
-        self, life: _Life, event: str, names: tuple[str, ...], reason: str | None
+    async def _run_once(
+        self,
+        lifetime: Lifetime,
+        event: str,
+        names: tuple[str, ...],
+        reason: str | None,
     ) -> None:
+        about = lifetime.pending.payload
         for name in names:
-            async with self._slots.slot(life.uid):
+            async with self._slots.slot(lifetime.uid):
                 if self._stopping:
                     return
-                words = life.due.words
-                problem = await self._teller.tell(name, event, words, reason=reason)
+                problem = await self._runner.run(name, event, about, reason=reason)
             if problem is not None:
-                self._failed(words, event, name, problem)
+                self._report(about, event, name, problem)
         loop = asyncio.get_running_loop()
-        loop.call_later(_PAUSE, self._repeat, life.due.device)
+        loop.call_later(_PAUSE, self._repeat, lifetime.device)
 
     def _repeat(self, device: str) -> None:
         more = self._repeats.pop(device, None)
         if more is not None:
-            self.run_later(*more)
+            self._run_later(*more)
 
-    def _failed(
-        self, words: Mapping[str, Any], event: str, name: str, problem: str
-    ) -> None:
-        """Say so; of an attach, its request says it to the audit log."""
-        _log.error("hook %s, %s of %s: %s", name, event, device_of(words), problem)
+    def _report(self, about: Payload, event: str, name: str, problem: str) -> None:
+        """Say that a hook failed. Of an attach the audit log hears from the request."""
+        device = payload.device_of(about)
+        _log.error("hook %s, %s of %s: %s", name, event, device, problem)
         if event != ATTACH:
             self._events.changed(
                 "failed",
                 None,
                 f"hook {name}, {event}: {problem}",
-                **hook_words.of_record(words),
+                **payload.of_record(about),
             )
 
-    # What is there
+    # Which hooks there are
 
     def refused(self) -> tuple[str, ...]:
-        """What keeps NICs from being handed out, and why."""
+        """Each file that keeps NICs from being handed out, and why it is refused."""
         return self._directory.find().refused if self._directory else ()
 
     def _find(self, *, must: bool = False) -> tuple[str, ...]:
-        """The hooks that there are now.
+        """The names of the hooks that there are now.
 
-        :raises RefusedByHook: only if `must`: what is there is not to be run, and
-            nobody knows what it was to see to.
+        :param must: whether a hook that is not to be trusted is an error: nobody
+            knows what it was to see to.
+        :raises RefusedByHook: there is such a hook; only if `must`.
         """
         if self._directory is None:
             return ()
@@ -344,26 +318,3 @@ class Hooks:
         if must and found.refused:
             raise RefusedByHook(found.refused[0])
         return found.names
-
-    def _start(
-        self, work: Coroutine[None, None, None], life: _Life
-    ) -> asyncio.Future[None]:
-        task: asyncio.Future[None] = asyncio.get_running_loop().create_task(work)
-        self._tasks[task] = life
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Future[None]) -> None:
-        del self._tasks[task]
-        if not task.cancelled() and (err := task.exception()) is not None:
-            _log.error("a hook was not told", exc_info=err)
-
-    def _follow(self, key: Hashable, task: asyncio.Future[None]) -> None:
-        """Have the next of the same wait for it."""
-        self._last[key] = task
-
-        def forget(done: asyncio.Future[None]) -> None:
-            if self._last.get(key) is done:
-                del self._last[key]
-
-        task.add_done_callback(forget)

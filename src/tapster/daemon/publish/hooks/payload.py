@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What a hook is told: one JSON object on stdin, and the same in the environment.
 
-The words are those of the wire. docs/hooks.md has each; a test holds it equal
-to this.
+The fields have the names and the values that they have on the wire. docs/hooks.md
+describes each; a test holds it equal to this module.
 """
 
 from __future__ import annotations
@@ -33,16 +33,19 @@ OF_NETWORK = (
     *("domain", "mtu", "uid", "user"),
 )
 
-NUMBERS = ("mtu", "uid", "pid")  # the others are text
+NUMBERS = ("mtu", "uid", "pid")  # the fields that are not text
 
-Words = dict[str, Any]  # str, int, or None where there is nothing to say
+# Each value is text, a number, or None where there is nothing to say.
+Payload = dict[str, Any]
 
 
-def of_nic(nic: Nic) -> Words:
+def of_nic(nic: Nic) -> Payload:
+    """What every event about a NIC has of it."""
     return {name: getattr(nic, name) for name in OF_NIC}
 
 
-def of_network(network: ManagedNetwork) -> Words:
+def of_network(network: ManagedNetwork) -> Payload:
+    """What every event about a network has of it."""
     v4, v6, uid = network.subnet4, network.subnet6, network.uid
     told = {
         "network": network.name,
@@ -60,27 +63,34 @@ def of_network(network: ManagedNetwork) -> Words:
     return {name: told[name] for name in OF_NETWORK}
 
 
-def device_of(words: Mapping[str, Any]) -> str:
-    """What they are about: the tap, or the bridge of a network."""
-    return str(words.get("ifname", words["bridge"]))
+def device_of(about: Mapping[str, Any]) -> str:
+    """The device that a payload is about: a tap, or the bridge of a network."""
+    return str(about.get("ifname", about["bridge"]))
 
 
-def of_record(words: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as fields of an audit record."""
+def of_record(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a payload that an audit record has, too."""
     names: tuple[str, ...] = ("network", "bridge", "uid", "user")
-    if "ifname" in words:  # a network's other words are about no one guest
+    if "ifname" in about:  # a network's addresses are not those of a guest
         names += ("name", "ifname", "mac", "ipv4", "ipv6", "pid")
-    told = {name: words[name] for name in names}
+    told = {name: about[name] for name in names}
     if told["uid"] is None:
         del told["uid"], told["user"]
-    return {"owner": words["uid"], **told}
+    return {"owner": about["uid"], **told}
 
 
 def of_event(
-    event: str, hook: str, words: Mapping[str, Any], again: bool, reason: str | None
-) -> Words:
-    """All that one hook is told; text in it is printable."""
-    told = {"event": event, "hook": hook, "again": again, "reason": reason, **words}
+    event: str, hook: str, about: Mapping[str, Any], again: bool, reason: str | None
+) -> Payload:
+    """All that one hook is told. Text in it is made printable.
+
+    :param event: one of `EVENTS`.
+    :param hook: the hook's own name.
+    :param about: what `of_nic` or `of_network` says.
+    :param again: whether the hook was run for this before, and cut off.
+    :param reason: what was changed, in words; of `TAMPER` alone.
+    """
+    told = {"event": event, "hook": hook, "again": again, "reason": reason, **about}
     return {
         name: visible(value) if isinstance(value, str) else value
         for name, value in told.items()
@@ -88,19 +98,19 @@ def of_event(
 
 
 def as_stdin(told: Mapping[str, Any]) -> bytes:
-    """One line of ASCII."""
+    """The payload as one line of JSON, in ASCII."""
     return json.dumps(told).encode() + b"\n"
 
 
 def as_environment(told: Mapping[str, Any], mark: str) -> dict[str, str]:
-    """A hook's environment, but for PATH and LC_ALL, which are the spawner's: what
-    is null or false is not in it.
+    """The payload as variables; what is None or False is left out. PATH and LC_ALL
+    are added by the spawner.
 
-    :param mark: what this run's processes are known by.
+    :param mark: the value of `MARK`, by which the processes of this run are found.
     """
-    words = {
+    variables = {
         PREFIX + name.upper(): "1" if value is True else str(value)
         for name, value in told.items()
         if value is not None and value is not False
     }
-    return {**words, MARK: mark}
+    return {**variables, MARK: mark}

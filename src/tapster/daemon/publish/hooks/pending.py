@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which hooks have yet to hear that something is gone: a file each.
+"""Which hooks still have to run for an end: a file for each tap or bridge.
 
-A hook that was told of an attach is owed a detach. That is written down before
-it is told, and struck off after it has heard, so that it holds over the death
-of the broker at any moment. The files are in the runtime directory: what they
-are about does not outlive a reboot either.
+A hook that runs for an attach has to run for the detach, too. The hook's name is
+written down before it runs for the attach, and struck off after it has run for the
+detach. So the next broker knows what is still to be done, whenever this one dies. The
+files are in the runtime directory, as taps do not survive a reboot, either.
 """
 
 from __future__ import annotations
@@ -16,90 +16,122 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ....jsonutil import (
+    Reader,
+    array,
+    attributes,
+    get,
+    integer,
+    json_object,
+    optional,
+    string,
+)
 from ....networks import state_files
 from ....syntax import is_interface_name
 from .discovery import is_name
-from .payload import NUMBERS, OF_NETWORK, OF_NIC, Words
+from .payload import NUMBERS, OF_NETWORK, OF_NIC, Payload, device_of
 
 _log = logging.getLogger(__name__)
 
 DIRECTORY = "hooks-due"  # of the runtime directory
-_LIMIT = 64 * 1024  # bytes of one
+_LIMIT = 64 * 1024  # bytes of one file
 
 
 @dataclass(slots=True)
-class Due:
-    """What is owed for one tap, or for one bridge of ours."""
+class PendingEnd:
+    """The end of one tap, or of one bridge of ours, that hooks have yet to hear of."""
 
     device: str
-    words: Words  # as they were told first, and will be again
-    begun: list[str] = field(default_factory=list)  # hooks, in their order
-    ending: str | None = None  # the one that is just being told of the end
+    payload: Payload  # what hooks were told of the beginning; they hear it again
+    # The hooks that ran for the beginning and not yet for the end, in their order.
+    begun: list[str] = field(default_factory=list)
+    ending: str | None = None  # the one of them that is running for the end now
 
 
-class Records:
-    """The directory of them."""
+class PendingEnds:
+    """The directory of their files."""
 
     def __init__(self, directory: str) -> None:
-        """It is made when there is something to write."""
+        """:param directory: it is made when there is something to write."""
         self.directory = directory
 
     def path(self, device: str) -> str:
+        """The path of a device's file, whether or not there is one."""
         return os.path.join(self.directory, device)
 
-    def write(self, due: Due) -> None:
-        """:raises OSError: it can't be written; the one before is still there."""
-        data = {"words": due.words, "begun": due.begun, "ending": due.ending}
-        path = self.path(due.device)
+    def write(self, pending_end: PendingEnd) -> None:
+        """:raises OSError: it can't be written; the file is as it was before."""
+        data = {
+            "words": pending_end.payload,
+            "begun": pending_end.begun,
+            "ending": pending_end.ending,
+        }
+        path = self.path(pending_end.device)
         try:
             state_files.replace(path, json.dumps(data), 0o600)
         except FileNotFoundError:
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
             state_files.replace(path, json.dumps(data), 0o600)
 
-    def remove(self, due: Due) -> None:
-        try:
-            os.unlink(self.path(due.device))
-        except FileNotFoundError:
-            pass
+    def remove(self, pending_end: PendingEnd) -> None:
+        """:raises OSError: it is there and can't be removed."""
+        state_files.remove(self.path(pending_end.device))
 
-    def all(self) -> Iterator[Due]:
-        """What an earlier broker wrote; what makes no sense is removed, and said."""
+    def all(self) -> Iterator[PendingEnd]:
+        """What an earlier broker wrote. A damaged file is logged and removed."""
         try:
             names = sorted(os.listdir(self.directory))
         except FileNotFoundError:
             return
         for name in names:
             path = self.path(name)
-            if name.endswith(".new"):  # its broker died before it counted
-                os.unlink(path)
+            if name.endswith(".new"):  # the broker died before it was complete
+                state_files.discard(path)
                 continue
             try:
-                with open(path, encoding="ascii") as file:
-                    due = parse(name, json.loads(file.read(_LIMIT)))
-            except (OSError, ValueError, TypeError, KeyError, RecursionError) as err:
+                pending_end = parse(name, state_files.read_json(path, _LIMIT))
+            except (OSError, ValueError) as err:
                 _log.error("%s is damaged: hooks may not hear its end: %s", path, err)
-                os.unlink(path)
+                state_files.discard(path)
                 continue
-            yield due
+            yield pending_end
 
 
-def parse(device: str, data: Any) -> Due:
-    """:raises ValueError, TypeError, KeyError: this is no such record."""
-    words, begun, ending = data["words"], data["begun"], data["ending"]
+def _hook_name(value: object) -> str:
+    if not is_name(name := string(value)):
+        raise ValueError("not the name of a hook")
+    return name
+
+
+def _readers(
+    fields: tuple[str, ...], required: tuple[str, ...]
+) -> dict[str, Reader[Any]]:
+    """What reads each field of a payload; those that are not required may be null."""
+    readers = {name: integer(0) if name in NUMBERS else string for name in fields}
+    return {
+        name: read if name in required else optional(read)
+        for name, read in readers.items()
+    }
+
+
+_NIC_READERS = _readers(OF_NIC, ("ifname", "bridge", "uid"))
+_NETWORK_READERS = _readers(OF_NETWORK, ("bridge",))
+
+
+def parse(device: str, data: Any) -> PendingEnd:
+    """Check what the file of a device has.
+
+    :raises ValueError: no broker wrote that.
+    """
+    words = get(data, "words", json_object)
+    readers = _NIC_READERS if "ifname" in words else _NETWORK_READERS
+    payload = get(data, "words", lambda value: attributes(value, readers))
+    begun = get(data, "begun", array(_hook_name))
+    ending = get(data, "ending", optional(_hook_name))
     if not is_interface_name(device):
         raise ValueError("not the name of a device")
-    if set(words) != set(OF_NIC if "ifname" in words else OF_NETWORK):
-        raise ValueError("not the words that are told")
-    if device != words.get("ifname", words["bridge"]):
+    if device != device_of(payload):
         raise ValueError("it is about another device")
-    for name, value in words.items():
-        if type(value) is not (int if name in NUMBERS else str) and not (
-            value is None and (name != "uid" or "ifname" not in words)
-        ):
-            raise TypeError(f"{name} is {value!r}")
-    if not isinstance(begun, list) or not all(map(is_name, begun)):
-        raise TypeError("not names of hooks")
     if ending is not None and ending not in begun:
         raise ValueError("it was never begun")
-    return Due(device, words, begun, ending)
+    return PendingEnd(device, payload, begun, ending)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`publish.hooks.lifecycle`: in which order, how many at once, and how often.
+"""`hooks/lifecycle.py` and `order.py`: in which order, and how often.
 
 Programs are run by nobody here: a test says when each has ended, and how.
 """
@@ -18,7 +18,7 @@ from tapster.daemon.nics.ledger import Nic
 from tapster.daemon.process.programs import Ended, Hook
 from tapster.daemon.publish.hooks import lifecycle as hooks_module
 from tapster.daemon.publish.hooks.lifecycle import Hooks, RefusedByHook
-from tapster.daemon.publish.hooks.pending import Records
+from tapster.daemon.publish.hooks.pending import PendingEnds
 from tapster.errors import BrokerFailure
 from tapster.model import State
 from tapster.policy.config.current import CurrentConfig
@@ -106,9 +106,9 @@ class World:
     def started(self) -> list[str]:
         return self.programs.started
 
-    def due(self) -> list[str]:
-        records = Records(str(self.runtime / "hooks-due"))
-        return [due.device for due in records.all()]
+    def pending(self) -> list[str]:
+        ends = PendingEnds(str(self.runtime / "hooks-due"))
+        return [end.device for end in ends.all()]
 
 
 @pytest.fixture
@@ -132,26 +132,31 @@ def told(story: Story) -> Callable[[World], None]:
 
 
 @told
-async def test_one_life(world: World) -> None:
+async def test_a_hook_that_heard_of_an_attach_hears_of_its_end_once(
+    world: World,
+) -> None:
     world.hook("b")
     one = nic("tap1")
     await world.hooks.attach(one)
-    assert world.started == ["a attach tap1", "b attach tap1"] and world.due() == [
+    assert world.started == ["a attach tap1", "b attach tap1"] and world.pending() == [
         "tap1"
     ]
     world.hooks.gone(one)
     await world.hooks.ended(one)
-    assert world.started[2:] == ["a detach tap1", "b detach tap1"] and world.due() == []
+    assert (
+        world.started[2:] == ["a detach tap1", "b detach tap1"]
+        and world.pending() == []
+    )
     world.hooks.gone(one)  # nobody is told twice
     await turns()
     assert len(world.started) == 4
     # And nothing is kept of it.
-    hooks = world.hooks
-    assert not any((hooks._lives, hooks._last, hooks._tasks, hooks._repeats))
+    hooks, order = world.hooks, world.hooks._order
+    assert not any((hooks._lifetimes, order._last, order._tasks, hooks._repeats))
 
 
 @told
-async def test_without_hooks_nothing_is_known(world: World) -> None:
+async def test_a_hook_that_comes_later_hears_of_no_detach(world: World) -> None:
     (world.directory / "hooks.d/a").unlink()
     one = nic("tap1")
     await world.hooks.attach(one)
@@ -162,7 +167,7 @@ async def test_without_hooks_nothing_is_known(world: World) -> None:
 
 
 @told
-async def test_a_refusal_ends_it_there(world: World) -> None:
+async def test_no_hook_runs_after_one_that_refuses(world: World) -> None:
     world.hook("b")
     world.programs.by_itself = Ended(3, False)
     one = nic("tap1")
@@ -171,11 +176,13 @@ async def test_a_refusal_ends_it_there(world: World) -> None:
     assert caught.value.detail == "hook a: ended with status 3"
     world.hooks.gone(one)
     await world.hooks.ended(one)
-    assert world.started == ["a attach tap1", "a detach tap1"] and world.due() == []
+    assert world.started == ["a attach tap1", "a detach tap1"] and world.pending() == []
 
 
 @told
-async def test_an_end_comes_before_the_next_of_the_name(world: World) -> None:
+async def test_a_detach_comes_before_the_next_attach_of_that_name(
+    world: World,
+) -> None:
     one, two, other = nic("tap1"), nic("tap2"), nic("tap3", "db")
     await world.hooks.attach(one)
     world.programs.by_itself = None
@@ -193,7 +200,9 @@ async def test_an_end_comes_before_the_next_of_the_name(world: World) -> None:
 
 
 @told
-async def test_one_that_goes_while_it_waits_is_never_told_of(world: World) -> None:
+async def test_hooks_hear_nothing_of_a_nic_that_goes_before_them(
+    world: World,
+) -> None:
     one, two = nic("tap1"), nic("tap2")
     await world.hooks.attach(one)
     world.programs.by_itself = None
@@ -204,11 +213,11 @@ async def test_one_that_goes_while_it_waits_is_never_told_of(world: World) -> No
     world.programs.end("a detach tap1")
     await second  # that it is gone is known to whoever asked
     await turns()
-    assert world.started == ["a attach tap1", "a detach tap1"] and world.due() == []
+    assert world.started == ["a attach tap1", "a detach tap1"] and world.pending() == []
 
 
 @told
-async def test_the_next_broker_tells_what_is_owed(world: World) -> None:
+async def test_the_next_broker_tells_the_pending_ends(world: World) -> None:
     world.hook("b")
     one, two = nic("tap1"), nic("tap2", "db")
     await world.hooks.attach(one)
@@ -216,16 +225,19 @@ async def test_the_next_broker_tells_what_is_owed(world: World) -> None:
     world.started.clear()
     world.again().recall({"tap2"})
     await turns(50)
-    assert world.started == ["a detach tap1", "b detach tap1"] and world.due() == [
+    assert world.started == ["a detach tap1", "b detach tap1"] and world.pending() == [
         "tap2"
     ]
     world.hooks.gone(two)
     await world.hooks.ended(two)
-    assert world.started[2:] == ["a detach tap2", "b detach tap2"] and world.due() == []
+    assert (
+        world.started[2:] == ["a detach tap2", "b detach tap2"]
+        and world.pending() == []
+    )
 
 
 @told
-async def test_what_was_cut_off_is_told_again(world: World) -> None:
+async def test_a_detach_that_was_cut_off_is_told_again(world: World) -> None:
     for name in ("b", "c"):
         world.hook(name)
     one = nic("tap1")
@@ -241,21 +253,23 @@ async def test_what_was_cut_off_is_told_again(world: World) -> None:
     world.again().recall(())
     await turns(50)
     assert world.started[2:] == ["b detach tap1 again", "c detach tap1"]
-    assert world.due() == []
+    assert world.pending() == []
 
 
 @told
-async def test_what_a_lost_spawner_did_not_run_is_owed(world: World) -> None:
+async def test_an_end_that_a_lost_spawner_did_not_tell_is_pending(
+    world: World,
+) -> None:
     one = nic("tap1")
     await world.hooks.attach(one)
     world.programs.is_lost = True
     world.hooks.gone(one)
     await world.hooks.ended(one)
-    assert world.due() == ["tap1"]
+    assert world.pending() == ["tap1"]
 
 
 @told
-async def test_an_end_of_the_broker_leaves_the_rest(world: World) -> None:
+async def test_a_broker_that_ends_leaves_the_rest_to_the_next(world: World) -> None:
     one = nic("tap1")
     await world.hooks.attach(one)
     world.programs.by_itself = None
@@ -266,15 +280,15 @@ async def test_an_end_of_the_broker_leaves_the_rest(world: World) -> None:
     with pytest.raises(BrokerFailure, match="the broker ends"):
         await world.hooks.attach(nic("tap2", "db"))
     await world.hooks.stop()
-    assert world.due() == ["tap1"]
+    assert world.pending() == ["tap1"]
     world.programs.by_itself = Ended(0, False)
     world.again().recall(())
     await turns(50)
-    assert world.started[-1] == "a detach tap1 again" and world.due() == []
+    assert world.started[-1] == "a detach tap1 again" and world.pending() == []
 
 
 @told
-async def test_what_happens_again_and_again_is_told_once_a_while(world: World) -> None:
+async def test_repeated_tampering_is_told_once_a_while(world: World) -> None:
     one = nic("tap1")
     for number in range(1000):
         world.hooks.tampered(one, f"reason {number}")
@@ -288,7 +302,9 @@ async def test_what_happens_again_and_again_is_told_once_a_while(world: World) -
 
 
 @told
-async def test_a_record_that_cannot_be_written_refuses(world: World) -> None:
+async def test_an_attach_whose_end_cannot_be_noted_is_refused(
+    world: World,
+) -> None:
     (world.runtime).mkdir()
     (world.runtime / "hooks-due").touch()
     with pytest.raises(RefusedByHook) as caught:
