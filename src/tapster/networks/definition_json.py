@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A network's definition in a record: how an instance was brought up.
+"""A network's definition as JSON, and what differs between two definitions.
 
-The configuration may say something else by the time the next broker reads it;
-its guests run with what is written here. JSON and back, and what is different
-between two definitions.
+The record of a network instance holds the definition that it was brought up with.
+Its guests run with that one, whatever the configuration says by the time the next
+broker reads it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,27 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
-from ipaddress import IPv6Address as _IPv6Address
-from typing import Any
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+)
+from typing import Any, TypeVar
 
+from ..jsonutil import (
+    Reader,
+    array,
+    boolean,
+    get,
+    integer,
+    mapping,
+    optional,
+    row,
+    text_as,
+    word,
+)
 from ..model import (
     AddressCheck,
     Egress,
@@ -27,122 +44,69 @@ from ..model import (
     Scope,
 )
 
+T = TypeVar("T")
+
 _PORT = re.compile(r"(tcp|udp)/(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
 
 
 def to_json(definition: NetworkDefinition) -> dict[str, Any]:
-    """All fields, in JSON's types."""
-    d = definition
-    return {
-        **{
-            name: _text(getattr(d, name))
-            for name in (
-                *("name", "mode", "scope", "bridge", "subnet", "subnet6", "ipv6"),
-                *("slaac", "domain", "dhcp", "mtu", "isolation", "egress"),
-                *("address_check", "max_nics"),
-            )
-        },
-        "dns": [str(server) for server in d.dns],
-        "host_access": [str(port) for port in d.host_access],
-        "rate": [d.rate.egress, d.rate.ingress],
-        "forward": [[str(f.port), f.guest, f.guest_port] for f in d.forward],
-        "reservations": {
-            name: [_text(r.ipv4), _text(r.ipv6), r.mac, r.user]
-            for name, r in d.reservations.items()
-        },
+    """Return all fields of a definition as values that JSON has."""
+    made = {name: _json(getattr(definition, name)) for name in _READERS}
+    made["rate"] = [definition.rate.egress, definition.rate.ingress]
+    made["forward"] = [
+        [str(each.port), each.guest, each.guest_port] for each in definition.forward
+    ]
+    made["reservations"] = {
+        name: [_json(each.ipv4), _json(each.ipv6), each.mac, each.user]
+        for name, each in definition.reservations.items()
     }
+    return made
 
 
-def _text(value: Any) -> Any:
+def _json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [str(each) for each in value]
     return value if value is None or isinstance(value, bool | int) else str(value)
 
 
-def _maybe(kind: Any, value: Any) -> Any:
-    return None if value is None else kind(value)
+def from_json(data: object) -> NetworkDefinition:
+    """Make the definition of which `to_json` made `data`.
+
+    :raises JsonError: a field is missing, or is nothing that was ever written.
+    """
+    return NetworkDefinition(
+        **{name: get(data, name, read) for name, read in _READERS.items()}
+    )
 
 
-def _text_of(value: Any) -> str:
-    """What goes into dnsmasq's configuration and nftables' text, a line of it."""
-    if not isinstance(value, str) or not value.isprintable() or " " in value:
-        raise TypeError(f"not a word: {value!r}")
-    return value
+def subnet4_of(value: object) -> IPv4Network:
+    """Read an IPv4 subnet that has room for a gateway and a guest.
 
-
-def subnet4_of(value: Any) -> IPv4Network:
-    """:raises ValueError, TypeError: it is none that has a gateway and a guest."""
-    found = IPv4Network(_text_of(value))
+    :raises ValueError: it is none.
+    """
+    found = IPv4Network(word(value))
     if found.prefixlen > 30:
         raise ValueError(f"not a subnet: {value!r}")
     return found
 
 
-def subnet6_of(value: Any) -> IPv6Network:
-    """:raises ValueError, TypeError: it is none of 64 bits."""
-    found = IPv6Network(_text_of(value))
+def subnet6_of(value: object) -> IPv6Network:
+    """Read an IPv6 subnet with a prefix of 64 bits.
+
+    :raises ValueError: it is none.
+    """
+    found = IPv6Network(word(value))
     if found.prefixlen != 64:
         raise ValueError(f"not a subnet: {value!r}")
     return found
 
 
-def _flag_of(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"neither true nor false: {value!r}")
-    return value
-
-
-def _number_of(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise TypeError(f"not a number: {value!r}")
-    return value
-
-
-def from_json(data: dict[str, Any]) -> NetworkDefinition:
-    """:raises ValueError, KeyError, TypeError: these are not such fields."""
-    try:
-        return _from_json(data)
-    except (AttributeError, OverflowError) as err:
-        raise ValueError(str(err)) from err
-
-
-def _from_json(data: dict[str, Any]) -> NetworkDefinition:
-    return NetworkDefinition(
-        name=_text_of(data["name"]),
-        mode=Mode(data["mode"]),
-        scope=Scope(data["scope"]),
-        bridge=_maybe(_text_of, data["bridge"]),
-        subnet=_maybe(subnet4_of, data["subnet"]),
-        subnet6=_maybe(subnet6_of, data["subnet6"]),
-        ipv6=_flag_of(data["ipv6"]),
-        slaac=_flag_of(data["slaac"]),
-        domain=_text_of(data["domain"]),
-        dns=tuple(ip_address(server) for server in data["dns"]),
-        dhcp=_flag_of(data["dhcp"]),
-        mtu=_maybe(_number_of, data["mtu"]),
-        isolation=_maybe(_flag_of, data["isolation"]),
-        egress=Egress(data["egress"]),
-        host_access=tuple(parse_port(text) for text in data["host_access"]),
-        rate=Rate(*map(_number_of, data["rate"])),
-        forward=tuple(
-            Forward(parse_port(port), _text_of(guest), _number_of(number))
-            for port, guest, number in data["forward"]
-        ),
-        address_check=AddressCheck(data["address_check"]),
-        max_nics=_maybe(_number_of, data["max_nics"]),
-        reservations={
-            str(name): Reservation(
-                _maybe(IPv4Address, ipv4),
-                _maybe(_IPv6Address, ipv6),
-                _maybe(_text_of, mac),
-                _maybe(_number_of, user),
-            )
-            for name, (ipv4, ipv6, mac, user) in data["reservations"].items()
-        },
-    )
-
-
 @functools.lru_cache(256)
 def parse_port(text: str) -> Port:
-    """ "tcp/80" or "udp/5000-5010"; :raises ValueError: it is neither."""
+    """Parse "tcp/80" or "udp/5000-5010".
+
+    :raises ValueError: it is neither.
+    """
     found = _PORT.fullmatch(text)
     if not found:
         raise ValueError(f"not a port: {text!r}")
@@ -153,8 +117,63 @@ def parse_port(text: str) -> Port:
     return Port(found[1], first, last)
 
 
+_PORT_READER = text_as(parse_port)
+_NUMBER = integer(0)
+
+
+def _rate(value: object) -> Rate:
+    return Rate(*row(value, _NUMBER, _NUMBER))
+
+
+def _forward(value: object) -> Forward:
+    return Forward(*row(value, _PORT_READER, word, _NUMBER))
+
+
+def _reservation(value: object) -> Reservation:
+    return Reservation(
+        *row(
+            value,
+            optional(text_as(IPv4Address)),
+            optional(text_as(IPv6Address)),
+            optional(word),
+            optional(_NUMBER),
+        )
+    )
+
+
+def _tuple_of(read: Reader[T]) -> Reader[tuple[T, ...]]:
+    values = array(read)
+    return lambda value: tuple(values(value))
+
+
+# What reads each field. Words go into dnsmasq's configuration and nftables' text: a
+# second line in one would be a directive of its own.
+_READERS: dict[str, Reader[Any]] = {
+    "name": word,
+    "mode": Mode,
+    "scope": Scope,
+    "bridge": optional(word),
+    "subnet": optional(subnet4_of),
+    "subnet6": optional(subnet6_of),
+    "ipv6": boolean,
+    "slaac": boolean,
+    "domain": word,
+    "dns": _tuple_of(text_as(ip_address)),
+    "dhcp": boolean,
+    "mtu": optional(_NUMBER),
+    "isolation": optional(boolean),
+    "egress": Egress,
+    "host_access": _tuple_of(_PORT_READER),
+    "rate": _rate,
+    "forward": _tuple_of(_forward),
+    "address_check": AddressCheck,
+    "max_nics": optional(_NUMBER),
+    "reservations": mapping(_reservation),
+}
+
+
 def differences(one: NetworkDefinition, other: NetworkDefinition) -> set[str]:
-    """The names of the fields in which they differ."""
+    """Return the names of the fields in which two definitions differ."""
     return {
         field.name
         for field in dataclasses.fields(NetworkDefinition)
@@ -165,5 +184,5 @@ def differences(one: NetworkDefinition, other: NetworkDefinition) -> set[str]:
 def with_properties(
     base: NetworkDefinition, source: NetworkDefinition, names: set[str]
 ) -> NetworkDefinition:
-    """`base` with these fields of `source`."""
+    """Return `base` with the fields called `names` taken from `source`."""
     return dataclasses.replace(base, **{name: getattr(source, name) for name in names})
