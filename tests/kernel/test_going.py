@@ -194,8 +194,8 @@ class TestClient:
 KILLER = """
 import inspect, os, signal
 from tapster.daemon.provision import stages
-from tapster.networks import dnsmasq, state_files
-from tapster.networks.managed_network import ManagedNetwork
+from tapster.networks import dnsmasq, dnsmasq_launch, managed_network, state_files
+from tapster.networks.own_bridge import OwnBridge
 from tapster.networks.ip_forwarding import IpForwarding
 from tapster.networks.state_store import StateStore
 WANTED = {wanted!r}
@@ -221,21 +221,21 @@ def around(owner, name, counts=lambda *_: True):
     setattr(owner, name, later if inspect.iscoroutinefunction(inner) else outer)
 
 stages.reached = reached
-around(ManagedNetwork, "_write_record")
-around(ManagedNetwork, "_make_bridge")
+around(managed_network, "write_record")
+around(OwnBridge, "make")
 around(IpForwarding, "enable")
 around(IpForwarding, "restore")
 around(StateStore, "save")
 around(dnsmasq, "prepare_directory")
-around(dnsmasq, "spawn")
+around(dnsmasq_launch, "spawn")
 around(state_files, "write", lambda path, *_: path.endswith("/network.json.new"))
-around(ManagedNetwork, "remove_guest")
-around(ManagedNetwork, "_delete_bridge")
+around(managed_network.ManagedNetwork, "remove_guest")
+around(OwnBridge, "delete")
 """
 
 STAGES = ["create", "wire", "filter", "address", "record", "up"]
 COMING_UP = [
-    "save", "_write_record", "_make_bridge", "before enable", "write", "enable",
+    "save", "write_record", "make", "before enable", "write", "enable",
     "prepare_directory", "spawn",
 ]  # fmt: skip
 
@@ -282,7 +282,7 @@ class TestBroker:
         end(lab, daemon)
 
     @pytest.mark.parametrize(
-        "phase", ["remove_guest", "_delete_bridge", "before restore", "restore"]
+        "phase", ["remove_guest", "delete", "before restore", "restore"]
     )
     def test_killed_while_a_network_goes_leaves_nothing_after_its_restart(
         self, lab: Lab, phase: str
@@ -297,7 +297,7 @@ class TestBroker:
         assert leftovers(lab) == []
         end(lab, daemon)
 
-    @pytest.mark.parametrize("stage", [*STAGES, "spawn", "enable", "_make_bridge"])
+    @pytest.mark.parametrize("stage", [*STAGES, "spawn", "enable", "make"])
     def test_killed_at_a_stage_touches_no_running_guest(
         self, lab: Lab, stage: str
     ) -> None:

@@ -19,9 +19,9 @@ from ..kernel.nft import NftError
 from ..kernel.rtnetlink import Link
 from ..model import BRIDGE_PREFIX, TAP_PREFIX, Mode, State
 from ..networks import (
-    dnsmasq,
+    dnsmasq_launch,
     elements,
-    managed_network,
+    own_bridge,
     rates,
     ruleset,
     state_files,
@@ -83,7 +83,7 @@ async def reconcile(broker: Broker, more_rules: str) -> None:
         broker.events.about("detached", nic)
     for network in networks:
         network.dnsmasq.reattach()
-    dnsmasq.end_strays(
+    dnsmasq_launch.end_strays(
         env.directory, {n.dnsmasq.pid for n in networks if n.dnsmasq.pid is not None}
     )
     for network in networks:
@@ -211,7 +211,7 @@ def _delete_lost_bridges(broker: Broker) -> None:
         if (
             link.kind == "bridge"
             and link.name.startswith(BRIDGE_PREFIX)
-            and link.alias.startswith(managed_network.ALIAS)
+            and link.alias.startswith(own_bridge.ALIAS)
             and link.name not in known
             and link.ifindex not in used
         ):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A network's definition as JSON, and what differs between two definitions.
+"""A network's definition as JSON.
 
 The record of a network instance holds the definition that it was brought up with.
 Its guests run with that one, whatever the configuration says by the time the next
@@ -8,7 +8,6 @@ broker reads it.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import re
 from ipaddress import (
@@ -170,19 +169,3 @@ _READERS: dict[str, Reader[Any]] = {
     "max_nics": optional(_NUMBER),
     "reservations": mapping(_reservation),
 }
-
-
-def differences(one: NetworkDefinition, other: NetworkDefinition) -> set[str]:
-    """Return the names of the fields in which two definitions differ."""
-    return {
-        field.name
-        for field in dataclasses.fields(NetworkDefinition)
-        if getattr(one, field.name) != getattr(other, field.name)
-    }
-
-
-def with_properties(
-    base: NetworkDefinition, source: NetworkDefinition, names: set[str]
-) -> NetworkDefinition:
-    """Return `base` with the fields called `names` taken from `source`."""
-    return dataclasses.replace(base, **{name: getattr(source, name) for name in names})

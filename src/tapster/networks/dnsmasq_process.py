@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 from ..errors import BrokerFailure
 from ..kernel.process import Process
-from . import dnsmasq
+from . import dnsmasq, dnsmasq_launch
+from .dnsmasq_launch import Launcher
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +28,9 @@ class DnsmasqProcess:
     """Owns the process, and the descriptor that holds it."""
 
     def __init__(
-        self, settings: Callable[[], dnsmasq.Settings], launcher: dnsmasq.Launcher
+        self,
+        settings: Callable[[], dnsmasq.Settings],
+        launcher: Launcher,
     ) -> None:
         self._settings = settings
         self._launcher = launcher
@@ -50,7 +53,7 @@ class DnsmasqProcess:
         async with self._changing:
             self._wanted = True
             dnsmasq.prepare_directory(self._settings())
-            self._watch(await dnsmasq.spawn(self._settings(), self._launcher))
+            self._watch(await dnsmasq_launch.spawn(self._settings(), self._launcher))
 
     def reattach(self) -> None:
         """Take over the process of an earlier broker, if it lives."""
@@ -58,10 +61,10 @@ class DnsmasqProcess:
         try:
             with open(f"{directory}/dnsmasq.pid", encoding="ascii") as file:
                 pid = int(file.read())
-            if dnsmasq.is_ours(pid, directory):
+            if dnsmasq_launch.is_ours(pid, directory):
                 found = Process(pid)
                 # Between the look and the descriptor the pid may have changed hands.
-                if dnsmasq.is_ours(pid, directory):
+                if dnsmasq_launch.is_ours(pid, directory):
                     self._watch(found)
                 else:
                     found.close()
@@ -112,7 +115,7 @@ class DnsmasqProcess:
 
     def _send_reload(self) -> None:
         self._reload = None
-        dnsmasq.trim_log(self._settings().directory)
+        dnsmasq_launch.trim_log(self._settings().directory)
         if self._running is not None:
             self._launcher.signal(self._running, signal.SIGHUP)
 
@@ -141,7 +144,7 @@ class DnsmasqProcess:
         if not self._wanted or self._running is not None:
             return
         try:
-            self._watch(await dnsmasq.spawn(self._settings(), self._launcher))
+            self._watch(await dnsmasq_launch.spawn(self._settings(), self._launcher))
         except (BrokerFailure, OSError) as err:
             _log.error("%s", err)
             asyncio.get_running_loop().call_later(_RESTART_DELAY, self._again)

@@ -9,7 +9,7 @@ from ipaddress import IPv4Network, IPv6Network
 from ..kernel.netlink import NetlinkSocket
 from ..kernel.nft import Nft
 from ..kernel.nftelem import ElementSocket
-from . import dnsmasq
+from .dnsmasq_launch import Launcher
 from .ip_forwarding import IpForwarding
 from .state_store import StateStore
 
@@ -27,7 +27,7 @@ class HostContext:
     sets: ElementSocket
     store: StateStore
     ip_forwarding: IpForwarding
-    launcher: dnsmasq.Launcher
+    launcher: Launcher
     directory: str  # <runtime>/networks, a directory in it for each instance
     upstream: tuple[str, ...]  # DNS servers; empty: those of /etc/resolv.conf
     avoid: tuple[IPv4Network | IPv6Network, ...]  # routes of a host we can't see

@@ -76,26 +76,3 @@ def test_the_directory_is_not_everybody_s(tmp_path: Path) -> None:
     dnsmasq.prepare_directory(settings(tmp_path / "net"))
     for path in (tmp_path / "net", tmp_path / "net/dhcp", tmp_path / "net/hosts"):
         assert path.stat().st_mode & 0o007 == 0
-
-
-def test_guest_lines() -> None:
-    mac, four, six = "02:00:00:00:00:01", "10.70.1.5", "fd00::1"
-    line = dnsmasq.reservation(mac, four, None, "web1")
-    assert line == "02:00:00:00:00:01,10.70.1.5,web1\n"
-    line = dnsmasq.reservation(mac, four, six, "web1")
-    assert line == "02:00:00:00:00:01,10.70.1.5,[fd00::1],web1\n"
-    assert dnsmasq.names(four, six, "web1", "d.internal").splitlines() == [
-        "10.70.1.5 web1.d.internal web1",
-        "fd00::1 web1.d.internal web1",
-    ]
-
-
-def test_the_log_is_kept_short(tmp_path: Path) -> None:
-    log = tmp_path / "dnsmasq.log"
-    dnsmasq.trim_log(str(tmp_path))
-    log.write_bytes(b"x" * dnsmasq.LOG_LIMIT)
-    dnsmasq.trim_log(str(tmp_path))
-    assert log.stat().st_size == dnsmasq.LOG_LIMIT
-    log.write_bytes(b"x" * (dnsmasq.LOG_LIMIT + 1))
-    dnsmasq.trim_log(str(tmp_path))
-    assert log.stat().st_size == 0

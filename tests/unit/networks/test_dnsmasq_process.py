@@ -13,7 +13,7 @@ from ipaddress import IPv4Network
 import pytest
 
 from tapster.kernel.process import Process
-from tapster.networks import dnsmasq
+from tapster.networks import dnsmasq, dnsmasq_launch
 from tapster.networks.dnsmasq_process import DnsmasqProcess
 
 SETTINGS = dnsmasq.Settings(
@@ -55,7 +55,7 @@ class Programs:
 @pytest.fixture
 def programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Programs]:
     made = Programs()
-    monkeypatch.setattr(dnsmasq, "spawn", made.spawn)
+    monkeypatch.setattr(dnsmasq_launch, "spawn", made.spawn)
     monkeypatch.setattr(dnsmasq, "prepare_directory", lambda _: None)
     yield made
     for child in made.started:
