@@ -75,8 +75,8 @@ crash: setup ## kill the broker under load, ARGS=--kills=200 times, and compare
 news: setup ## collect news.d/ into NEWS.md, for a release
 	@$(PYTHON) tools/news.py $(ARGS)
 
-varlink: setup ## write the .varlink file anew from src/tapster/wire/interface.py
-	@$(PYTHON) -m tapster.wire.interface
+varlink: setup ## write .varlink, wire/errors.py, client/fields.py from their sources
+	@$(PYTHON) -m tapster.wire.generate
 
 clean: ## remove all that was made here
 	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache dist

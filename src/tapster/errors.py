@@ -10,8 +10,8 @@ says what to do; `cli.main` prints them, nothing below it exits.
      ├── BrokerUnavailable       nobody answers, and none could be started
      ├── ProtocolError           the broker's answer makes no sense
      └── RequestError            the broker answered: no
-          ├── InvalidRequest     a parameter is not acceptable
           ├── NotAuthorized      not allowed, or no such thing: the same answer
+          ├── InvalidRequest     a parameter is not acceptable
           ├── QuotaExceeded      the caller has as many NICs as it may have
           ├── NameInUse          a guest of that name is attached already
           ├── MacInUse           another guest of that network has that MAC
@@ -68,12 +68,12 @@ class RequestError(TapsterError):
     """The broker answered that it will not do what was asked."""
 
 
-class InvalidRequest(RequestError):
-    """A parameter of the request is not acceptable; the message names it."""
-
-
 class NotAuthorized(RequestError):
-    """Not allowed, or no such network or bridge: callers get one answer."""
+    """Not allowed, or no such network or bridge: there is one answer."""
+
+
+class InvalidRequest(RequestError):
+    """A parameter is not acceptable; the message names it."""
 
 
 class QuotaExceeded(RequestError):
@@ -105,9 +105,8 @@ class NoSuchForward(RequestError):
 
 
 class ConfigInvalid(RequestError):
-    """The broker was to read its configuration anew, and that is wrong.
-
-    The message is that of the ConfigError, which starts with its place.
+    """The configuration is wrong, and what was in force stays; the message
+    starts with file, line and column.
     """
 
 

@@ -29,7 +29,7 @@ from fakes import broker as fake
 from fakes.broker import ATTACHED, NIC, FakeBroker, Script, encode, error, say
 from tapster import bridge_helper as helper
 from tapster import paths
-from tapster.client import connection
+from tapster.client.reply import INTERFACE
 
 HELPER = os.path.abspath(helper.__file__)
 QEMU_BLOCKS = (
@@ -671,7 +671,7 @@ def test_extra_words_do_not_matter(extra: dict[str, Any]) -> None:
 
 
 def test_helper_and_client_agree() -> None:
-    assert connection.INTERFACE == paths.SOCKET_NAME
+    assert INTERFACE == paths.SOCKET_NAME
     assert tapster.__version__ == helper.VERSION
     assert paths.SYSTEM_SOCKET.encode() == helper.SYSTEM_SOCKET
     assert paths.SOCKET_NAME.encode() == helper.SOCKET_NAME

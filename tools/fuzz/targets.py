@@ -14,7 +14,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Mapping
 
-from tapster.client.connection import parse_reply
+from tapster.client.reply import parse_reply
 from tapster.daemon.audit import journal, log
 from tapster.daemon.decide.polkit import dbus as bus
 from tapster.daemon.nics.ledger import read_record

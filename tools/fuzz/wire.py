@@ -28,12 +28,12 @@ from tapster.daemon.server.listener import Listener
 from tapster.errors import BrokerBusy, NoSuchNic
 from tapster.model import AttachRequest, Peer
 from tapster.policy.config.load import Limits
-from tapster.wire import interface
+from tapster.wire import objects, refusals
 
 # How it is sent
 HALF_CLOSE, WITH_FDS, DEAF, SLOW = 1, 2, 4, 8
 _PATIENCE = 20.0  # seconds until something hangs
-_NIC = interface.Nic(
+_NIC = objects.Nic(
     "tapstern0", "52:54:00:00:00:01", "10.0.0.2", None, 1500, "br0", None, 1000,
     "ann", 1, "vm1", "active", None, None, 0, 0, 0, 0,
 )  # fmt: skip
@@ -44,7 +44,7 @@ class Service:
 
     async def attach(
         self, peer: Peer, request: AttachRequest
-    ) -> tuple[FileDescriptor, interface.Nic]:
+    ) -> tuple[FileDescriptor, objects.Nic]:
         check(request)
         fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         return FileDescriptor(TapDescriptor(fd), should_close=True), _NIC
@@ -54,19 +54,19 @@ class Service:
             await asyncio.sleep(0)
         raise NoSuchNic(f"there is no NIC {ifname}")
 
-    async def list_nics(self, peer: Peer) -> list[interface.Nic]:
+    async def list_nics(self, peer: Peer) -> list[objects.Nic]:
         return [_NIC] * 20
 
-    async def watch(self, peer: Peer) -> AsyncIterator[interface.Event]:
+    async def watch(self, peer: Peer) -> AsyncIterator[objects.Event]:
         for _ in range(3):
             yield audit.make_event("watching", uid=peer.uid, user="ann", pid=peer.pid)
             await asyncio.sleep(0)
         raise BrokerBusy("the broker ended this watch", "watch again")
 
-    def info(self, peer: Peer) -> interface.Info:
+    def info(self, peer: Peer) -> objects.Info:
         return {"version": "0", "tier": "system", "networks": [], "bridges": []}
 
-    async def list_networks(self, peer: Peer) -> list[interface.NetworkInfo]:
+    async def list_networks(self, peer: Peer) -> list[objects.NetworkInfo]:
         return []
 
     async def reload(self, peer: Peer, interactive: bool) -> list[str]:
@@ -80,10 +80,10 @@ class Service:
         guest: str,
         guest_port: int,
         interactive: bool,
-    ) -> interface.ForwardInfo:
+    ) -> objects.ForwardInfo:
         name = parse_network(network)
         parse_forward(port, guest, guest_port)
-        return interface.ForwardInfo(
+        return objects.ForwardInfo(
             name, 0, "ann", port, guest, guest_port, "waiting", None, None, False
         )
 
@@ -93,20 +93,20 @@ class Service:
         parse_network(network)
         parse_port(port)
 
-    async def list_forwards(self, peer: Peer) -> list[interface.ForwardInfo]:
+    async def list_forwards(self, peer: Peer) -> list[objects.ForwardInfo]:
         return []
 
     async def explain(
         self, peer: Peer, request: AttachRequest, user: str | None, forward: str | None
-    ) -> interface.Explanation:
+    ) -> objects.Explanation:
         check(request)
         if forward is not None:
             parse_port(forward)
-        return interface.Explanation(
+        return objects.Explanation(
             "ann", 1, True, "", None, False, None, 0, None, None, [], []
         )
 
-    async def diagnose(self, peer: Peer) -> list[interface.Finding]:
+    async def diagnose(self, peer: Peer) -> list[objects.Finding]:
         return []
 
 
@@ -134,14 +134,14 @@ class _Server:
         self.bugs = _Bugs()
         logger = logging.getLogger()
         logger.addHandler(self.bugs)
-        self._restore = interface.REFUSAL_SECONDS, passed_fds.SO_PASSRIGHTS
+        self._restore = refusals.REFUSAL_SECONDS, passed_fds.SO_PASSRIGHTS
         for name in ("tapster", "asyncvarlink"):
             logging.getLogger(name).setLevel(logging.ERROR)
         self.loop.set_exception_handler(self._failed)
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(self.path)
         listening.listen(16)
-        interface.REFUSAL_SECONDS = 0.0  # else each refusal takes its time
+        refusals.REFUSAL_SECONDS = 0.0  # else each refusal takes its time
         passed_fds.SO_PASSRIGHTS = 0x7FFF  # else a new kernel lets nobody send any
         service: Any = Service()
         self.listener = Listener(listening, service, Limits())
@@ -155,7 +155,7 @@ class _Server:
         self.loop.run_until_complete(asyncio.sleep(0))
         self.loop.run_until_complete(asyncio.sleep(0))
         self.loop.close()
-        interface.REFUSAL_SECONDS, passed_fds.SO_PASSRIGHTS = self._restore
+        refusals.REFUSAL_SECONDS, passed_fds.SO_PASSRIGHTS = self._restore
         logging.getLogger().removeHandler(self.bugs)
         self.directory.cleanup()
 

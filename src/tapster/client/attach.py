@@ -22,7 +22,8 @@ from tapster.client.connection import (
     open_socket,
     try_open_socket,
 )
-from tapster.client.fields import NIC, check, check_list
+from tapster.client.fields import NIC
+from tapster.client.reply import check, check_list
 from tapster.errors import BrokerUnavailable, InvalidRequest, ProtocolError
 from tapster.syntax import (
     INTERFACE_NAME_BYTES,

@@ -17,15 +17,8 @@ import socket as sockets
 import sys
 import time
 
-from tapster import errors
-from tapster.errors import (
-    BrokerFailure,
-    BrokerUnavailable,
-    InvalidRequest,
-    ProtocolError,
-    RequestError,
-    TapsterError,
-)
+from tapster.client.reply import INTERFACE, parse_reply
+from tapster.errors import BrokerUnavailable, ProtocolError, RequestError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +26,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-INTERFACE = "io.tapster.Broker"
 REPLY_LIMIT = 1 << 20  # bytes of one reply
 FDS_LIMIT = 16  # of one reply; there is room to see, and close, unexpected ones
 TIMEOUT = 30.0  # seconds: the first attach to a network may have to start it
@@ -264,48 +256,3 @@ def close_all(fds: list[int]) -> None:
     """Close descriptors that turned out to be nobody's."""
     for fd in fds:
         os.close(fd)
-
-
-def parse_reply(message: bytes) -> tuple[dict[str, Any], bool]:
-    """The parameters of a reply, and whether others follow it.
-
-    :raise RequestError: it is an error of the broker's interface.
-    :raise ProtocolError: it is none that a broker sends.
-    """
-    try:
-        reply = json.loads(message.decode())
-    except (ValueError, RecursionError):
-        raise ProtocolError("the broker's answer is not JSON") from None
-    if not isinstance(reply, dict):
-        raise ProtocolError("the broker's answer is not an object")
-    parameters = reply.get("parameters")
-    if parameters is None:
-        parameters = {}
-    error = reply.get("error")
-    more = reply.get("continues") or False
-    if not isinstance(parameters, dict) or not isinstance(more, bool):
-        raise ProtocolError("the broker's answer is not a Varlink reply")
-    if error is None:
-        return parameters, more
-    if not isinstance(error, str):
-        raise ProtocolError("the broker's answer is not a Varlink reply")
-    raise _wire_error(error, parameters)
-
-
-def _wire_error(name: str, parameters: dict[str, Any]) -> TapsterError:
-    """The exception that an error on the wire stands for."""
-    interface, _, word = name.rpartition(".")
-    if name == "org.varlink.service.InvalidParameter":
-        which = parameters.get("parameter")
-        return InvalidRequest(f"the broker did not accept the parameter {which!r}")
-    if interface != INTERFACE:
-        return ProtocolError(
-            f"the broker answered {name}", "are broker and client of one version?"
-        )
-    message, hint = parameters.get("message"), parameters.get("hint")
-    if not isinstance(message, str) or not message:
-        message = f"the broker answered {word}"
-    kind = getattr(errors, word, None)
-    if not (isinstance(kind, type) and issubclass(kind, RequestError)):
-        kind = BrokerFailure
-    return kind(message, hint if isinstance(hint, str) else None)

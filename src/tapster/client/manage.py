@@ -15,10 +15,8 @@ from tapster.client.fields import (
     FORWARD,
     NETWORK,
     STEP,
-    check,
-    check_list,
-    is_strings,
 )
+from tapster.client.reply import check, check_list, is_strings
 from tapster.errors import ProtocolError
 
 TYPE_CHECKING = False

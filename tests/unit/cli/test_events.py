@@ -19,7 +19,7 @@ from fakes import broker as fake
 from fakes.broker import NIC, FakeBroker, encode, error, say
 from support.command import COMMAND, tapster, world
 from tapster.cli import events
-from tapster.wire.interface import Event
+from tapster.wire.objects import Event
 
 pytestmark = pytest.mark.usefixtures("no_leaked_fd")
 

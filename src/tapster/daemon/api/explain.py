@@ -16,7 +16,7 @@ from ...policy.core.decide import Decision
 from ...policy.core.explain import Step
 from ...policy.core.facts import Facts
 from ...policy.core.rulebook import Target
-from ...wire import interface as wire
+from ...wire import objects as wire
 from ..audit.request_context import RequestContext
 from ..broker import Broker
 from ..decide.judge import Judged

@@ -19,7 +19,7 @@ from ...networks.managed_network import ManagedNetwork, instance_key
 from ...policy.config.load import Config
 from ...policy.core.rulebook import Target
 from ...version import __version__
-from ...wire import interface as wire
+from ...wire import objects as wire
 from ..audit.request_context import RequestContext
 from ..broker import Broker
 from ..decide.quota import target_of

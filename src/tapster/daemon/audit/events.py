@@ -16,7 +16,8 @@ from typing import Any
 
 from ...errors import BrokerBusy
 from ...model import Peer
-from ...wire.interface import REFUSAL_SECONDS, Event
+from ...wire.objects import Event
+from ...wire.refusals import REFUSAL_SECONDS
 from ..fairness.throttle import OTHERS, Throttle
 from ..identify.accounts import user_name
 from ..identify.program import UNKNOWN, ProgramReader

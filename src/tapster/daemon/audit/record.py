@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from ...model import Peer
-from ...wire.interface import Event
+from ...wire.objects import Event
 from ..identify.accounts import user_name
 from ..identify.program import UNKNOWN, Program
 from ..nics.ledger import Nic

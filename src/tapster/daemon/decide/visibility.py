@@ -10,7 +10,7 @@ from ...policy.config.current import CurrentConfig
 from ...policy.core.decide import POLKIT, decide, may_manage
 from ...policy.core.matching import matches_peer
 from ...policy.core.rulebook import Target
-from ...wire.interface import Event
+from ...wire.objects import Event
 from ..audit.events import is_own
 from .question import MANAGE, Authority, ask
 

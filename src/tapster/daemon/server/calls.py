@@ -28,7 +28,7 @@ from asyncvarlink.serviceinterface import InvalidParameter
 from asyncvarlink.types import JSONObject
 
 from ...errors import BrokerFailure
-from ...wire.errors import to_wire
+from ...wire.refusals import to_wire
 
 _log = logging.getLogger(__name__)
 

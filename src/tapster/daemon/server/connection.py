@@ -25,8 +25,9 @@ from asyncvarlink.types import JSONObject
 from ...errors import BrokerBusy
 from ...model import Peer
 from ...policy.config.load import Limits
-from ...wire.errors import INTERFACE, to_wire
+from ...wire.errors import INTERFACE
 from ...wire.interface import BrokerInterface, Service
+from ...wire.refusals import to_wire
 from ..fairness.pace import COSTS
 from ..identify.caller import CALLER, Caller
 from ..identify.peer import pidfd

@@ -32,7 +32,8 @@ from tapster.daemon.identify import caller
 from tapster.daemon.identify.program import ProgramReader
 from tapster.daemon.nics.ledger import Nic
 from tapster.model import Peer, State
-from tapster.wire.interface import REFUSAL_SECONDS, Event
+from tapster.wire.objects import Event
+from tapster.wire.refusals import REFUSAL_SECONDS
 
 ROOT = Path(__file__).resolve().parents[4]
 SOURCES = sorted((ROOT / "src/tapster/daemon").rglob("*.py"))

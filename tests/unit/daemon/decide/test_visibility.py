@@ -15,7 +15,7 @@ from tapster.daemon.decide.visibility import Visibility
 from tapster.model import Peer, Rule
 from tapster.policy.config.current import CurrentConfig
 from tapster.policy.core.rulebook import Target
-from tapster.wire.interface import Event
+from tapster.wire.objects import Event
 
 LAN, LAB = Target(network="lan", name="web"), Target(network="lab", name="web")
 ROOT, BOB = make_peer(0), make_peer(1001)
