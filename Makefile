@@ -38,6 +38,9 @@ coverage: setup ## lines and branches that the unit tests reach
 seconds: setup ## run all tests, and note in tests/seconds.json how long each file takes
 	@tools/test --measure
 
+test-debian13: ## check, kernel tests and the demo, in a Debian 13 of its own
+	@tools/debian13 make check test-kernel demo
+
 lint: setup ## ruff and mypy
 	@$(PYTHON) -m ruff check --quiet
 	@$(PYTHON) -m ruff format --check --quiet
