@@ -413,8 +413,8 @@ def test_a_forward_takes_the_users_own_password(alice: Asker, ready: Polkitd) ->
 
 REUSED = """
 import os, socket, sys, time
-from tapster.daemon import peer
-from tapster.daemon.subject import Subject, Unclear
+from tapster.daemon.identify import peer
+from tapster.daemon.decide.polkit.subject import Subject, Unclear
 
 def fork(work):
     child = os.fork()

@@ -1,285 +1,97 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The log: entries that the journal takes, and lines that nobody can forge."""
+"""`audit.journal`: entries that the journal takes, sent without waiting."""
 
 from __future__ import annotations
 
-import io
-import logging
 import os
 import socket
-import sys
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from support.records import of_entry
-from tapster.daemon.audit import journal, log
+from tapster.daemon.audit import journal
 
 pytestmark = pytest.mark.usefixtures("no_leaked_fd")
 
 MINE = f"{os.stat('/').st_dev}:{os.stat('/').st_ino}"
 
 
-@pytest.fixture
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield str(tmp_path_factory.mktemp("j") / "s")
+def test_an_entry_has_a_line_for_each_field() -> None:
+    entry = journal.serialize({"MESSAGE": "a=b", "PRIORITY": "6"})
+    assert entry == b"MESSAGE=a=b\nPRIORITY=6\n"
 
 
-@pytest.fixture
-def received(place: str) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(place)
-        sock.settimeout(5)
-        yield sock
+def test_a_value_with_line_ends_can_not_pass_for_another_field() -> None:
+    entry = journal.serialize({"A": "x\n_UID=0\n", "B": ""})
+    assert entry == b"A\n\x09\0\0\0\0\0\0\0x\n_UID=0\n\nB=\n"
 
 
-class TestProtocol:
-    def test_a_field_a_line(self) -> None:
-        entry = journal.serialize({"MESSAGE": "a=b", "PRIORITY": "6"})
-        assert entry == b"MESSAGE=a=b\nPRIORITY=6\n"
-
-    def test_line_ends_are_the_values(self) -> None:
-        entry = journal.serialize({"A": "x\n_UID=0\n", "B": ""})
-        assert entry == b"A\n\x09\0\0\0\0\0\0\0x\n_UID=0\n\nB=\n"
-
-    @given(st.dictionaries(st.from_regex(r"[A-Z][A-Z0-9_]{0,9}", fullmatch=True),
-                           st.text(st.characters(codec="utf-8"))))  # fmt: skip
-    def test_what_is_written_is_what_is_read(self, fields: dict[str, str]) -> None:
-        assert of_entry(journal.serialize(fields)) == fields
-
-    @given(st.text(st.characters(categories=["Cs", "L"])))
-    def test_half_a_character_is_no_failure(self, value: str) -> None:
-        of_entry(journal.serialize({"A": value}))
-
-    @pytest.mark.parametrize(
-        ("stream", "is_it"),
-        [(MINE, True), (None, False), ("", False), ("1:2", False), (MINE[:-1], False),
-         (f"{MINE}:", False), (f"{MINE} ", False), ("x:y", False), ("\u00b2:1", False),
-         (MINE.replace(":", ""), False)],
-    )  # fmt: skip
-    def test_stderr_is_the_journal_if_both_are_the_same_file(
-        self, stream: str | None, is_it: bool
-    ) -> None:
-        fd = os.open("/", os.O_RDONLY)
-        try:
-            assert journal.is_journal(fd, stream) is is_it
-        finally:
-            os.close(fd)
-        assert not journal.is_journal(fd, stream)  # closed
+@given(st.dictionaries(st.from_regex(r"[A-Z][A-Z0-9_]{0,9}", fullmatch=True),
+                       st.text(st.characters(codec="utf-8"))))  # fmt: skip
+def test_what_is_written_into_an_entry_is_what_is_read(fields: dict[str, str]) -> None:
+    assert of_entry(journal.serialize(fields)) == fields
 
 
-class TestDelivery:
-    def test_comes_as_one_datagram(self, place: str, received: socket.socket) -> None:
-        sender = journal.Journal(place)
-        assert sender.send({"MESSAGE": "one\ntwo"})
-        assert of_entry(received.recv(4096)) == {"MESSAGE": "one\ntwo"}
-        sender.close()
-
-    def test_never_waits_for_a_journal_that_does_not_read(
-        self, place: str, received: socket.socket
-    ) -> None:
-        sender = journal.Journal(place)
-        taken = [sender.send({"MESSAGE": "x" * 1000}) for _ in range(5000)]
-        assert taken[0] and not taken[-1]
-        while taken.pop(0):
-            received.recv(4096)
-        assert sender.send({"MESSAGE": "again"})
-        sender.close()
-
-    def test_what_is_too_large_is_not_sent(
-        self, place: str, received: socket.socket
-    ) -> None:
-        sender = journal.Journal(place)
-        assert not sender.send({"MESSAGE": "x" * 16 * 1024 * 1024})
-        assert sender.send({"MESSAGE": "y"})
-        assert of_entry(received.recv(4096)) == {"MESSAGE": "y"}
-        sender.close()
-
-    def test_a_journal_that_went_may_come_back(self, place: str) -> None:
-        sender = journal.Journal(place)
-        assert not sender.send({"MESSAGE": "x"})
-        for _ in range(2):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-                sock.bind(place)
-                assert sender.send({"MESSAGE": "x"})
-            assert not sender.send({"MESSAGE": "x"})
-            os.unlink(place)
-        sender.close()
+@given(st.text(st.characters(categories=["Cs", "L"])))
+def test_half_a_character_can_be_written(value: str) -> None:
+    of_entry(journal.serialize({"A": value}))
 
 
-class Told(log.Structured):
-    def line(self) -> str:
-        return '{"a": 1}'
-
-    def fields(self) -> dict[str, str]:
-        return {"MESSAGE": "a is 1", "TAPSTER_A": "1"}
-
-
-@pytest.fixture
-def logger() -> Iterator[logging.Logger]:
-    made = logging.Logger("tapster.test")
-    yield made
-    for handler in made.handlers:
-        handler.close()
-
-
-class TestLines:
-    @pytest.fixture
-    def output(self, logger: logging.Logger) -> io.StringIO:
-        output = io.StringIO()
-        handler = logging.StreamHandler(output)
-        handler.setFormatter(log.LineFormatter("tapsterd: %(levelname)s: %(message)s"))
-        logger.addHandler(handler)
-        return output
-
-    def test_are_as_ever(self, logger: logging.Logger, output: io.StringIO) -> None:
-        logger.warning("uid %d did it: %s", 7, "na\u00efve")
-        assert output.getvalue() == "tapsterd: WARNING: uid 7 did it: na\u00efve\n"
-
-    def test_of_what_has_fields_are_json(
-        self, logger: logging.Logger, output: io.StringIO
-    ) -> None:
-        logger.info(Told())
-        assert output.getvalue() == '{"a": 1}\n'
-
-    @pytest.mark.parametrize(
-        ("text", "line"),
-        [
-            ("a\ntapsterd: ERROR: b", "a\n    tapsterd: ERROR: b"),
-            ("\x1b[2J\r\x7f", r"\x1b[2J\r\x7f"),
-            ("a\u2028\u202eb\x85", r"a\u2028\u202eb\x85"),
-        ],
-    )
-    def test_can_not_be_forged(
-        self, logger: logging.Logger, output: io.StringIO, text: str, line: str
-    ) -> None:
-        logger.error("%s", text)
-        assert output.getvalue() == f"tapsterd: ERROR: {line}\n"
-
-    @given(st.text())
-    def test_move_no_cursor(self, text: str) -> None:
-        first, *more = log.safe(text).split("\n")
-        assert first.isprintable()
-        assert all(line.startswith("    ") and line.isprintable() for line in more)
-
-    def test_of_a_traceback_are_whole(
-        self, logger: logging.Logger, output: io.StringIO
-    ) -> None:
-        try:
-            raise ValueError("a\nb")
-        except ValueError:
-            logger.exception("it\x07failed")
-        first, second, *_ = output.getvalue().splitlines()
-        assert first == r"tapsterd: ERROR: it\x07failed"
-        assert second.startswith("Traceback")
-
-
-class TestHandler:
-    def test_ordinary_records_have_their_priority(
-        self, logger: logging.Logger, place: str, received: socket.socket
-    ) -> None:
-        logger.addHandler(log.JournalHandler(journal.Journal(place), 2))
-        for level, priority in ((10, 7), (20, 6), (30, 4), (40, 3), (50, 2)):
-            logger.log(level, "level %d\x1b", level)
-            assert of_entry(received.recv(4096)) == {
-                "MESSAGE": rf"level {level}\x1b",
-                "PRIORITY": str(priority),
-                "SYSLOG_IDENTIFIER": "tapsterd",
-            }
-
-    def test_a_traceback_is_in_the_message(
-        self, logger: logging.Logger, place: str, received: socket.socket
-    ) -> None:
-        logger.addHandler(log.JournalHandler(journal.Journal(place), 2))
-        try:
-            raise ValueError("why")
-        except ValueError:
-            logger.exception("it failed")
-        message = of_entry(received.recv(65536))["MESSAGE"]
-        assert message.startswith("it failed\nTraceback")
-        assert message.endswith("ValueError: why")
-
-    def test_fields_arrive_as_such(
-        self, logger: logging.Logger, place: str, received: socket.socket
-    ) -> None:
-        logger.addHandler(log.JournalHandler(journal.Journal(place), 2))
-        logger.warning(Told())
-        assert of_entry(received.recv(4096)) == {
-            "MESSAGE": "a is 1",
-            "TAPSTER_A": "1",
-            "PRIORITY": "4",
-            "SYSLOG_IDENTIFIER": "tapsterd",
-        }
-
-    def test_stderr_has_what_the_journal_does_not_take(
-        self, logger: logging.Logger, place: str
-    ) -> None:
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            handler = log.JournalHandler(journal.Journal(place), theirs.fileno())
-            handler.setFormatter(log.LineFormatter("t: %(message)s"))
-            logger.addHandler(handler)
-            logger.warning("one")
-            logger.warning(Told())
-            assert ours.recv(4096) == b't: one\n{"a": 1}\n'
-
-    def test_a_stderr_that_is_no_socket_has_it_too(
-        self, logger: logging.Logger, place: str
-    ) -> None:
-        ours, theirs = os.pipe()
-        logger.addHandler(log.JournalHandler(journal.Journal(place), theirs))
-        logger.warning("one \u20ac")
-        os.close(theirs)
-        assert os.read(ours, 4096) == "one \u20ac\n".encode()
-        os.close(ours)
-
-    def test_nothing_waits_where_neither_takes_it_and_the_loss_is_told(
-        self, logger: logging.Logger, place: str
-    ) -> None:
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-            handler = log.JournalHandler(journal.Journal(place), theirs.fileno())
-            logger.addHandler(handler)
-            for _ in range(1000):
-                logger.warning("x" * 100)
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-                sock.bind(place)
-                logger.warning("found")
-                logger.warning("found again")
-                told = [of_entry(sock.recv(4096))["MESSAGE"] for _ in range(3)]
-            written = 0
-            ours.setblocking(False)
-            try:
-                while data := ours.recv(65536):
-                    written += data.count(b"\n")
-            except BlockingIOError:
-                pass
-        lost = 1000 - written
-        message = f"{lost} records were lost: the journal did not take them"
-        assert lost > 0
-        assert told == [message, "found", "found again"]
-
-
-@pytest.mark.parametrize("is_it", [True, False])
-def test_what_stderr_is_decides(
-    is_it: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path_factory: pytest.TempPathFactory,
+@pytest.mark.parametrize(
+    ("stream", "is_it"),
+    [(MINE, True), (None, False), ("", False), ("1:2", False), (MINE[:-1], False),
+     (f"{MINE}:", False), (f"{MINE} ", False), ("x:y", False), ("\u00b2:1", False),
+     (MINE.replace(":", ""), False)],
+)  # fmt: skip
+def test_stderr_is_the_journal_if_both_are_the_same_file(
+    stream: str | None, is_it: bool
 ) -> None:
-    root = logging.Logger("root")
-    monkeypatch.setattr(logging, "getLogger", lambda *_: root)
-    for name in ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing"):
-        monkeypatch.setattr(logging, name, getattr(logging, name))
-    with open(tmp_path_factory.mktemp("l") / "log", "w+") as file:
-        status = os.fstat(file.fileno())
-        inode = status.st_ino if is_it else status.st_ino + 1
-        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{inode}")
-        monkeypatch.setattr(sys, "stderr", file)
-        log.set_up(verbose=False)
-        (handler,) = root.handlers
-        assert isinstance(handler, log.JournalHandler) is is_it
-        handler.close()
-    assert root.level == logging.INFO
+    fd = os.open("/", os.O_RDONLY)
+    try:
+        assert journal.is_journal(fd, stream) is is_it
+    finally:
+        os.close(fd)
+    assert not journal.is_journal(fd, stream)  # closed
+
+
+def test_an_entry_is_sent_as_one_datagram(place: str, received: socket.socket) -> None:
+    sender = journal.Journal(place)
+    assert sender.send({"MESSAGE": "one\ntwo"})
+    assert of_entry(received.recv(4096)) == {"MESSAGE": "one\ntwo"}
+    sender.close()
+
+
+def test_nobody_waits_for_a_journal_that_does_not_read(
+    place: str, received: socket.socket
+) -> None:
+    sender = journal.Journal(place)
+    taken = [sender.send({"MESSAGE": "x" * 1000}) for _ in range(5000)]
+    assert taken[0] and not taken[-1]
+    while taken.pop(0):
+        received.recv(4096)
+    assert sender.send({"MESSAGE": "again"})
+    sender.close()
+
+
+def test_an_entry_that_is_too_large_is_not_sent(
+    place: str, received: socket.socket
+) -> None:
+    sender = journal.Journal(place)
+    assert not sender.send({"MESSAGE": "x" * 16 * 1024 * 1024})
+    assert sender.send({"MESSAGE": "y"})
+    assert of_entry(received.recv(4096)) == {"MESSAGE": "y"}
+    sender.close()
+
+
+def test_a_journal_that_went_may_come_back(place: str) -> None:
+    sender = journal.Journal(place)
+    assert not sender.send({"MESSAGE": "x"})
+    for _ in range(2):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.bind(place)
+            assert sender.send({"MESSAGE": "x"})
+        assert not sender.send({"MESSAGE": "x"})
+        os.unlink(place)
+    sender.close()
