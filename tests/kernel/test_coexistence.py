@@ -19,7 +19,8 @@ import pytest
 from lab import Lab, Space, until, why_not
 from support.host import in_network, link, ruleset
 from tapster.daemon.api.doctor import findings as doctor
-from tapster.daemon.api.doctor.findings import Finding
+from tapster.daemon.api.doctor.finding import Finding
+from tapster.daemon.api.doctor.host_facts import gather
 from tapster.kernel.netlink import NetlinkSocket
 from tapster.kernel.nft import Nft
 
@@ -156,7 +157,7 @@ class Situation:
     def findings(self, *bridges: str, root: str = "/nowhere") -> list[Finding]:
         def look() -> list[Finding]:
             with NetlinkSocket() as netlink:
-                host = doctor.gather(netlink, bridges or (BRIDGE,), root)
+                host = gather(netlink, bridges or (BRIDGE,), root)
             listing = Nft().listing("look", "list ruleset")
             return doctor.diagnose(listing, bridges or (BRIDGE,), host)
 

@@ -30,6 +30,8 @@ from ..nics.ledger import Nic
 from ..publish.forward_table import Row
 from ..publish.forwards import ForwardRequests
 from .doctor import findings as doctor
+from .doctor.finding import Finding
+from .doctor.host_facts import gather
 from .explain import explain
 
 _log = logging.getLogger(__name__)
@@ -307,10 +309,10 @@ class BrokerService:
         return [wire.Finding(f.code, f.severity, f.message, f.remedy) for f in found]
 
 
-def _examine(bridges: list[str]) -> list[doctor.Finding]:
+def _examine(bridges: list[str]) -> list[Finding]:
     """In a thread, so with sockets of its own: a host's rules may be many."""
     with NetlinkSocket() as netlink:
-        host = doctor.gather(netlink, bridges)
+        host = gather(netlink, bridges)
     rules = Nft().listing("list all rules", "list ruleset")
     return doctor.diagnose(rules, bridges, host)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tapster.daemon.api import service
-from tapster.daemon.api.doctor.findings import Finding
+from tapster.daemon.api.doctor.finding import Finding
 from tapster.model import Peer
 
 
@@ -34,7 +34,7 @@ def test_diagnoses_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(service, "_examine", examine)
     broker: Any = SimpleNamespace(
-        instances=SimpleNamespace(all=list),
+        networks=SimpleNamespace(all=list),
         config=SimpleNamespace(problem=None),
         hooks=SimpleNamespace(refused=tuple),
     )

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether somebody else's firewall would drop a packet of ours.
+"""Simulates other programs' nftables rules: would they drop a packet of ours?
 
-A drop in any base chain is final in nftables, so no rule of ours can let
-through what another table stops: all that is left is to say which one does.
-Pure: it reads the JSON of ``nft list ruleset`` and follows one packet at a
-time. What cannot be known from there (a rate limit, a mark, most of iptables'
-own matches, of which libnftables tells the name only) may match or not, and
-both ways are followed.
+A drop in any base chain is final in nftables: no rule of ours can let through what
+another table drops. All that is left is to say which chain does.
+
+The simulation is pure. It reads the JSON of ``nft list ruleset`` and follows one packet
+at a time. Some matches can't be decided from there: a rate limit, a mark, and most
+matches of iptables, of which libnftables lists only the name. Such a match may hit or
+miss, and both ways are followed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _ACCEPT, _DROP, _RETURN, _NEXT = "accept", "drop", "return", "next"
 _Outcomes = frozenset[str]
 _DONE: _Outcomes = frozenset({_ACCEPT, _DROP})
 
-# Statements that let a packet go on to the next one in the same rule.
+# Statements after which a packet goes on to the next statement of the same rule.
 _PASSING = {
     "counter", "log", "mangle", "set", "map", "notrack", "dup", "ct helper",
     "ct timeout", "ct expectation", "flow", "last", "meter", "secmark",
@@ -40,7 +41,7 @@ _NUMBERS = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}
 
 @dataclass(frozen=True)
 class Packet:
-    """One that has to get through. What `fields` does not name is not known."""
+    """A packet that has to get through. What `fields` does not name is not known."""
 
     what: str  # for people
     hook: str  # "input" or "forward"
@@ -73,9 +74,19 @@ def packet(
     dport: int | None = None,
     daddr: str | None = None,
 ) -> Packet:
-    """A packet as rules see it; what is None is not known.
+    """Describe a packet as rules see it. What is None is not known.
 
-    On `input` it is for an address of this host, if `daddr` does not say else.
+    :param what: it is, for people.
+    :param hook: "input" or "forward".
+    :param family: "ip" or "ip6".
+    :param protocol: "tcp" or "udp".
+    :param iifname: the device that it comes in by.
+    :param oifname: the device that it goes out by.
+    :param state: of its connection: "new" or "established".
+    :param sport: the source port.
+    :param dport: the destination port.
+    :param daddr: a broadcast or multicast address that it is for. On `input`, a packet
+        without one is for an address of this host.
     """
     known: dict[str, Any] = {
         "meta l4proto": protocol,
@@ -103,8 +114,8 @@ def packet(
     return Packet(what, hook, family, protocol, known)
 
 
-class Firewall:
-    """Everybody else's tables, as listed."""
+class NftSimulation:
+    """Everybody else's tables, as they are listed, ours left out."""
 
     def __init__(self, listing: Iterable[Mapping[str, Any]]) -> None:
         """:param listing: the objects of libnftables' JSON, in their order."""
@@ -128,25 +139,25 @@ class Firewall:
                     self._sets[(*table, body["name"])] = body.get("elem", [])
 
     def has_chain(self, family: str, table: str, *prefixes: str) -> bool:
-        """Whether a table has a chain whose name starts so."""
+        """Whether a table has a chain whose name starts with one of the prefixes."""
         return any(
             (family, table) == key[:2] and key[2].startswith(prefixes)
             for key in self._chains
         )
 
     def rules(self, family: str, table: str, chain: str) -> list[Sequence[Any]]:
-        """The statements of each rule of a chain."""
+        """List the rules of a chain, each as its statements."""
         return self._rules.get((family, table, chain), [])
 
     def elements(self, family: str, table: str, name: str) -> Sequence[Any] | None:
-        """Of a named set or map; None if there is no such."""
+        """List the elements of a named set or map; None if there is no such."""
         return self._sets.get((family, table, name))
 
     def obstacles(self, packet: Packet) -> list[Obstacle]:
-        """The base chains that keep a packet from getting through.
+        """Find the base chains that keep a packet from getting through.
 
-        One that only may drop it is named if to drop is its policy: then what is
-        let through is the exception.
+        A chain that may drop the packet, but need not, counts only if its policy is
+        drop: what such a chain lets through is the exception.
         """
         found = []
         for key, chain in self._chains.items():
@@ -163,21 +174,24 @@ class Firewall:
 
 
 class _Walk:
-    """One packet's ways through the chains of one table."""
+    """All the ways that one packet may take through the chains of one table.
+
+    A match is True, False, or None where it can't be decided.
+    """
 
     def __init__(
-        self, firewall: Firewall, packet: Packet, family: str, table: str
+        self, rules: NftSimulation, packet: Packet, family: str, table: str
     ) -> None:
-        self._firewall, self._packet = firewall, packet
+        self._rules, self._packet = rules, packet
         self._family, self._table = family, table
         self._known: dict[str, _Outcomes] = {}
 
     def chain(self, name: str) -> _Outcomes:
-        """Where it may end: accept, drop, or return to where it came from."""
+        """What a chain may do with it: accept, drop, or return to its caller."""
         if name not in self._known:
             ends: set[str] = set()
             going_on = True
-            for rule in self._firewall.rules(self._family, self._table, name):
+            for rule in self._rules.rules(self._family, self._table, name):
                 ways = self._rule(rule)
                 ends |= ways - {_NEXT}
                 if going_on := _NEXT in ways:
@@ -202,14 +216,14 @@ class _Walk:
             elif (ways := self._verdict(kind, body)) is not None:
                 return ways if certain else ways | {_NEXT}
             else:
-                matches = None  # a limit, a quota, or a word that is not known here
+                matches = None  # a limit, a quota, or a statement not known here
             if matches is False:
                 return frozenset({_NEXT})
             certain = certain and matches is True
         return frozenset({_NEXT})
 
     def _verdict(self, kind: str, body: Any) -> _Outcomes | None:
-        """What a statement does with a packet that gets to it; None: nothing."""
+        """What a statement does with a packet; None: it is no verdict."""
         if kind in ("accept", "drop", "return"):
             return frozenset({kind})
         if kind in ("reject", "continue"):
@@ -242,11 +256,11 @@ class _Walk:
         return frozenset(ways | {_NEXT})
 
     def _xt_match(self, name: str, rule: Sequence[Any]) -> bool | None:
-        """iptables' own matches, told from what the rule does with them.
+        """Guess a match of iptables by its name and by what else the rule does.
 
-        A rule with `conntrack` alone lets known connections pass, or drops what
-        is invalid: that is how everybody writes it. `addrtype` is how ufw lets
-        pass what is for this host, as is all that we look at on `input`.
+        A rule whose only match is `conntrack` accepts established connections or drops
+        invalid packets: that is how people write it. By `addrtype` ufw lets pass what
+        is for this host, which all packets are that we try on `input`.
         """
         if name == "comment":
             return True
@@ -261,7 +275,7 @@ class _Walk:
         if name == "addrtype" and passes and self._packet.hook == "input":
             return True
         if name in _EXTENSIONS:
-            return False  # ours have none of these headers
+            return False  # our packets have none of these headers
         if name in _TRANSPORT | {"icmp6"}:
             return None if name == self._packet.protocol else False
         return None
@@ -294,7 +308,7 @@ class _Walk:
         return False if False in found else None if None in found else True
 
     def _any_of(self, matches: Any, right: Any) -> bool | None:
-        """Whether a value, or one of a set's, is it."""
+        """Whether the right side of a match, or one of its elements, matches."""
         elements = self._elements(right)
         if elements is None:
             named = isinstance(right, str) and right[:1] == "@"
@@ -303,9 +317,10 @@ class _Walk:
         return True if True in found else None if None in found else False
 
     def _elements(self, data: Any) -> Sequence[Any] | None:
-        """Of a set, anonymous or named, or of a list of flags; None: it is none."""
+        """The elements of a set, anonymous or named, or of a list of flags; None if
+        it is neither."""
         if isinstance(data, str) and data[:1] == "@":
-            return self._firewall.elements(self._family, self._table, data[1:])
+            return self._rules.elements(self._family, self._table, data[1:])
         if isinstance(data, dict) and "set" in data:
             data = data["set"]
             return data if isinstance(data, list) else [data]
@@ -313,14 +328,14 @@ class _Walk:
 
 
 def _plain(element: Any) -> Any:
-    """An element without its timeout, counter or comment."""
+    """Strip an element of its timeout, counter and comment."""
     if isinstance(element, dict) and "elem" in element:
         return element["elem"]["val"]
     return element
 
 
 def _name(left: Any) -> str:
-    """What a match looks at, e.g. ``udp dport`` or ``fib daddr type``."""
+    """Name what a match looks at, e.g. ``udp dport`` or ``fib daddr type``."""
     if not isinstance(left, dict) or len(left) != 1:
         return "?"
     ((kind, body),) = left.items()
@@ -338,7 +353,8 @@ def _name(left: Any) -> str:
 
 
 def _equal(value: Any, right: Any) -> bool | None:
-    """Whether a known value is this one, or in this range, prefix or pattern."""
+    """Compare a known value with a value, a range, a prefix or a pattern; None if that
+    can't be decided."""
     if isinstance(right, dict):
         if "range" in right and isinstance(value, int):
             low, high = right["range"]
