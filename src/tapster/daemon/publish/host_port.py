@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Ports of the host: kept from everybody else, and rid of what came before."""
+"""Ports of the host that are forwarded: no other program may bind them, and flows that
+the kernel knows already follow a forward that is opened or shut.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,11 @@ _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 def hold(port: Port) -> list[socket.socket]:
-    """Sockets that keep a port of this host from anybody else.
+    """Bind a port of this host, so that no other program can.
 
-    :returns: one a family that the host has; the caller closes them.
-    :raises OSError: EADDRINUSE, somebody has it.
+    :returns: a socket for each of IPv4 and IPv6 that the host has; the caller closes
+        them.
+    :raises OSError: the port can't be bound; EADDRINUSE if another program has it.
     """
     kind = socket.SOCK_STREAM if port.protocol == "tcp" else socket.SOCK_DGRAM
     held: list[socket.socket] = []
@@ -35,7 +38,7 @@ def hold(port: Port) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
-                _take(sock, anywhere, port)
+                _bind_alone(sock, anywhere, port)
             except OSError as err:
                 if family == socket.AF_INET6 and err.errno in _NO_IPV6:
                     held.pop().close()
@@ -48,12 +51,13 @@ def hold(port: Port) -> list[socket.socket]:
     return held
 
 
-def _take(sock: socket.socket, address: str, port: Port) -> None:
-    """Bind it so that nobody else can, without listening.
+def _bind_alone(sock: socket.socket, address: str, port: Port) -> None:
+    """Bind a port so that nobody else can, and do not listen on it.
 
-    What connections of a program that ended left in TIME_WAIT keeps a port from
-    whoever does not set SO_REUSEADDR; but who sets it shares the port with all
-    that do, until one has listened, if only for this moment.
+    Connections in TIME_WAIT, which a program that ended has left, keep a TCP port from
+    whoever does not set SO_REUSEADDR. Whoever sets it shares the port with all others
+    that do, until one of them listens. So this sets it, listens for a moment, and
+    takes it back.
     """
     if port.protocol != "tcp":
         sock.bind((address, port.first))
@@ -66,9 +70,13 @@ def _take(sock: socket.socket, address: str, port: Port) -> None:
 
 
 def forget_flows(port: Port) -> None:
-    """Have what comes to a port of this host go where it leads now, from
-    clients too that were there before: they would stay with a guest that has
-    given the port up, or never reach the one that got it."""
+    """Have the kernel forget the flows to a port of this host, so that their next
+    packet goes where the port leads now.
+
+    The kernel decides once for each flow where it goes. Clients that were there before
+    would stay with a guest that has given the port up, or never reach the one that has
+    got it.
+    """
     tcp = port.protocol == "tcp"
     protocol = socket.IPPROTO_TCP if tcp else socket.IPPROTO_UDP
     try:
@@ -79,7 +87,7 @@ def forget_flows(port: Port) -> None:
 
 
 def _is_of_host(address: str) -> bool:
-    """Whether this host has an address: only then can it be bound."""
+    """Whether an address is one of this host's, which only then can be bound."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         try:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which executables in hooks.d are hooks, and which of them can be trusted.
 
-A hook runs with all that the broker may do. So it has to be the administrator's,
-as the configuration beside it: the directories and the file belong to root, or
-to whom the broker runs as, and nobody else may write to them. What is looked at
-is the opened file, and what was opened is what is run (`execution.py`).
+A hook may do all that the broker may. So only the administrator may have written it, as
+with the configuration beside it: the directories and the file belong to root, or to the
+user that the broker runs as, and nobody else may write to them. The opened file is
+checked, and that descriptor is what runs (`execution.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from ....policy.config.files import opened_directory, opened_file
 _log = logging.getLogger(__name__)
 
 DIRECTORY = "hooks.d"  # beside tapster.toml
-# As run-parts(8) has it: no editor's or package manager's copy is a hook.
+# The names of run-parts(8): the copies that editors and package managers leave have
+# other ones.
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _EXECUTABLE = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
 
@@ -32,9 +33,9 @@ _EXECUTABLE = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
 class Found(NamedTuple):
     """What is in hooks.d."""
 
-    names: tuple[str, ...] = ()  # of hooks, in the order in which they run
-    refused: tuple[str, ...] = ()  # what was meant to be one, and why it is none
-    passed: tuple[str, ...] = ()  # executables whose names are not a hook's
+    names: tuple[str, ...] = ()  # hooks, in the order in which they run
+    refused: tuple[str, ...] = ()  # paths of hooks that can't be trusted, and why
+    passed: tuple[str, ...] = ()  # executables that no hook can be named like
 
 
 _NOTHING = Found()
@@ -46,21 +47,22 @@ def is_name(name: object) -> bool:
 
 
 def find(configuration: str) -> Found:
-    """Look at all of it, now: that it is executable shows in no directory's time.
+    """Look at every file in hooks.d. What was found before can't be used again: the
+    directory's time does not show that a file has become executable.
 
     :param configuration: the directory of `tapster.toml`.
     """
     try:
         os.lstat(os.path.join(configuration, DIRECTORY))
     except FileNotFoundError:
-        return _NOTHING  # which is all that most requests pay
+        return _NOTHING  # so that a host without hooks pays for one lstat(2)
     except OSError as err:
         return Found(refused=(f"{configuration}/{DIRECTORY}: {err.strerror}",))
     try:
         with _opened(configuration) as (path, fd):
             return _sort(path, fd, sorted(os.listdir(fd)))
     except (ConfigError, OSError) as err:
-        return Found(refused=(_words(f"{configuration}/{DIRECTORY}", err),))
+        return Found(refused=(_describe(f"{configuration}/{DIRECTORY}", err),))
 
 
 def _sort(path: str, fd: int, present: list[str]) -> Found:
@@ -70,7 +72,7 @@ def _sort(path: str, fd: int, present: list[str]) -> Found:
             mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
         except FileNotFoundError:
             continue
-        # A README, a hook that was switched off, a directory of helpers' own.
+        # A README, a hook that was switched off, a directory that hooks use.
         if name.startswith(".") or stat.S_ISDIR(mode) or not mode & _EXECUTABLE:
             continue
         if not is_name(name):
@@ -80,44 +82,48 @@ def _sort(path: str, fd: int, present: list[str]) -> Found:
             with opened_file(os.path.join(path, name), fd, True, follow=False):
                 names.append(name)
         except (ConfigError, OSError) as err:
-            refused.append(_words(os.path.join(path, name), err))
+            refused.append(_describe(os.path.join(path, name), err))
     return Found(tuple(names), tuple(refused), tuple(passed))
 
 
 class HookDirectory:
-    """What is in it now; what is wrong with it is logged once, as long as it is."""
+    """Finds hooks. Whatever is wrong is logged once, and again if it comes back."""
 
     def __init__(self, configuration: str) -> None:
         """:param configuration: the directory of `tapster.toml`."""
         self._configuration = configuration
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
 
     def find(self) -> Found:
+        """What is in hooks.d now."""
         found = find(self._configuration)
-        if found.refused or found.passed or self._said:
-            self._say(found)
+        if found.refused or found.passed or self._logged:
+            self._log_problems(found)
         return found
 
     def opened(self, name: str) -> AbstractContextManager[int]:
-        """As the function of that name."""
+        """Open a hook: see the function `opened`."""
         return opened(self._configuration, name)
 
-    def _say(self, found: Found) -> None:
+    def _log_problems(self, found: Found) -> None:
         passed = [f"{name} is not run: its name is no hook's" for name in found.passed]
         for text in found.refused:
-            if text not in self._said:
+            if text not in self._logged:
                 _log.error("no hook is run: %s", text)
         for text in passed:
-            if text not in self._said:
+            if text not in self._logged:
                 _log.warning("%s: %s", DIRECTORY, text)
-        self._said = {*found.refused, *passed}
+        self._logged = {*found.refused, *passed}
 
 
 @contextmanager
 def opened(configuration: str, name: str) -> Iterator[int]:
-    """A hook's descriptor, checked, while it is needed.
+    """Open a hook for as long as the block runs, and check it.
 
-    :raises ConfigError: it is refused; the message has its path.
+    :param configuration: the directory of `tapster.toml`.
+    :param name: of the hook's file.
+    :returns: the descriptor.
+    :raises ConfigError: the hook is refused; the message has its path.
     """
     path = os.path.join(configuration, DIRECTORY, name)
     with _opened(configuration) as (_, directory), ExitStack() as stack:
@@ -125,7 +131,7 @@ def opened(configuration: str, name: str) -> Iterator[int]:
             file = opened_file(path, directory, True, follow=False)
             fd, status = stack.enter_context(file)
         except OSError as err:
-            raise ConfigError(_words(path, err)) from err
+            raise ConfigError(_describe(path, err)) from err
         if not status.st_mode & _EXECUTABLE:
             raise ConfigError(f"{path}: not executable any more")
         yield fd
@@ -133,7 +139,10 @@ def opened(configuration: str, name: str) -> Iterator[int]:
 
 @contextmanager
 def _opened(configuration: str) -> Iterator[tuple[str, int]]:
-    """hooks.d's path and descriptor; :raises ConfigError: it is refused."""
+    """
+    :returns: the path of hooks.d, and its descriptor.
+    :raises ConfigError: hooks.d, or the directory above it, is refused.
+    """
     path = os.path.join(configuration, DIRECTORY)
     with opened_directory(configuration, None, os.O_PATH, True) as parent:
         if parent is None:
@@ -144,7 +153,7 @@ def _opened(configuration: str) -> Iterator[tuple[str, int]]:
             yield path, fd
 
 
-def _words(path: str, err: ConfigError | OSError) -> str:
+def _describe(path: str, err: ConfigError | OSError) -> str:
     if isinstance(err, ConfigError):
         return err.oneline()
     if err.errno == errno.ELOOP:
