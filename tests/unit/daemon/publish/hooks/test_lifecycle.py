@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from support.builders import make_nic
 from tapster.daemon.audit.events import Events
 from tapster.daemon.nics.ledger import Nic
 from tapster.daemon.process.programs import Ended, Hook
@@ -20,7 +21,6 @@ from tapster.daemon.publish.hooks import lifecycle as hooks_module
 from tapster.daemon.publish.hooks.lifecycle import Hooks, RefusedByHook
 from tapster.daemon.publish.hooks.pending import PendingEnds
 from tapster.errors import BrokerFailure
-from tapster.model import State
 from tapster.policy.config.current import CurrentConfig
 from tapster.policy.config.load import Config, HookSettings
 
@@ -35,11 +35,8 @@ async def turns(number: int = 20) -> None:
         await asyncio.sleep(0)
 
 
-def nic(ifname: str, name: str = "web", uid: int = 1000, bridge: str = "br0") -> Nic:
-    return Nic(
-        *(ifname, 7, bridge, 3, None, uid, "alice", 12, name),
-        *("52:54:00:00:00:01", None, None, 1500, State.ACTIVE),
-    )
+def nic(ifname: str, name: str = "web") -> Nic:
+    return make_nic(ifname=ifname, name=name, bridge="br0", network=None)
 
 
 class FakePrograms:

@@ -10,17 +10,20 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.builders import make_nic
 from tapster.client.connection import TIMEOUT
-from tapster.daemon.nics.ledger import Nic
 from tapster.daemon.process.spawned import DEFAULT_PATH
 from tapster.daemon.process.spawned.hook import MARK
 from tapster.daemon.publish.hooks import execution, payload
-from tapster.model import State
 from tapster.policy.config.load import HookSettings
 
-NIC = Nic(
-    *("tapsternaaaaaaa", 7, "br0", 3, None, 1000, "alice", 12, "vm1"),
-    *("52:54:00:00:00:01", "10.0.0.2", None, 1500, State.ACTIVE),
+NIC = make_nic(
+    ifname="tapsternaaaaaaa",
+    bridge="br0",
+    network=None,
+    pid=12,
+    mac="52:54:00:00:00:01",
+    ipv4="10.0.0.2",
 )
 
 

@@ -11,14 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapster.daemon.nics.ledger import Nic
+from support.builders import make_nic
 from tapster.daemon.publish.hooks import payload
 from tapster.daemon.publish.hooks.pending import PendingEnd, PendingEnds, parse
-from tapster.model import State
 
-NIC = Nic(
-    *("tapsternaaaaaaa", 7, "br0", 3, None, 1000, "alice", 12, "vm1"),
-    *("52:54:00:00:00:01", "10.0.0.2", None, 1500, State.ACTIVE),
+NIC = make_nic(
+    ifname="tapsternaaaaaaa",
+    bridge="br0",
+    network=None,
+    pid=12,
+    mac="52:54:00:00:00:01",
+    ipv4="10.0.0.2",
 )
 
 
