@@ -93,7 +93,7 @@ def refused() -> None:
 
 def garbage() -> None:
     """No JSON, no objects, no methods, no end."""
-    kinds = [
+    kinds: list[Callable[[], bytes]] = [
         lambda: os.urandom(4096),
         lambda: b"{}\0" * 1000,
         lambda: b"[" * 60000 + b"\0",

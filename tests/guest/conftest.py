@@ -11,12 +11,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-
 from guest.build import Image, build
 from lab import Lab, until, why_not
-
-NAME, PAGE = "outside.example", "beyond the uplink"
+from support.booted import NAME, PAGE
 
 
 @pytest.fixture(scope="session")

@@ -3,53 +3,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-from typing import Any
 
 import pytest
 
-from conftest import NAME, PAGE
 from guest.build import Image
 from guest.vm import Guest, GuestDied
 from lab import OTHER, USER, Lab, until
-
-
-def run_guest(
-    lab: Lab, image: Image, name: str, *options: str, user: int = USER
-) -> Guest:
-    """A guest by `tapster run`."""
-    command = lab.tapster("run", "--name", name, *options, "--")
-    return Guest(name, prefix=lab.host.prefix(user) + command, image=image)
-
-
-def nics(lab: Lab, user: int | None = USER) -> list[dict[str, Any]]:
-    listed = lab.host.run(*lab.tapster("ls", "--json"), user=user).stdout
-    return list(json.loads(listed))
-
-
-def devices(lab: Lab) -> list[str]:
-    listed = json.loads(lab.host.run("ip", "-j", "link").stdout)
-    return [d["ifname"] for d in listed if d["ifname"].startswith(("tapster", "tapbr"))]
-
-
-def serve(lab: Lab, address: str) -> None:
-    """Something on the host that guests must not reach, at port 7777."""
-    code = (
-        "import socket, sys\n"
-        f"s = socket.create_server(({address!r}, 7777))\n"
-        "print('ready', flush=True)\n"
-        "while True: s.accept()"
-    )
-    server = lab.host.popen(lab.python, "-c", code, stdout=subprocess.PIPE)
-    with server.stdout as output:
-        assert output.readline() == b"ready\n"
-
-
-def page(guest: Guest) -> str:
-    return guest.run(f"wget -q -O- http://{NAME}/page", timeout=20, check=False).output
+from support.booted import PAGE, devices, nics, page, run_guest, serve
 
 
 def test_rootless_guests_reach_each_other_and_the_outside_and_leave_nothing(

@@ -12,14 +12,11 @@ import os
 import pwd
 import shutil
 import stat
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
 from guest.build import GuestBuildError, Image, build, cpio
 from guest.vm import QEMU, Guest, GuestDied, GuestError, GuestTimeout

@@ -9,12 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from test_first_light import nics, page, run_guest, serve
-
-from conftest import PAGE
 from guest.build import Image
 from guest.vm import Guest
 from lab import OTHER, USER, Lab, Space, until
+from support.booted import PAGE, nics, page, run_guest, serve
 
 # Says from which address and port it was called.
 _ECHO = """
@@ -38,6 +36,7 @@ def callers(lab: Lab, address: str, port: int) -> Iterator[IO[bytes]]:
     server = lab.world.popen(
         sys.executable, "-c", _ECHO, address, str(port), stdout=subprocess.PIPE
     )
+    assert server.stdout is not None
     with server.stdout as output:
         assert output.readline() == b"ready\n"
         yield output

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,18 +13,9 @@ from typing import Any
 
 import pytest
 
-sys.path[:0] = [
-    path
-    for path in (
-        str(Path(__file__).resolve().parents[2] / "tools"),
-        str(Path(__file__).resolve().parents[1]),
-    )
-    if path not in sys.path
-]
-
-from lab import Daemon, Lab, why_not  # noqa: E402
-from support import host  # noqa: E402
-from tapster.kernel import namespaces  # noqa: E402
+from lab import Daemon, Lab, why_not
+from support import host
+from tapster.kernel import namespaces
 
 
 def pytest_configure(config: pytest.Config) -> None:

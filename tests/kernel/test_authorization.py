@@ -156,7 +156,7 @@ class TestBridgeConf:
             pass
         with pytest.raises(errors.NotAuthorized):
             attach(lab, USER, bridge="br7")
-        with attach(lab, USER, groups=[OTHER], bridge="br7"):
+        with attach(lab, USER, [OTHER], bridge="br7"):
             pass
 
     def test_root_is_judged_by_it_as_well(self, lab: Lab) -> None:

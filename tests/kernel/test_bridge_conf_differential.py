@@ -182,8 +182,8 @@ class Case(NamedTuple):
 def compare(helper: PeerHelper, bridge: str, reader: Reader, about: Any) -> Case:
     answer = helper.ask(bridge, reader)
     assert answer.kind in ("fd", "acl", "parse", "gone"), answer
-    verdicts = (decide(CONF, bridge, reader, strict) for strict in (False, True))
-    return Case(answer.kind, *verdicts, (bridge, about))
+    usual, strict = (decide(CONF, bridge, reader, strict) for strict in (False, True))
+    return Case(answer.kind, usual, strict, (bridge, about))
 
 
 def report(cases: list[Case], requests: int, least: dict[str, int]) -> None:

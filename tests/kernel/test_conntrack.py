@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from support.pump import TCP, UDP, V4, V6, bound
 from tapster.kernel import conntrack
 from tapster.kernel.conntrack import ConntrackSocket, Flow, _flow
 
-HOST = {V4: "192.0.2.2", V6: "2001:db8::2"}
+HOST: dict[int, str] = {V4: "192.0.2.2", V6: "2001:db8::2"}
 _RULES = """
 table inet t {
     chain c {
@@ -92,9 +93,12 @@ def test_only_what_is_asked_for_leaves_the_kernel(
             client.sendto(b"x", (HOST[V4], number))
         assert "icmp" in shown(host) and shown(host).count("udp") >= 1
         parsed = []
-        monkeypatch.setattr(
-            conntrack, "_flow", lambda *what: parsed.append(what) or _flow(*what)
-        )
+
+        def counted(*what: Any) -> Any:
+            parsed.append(what)
+            return _flow(*what)
+
+        monkeypatch.setattr(conntrack, "_flow", counted)
         assert len(flows.flows(V4, socket.IPPROTO_UDP, 7003)) == 1
         assert len(parsed) == 1
 

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 import pytest
@@ -80,7 +80,11 @@ NETS = {
     "office": Net(isolating=True, host_access=(("tcp", 22),)),
     "lan": Net(),
 }
-OFFICE = {"isolated": True, "egress": 80_000_000, "ingress": 160_000_000}
+OFFICE: dict[str, Any] = {
+    "isolated": True,
+    "egress": 80_000_000,
+    "ingress": 160_000_000,
+}
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +124,8 @@ class Waiting:
                 "Attach", {"for_parent": True, "vnet_hdr": False, **what}, fds=True
             )
         self.fd = fds[0]
-        self.subnet6 = None
+        self.ifname: str = reply["nic"]["ifname"]
+        self.subnet6: IPv4Network | IPv6Network | None = None
         for name, value in reply["nic"].items():
             setattr(self, name, value)
 
@@ -148,7 +153,8 @@ class Base:
         """They still reach each other."""
         one, two = (Tap(each.nic.fd, str(each.nic.mac)) for each in (self.a, self.b))
         for here, there, nic in ((one, two, self.a.nic), (two, one, self.b.nic)):
-            frame = frames.arp(nic.mac, nic.mac, nic.ipv4, "10.64.0.9")
+            mac = str(nic.mac)
+            frame = frames.arp(mac, mac, str(nic.ipv4), "10.64.0.9")
             assert arrives(frame, here, there, frame)
 
 
@@ -267,7 +273,7 @@ def test_attach_without_a_mac(
     host: Host, base: Base, uid: int, what: dict[str, Any]
 ) -> None:
     killing = Killing(host)
-    facts = OFFICE if "network" in what else {}
+    facts: dict[str, Any] = OFFICE if "network" in what else {}
     for _ in killing.rounds():
         before = take(host.lab)
         killing.arm()

@@ -84,7 +84,7 @@ def pair(host: Host, held: ExitStack) -> list[Live]:
 def reach(pair: list[Live]) -> bool:
     one, two = (Tap(each.nic.fd, str(each.mac)) for each in pair)
     nic = pair[0].nic
-    frame = frames.arp(nic.mac, nic.mac, nic.ipv4, "10.64.0.9")
+    frame = frames.arp(str(nic.mac), str(nic.mac), str(nic.ipv4), "10.64.0.9")
     return arrives(frame, one, two, frame)
 
 

@@ -102,7 +102,7 @@ class Held:
         self._lab = lab
         self._fds: list[int] = []
 
-    def __call__(self, uid: int = USER, **what: Any) -> Waiting:
+    def __call__(self, uid: int = USER, /, **what: Any) -> Waiting:
         with broker(self._lab, uid) as wire:
             reply, fds = wire.call(
                 "Attach", {"for_parent": True, "vnet_hdr": False, **what}, fds=True

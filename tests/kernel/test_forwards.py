@@ -29,8 +29,8 @@ from support.pump import FAMILIES, TCP, UDP, V4, V6, Stack, bound, connected
 from tapster import errors
 from tapster.daemon.publish.forward_table import USER_LIMIT
 
-HOST = {V4: "192.0.2.2", V6: "2001:db8::2"}
-WORLD = {V4: "192.0.2.1", V6: "2001:db8::1"}
+HOST: dict[int, str] = {V4: "192.0.2.2", V6: "2001:db8::2"}
+WORLD: dict[int, str] = {V4: "192.0.2.1", V6: "2001:db8::1"}
 NARROW = 23003  # a user with a rule of its own
 CONFIG = f"""
 [broker]

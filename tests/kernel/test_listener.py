@@ -367,8 +367,10 @@ class TestConnections:
                 for watcher in watching[8:]:
                     watcher.wait("attached")
         finally:
-            for closing in (*watching, *held):
-                closing.close()
+            for watcher in watching:
+                watcher.close()
+            for sock in held:
+                sock.close()
         until("a place", lambda: _is_served(lab, 0))
 
     def test_beyond_its_descriptors_are_survived(

@@ -351,7 +351,8 @@ class TestLife:
         finally:
             squatter.kill()
             squatter.wait()
-            squatter.stdout.close()
+            if squatter.stdout is not None:
+                squatter.stdout.close()
             lab.host.run("sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_nonlocal_bind")
         with attach(lab, USER):
             pass

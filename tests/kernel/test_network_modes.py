@@ -43,12 +43,12 @@ from tapster import errors
 from tapster.client import manage
 
 DENIED = 23009  # a user who may use no network but the default one
-HOST = {V4: "192.0.2.2", V6: "2001:db8::2"}
+HOST: dict[int, str] = {V4: "192.0.2.2", V6: "2001:db8::2"}
 # Addresses of the world: the host's own network, somebody's private one, and
 # what everybody can have.
-NEAR = {V4: "192.0.2.1", V6: "2001:db8::1"}
-PRIVATE = {V4: "10.222.0.1", V6: "fd99::5"}
-PUBLIC = {V4: "203.0.113.5", V6: "2001:db8:ffff::5"}
+NEAR: dict[int, str] = {V4: "192.0.2.1", V6: "2001:db8::1"}
+PRIVATE: dict[int, str] = {V4: "10.222.0.1", V6: "fd99::5"}
+PUBLIC: dict[int, str] = {V4: "203.0.113.5", V6: "2001:db8:ffff::5"}
 CONFIG = f"""
 [broker]
 network_grace_seconds = 0.2
@@ -643,7 +643,7 @@ class TestEgress:
     ) -> None:
         sender = guest(lab, held, network="internet")
         asked = addresses(PUBLIC, PUBLIC)
-        last = {V4: "203.0.114.5", V6: "2001:db8:fffe::5"}
+        last: dict[int, str] = {V4: "203.0.114.5", V6: "2001:db8:fffe::5"}
         has(lab.world, last)
         assert len(reached(sender, lab.world, asked, last)) == 4
         lab.host.run("ip", "route", "add", "203.0.113.0/24", "via", NEAR[V4], "dev",

@@ -122,7 +122,7 @@ def learned(lan: Lan, socket: NflogSocket) -> list[tuple[Packet, Lease]]:
     """All that was to be learned so far: what is before a last, good answer."""
     last = IPv4Address(SUBNET + "200")
     lan.station.send(answer(lan.two.mac, str(last), lan.station.mac))
-    found = []
+    found: list[tuple[Packet, Lease]] = []
     for packet in logged(socket):
         assert packet.prefix == leases.LOG_PREFIX
         for lease in leases.told(packet.protocol, packet.ethernet, packet.payload):

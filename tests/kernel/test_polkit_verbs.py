@@ -160,6 +160,7 @@ def asked(ready: Polkitd, asker: Asker, uid: int, message: str) -> Iterator[Any]
     """What a person is asked meanwhile, by an agent of that process's; it yields
     what says yes."""
     with Agent(ready, asker.pid, uid) as agent:
+        begun: Any = None
 
         def yes() -> None:
             agent.vouch(ready, begun.cookie)
@@ -172,7 +173,6 @@ def asked(ready: Polkitd, asker: Asker, uid: int, message: str) -> Iterator[Any]
             assert begun.message == f"Authentication is required for {message}"
             return yes
 
-        begun: Any = None
         begin.agent = agent  # type: ignore[attr-defined]
         yield begin
 

@@ -40,8 +40,8 @@ from support.pump import FAMILIES, TCP, UDP, V4, V6, Stack, bound, connected
 from tapster import errors
 from tapster.client import manage
 
-HOST = {V4: "192.0.2.2", V6: "2001:db8::2"}
-WORLD = {V4: "192.0.2.1", V6: "2001:db8::1"}
+HOST: dict[int, str] = {V4: "192.0.2.2", V6: "2001:db8::2"}
+WORLD: dict[int, str] = {V4: "192.0.2.1", V6: "2001:db8::1"}
 SECTIONS = {
     "broker": "network_grace_seconds = 0.2",
     "networks.default": "",
@@ -176,7 +176,7 @@ class TestLive:
         self, lab: Lab, daemon: Daemon, held: ExitStack, how: str
     ) -> None:
         stack = guest(lab, held)
-        inbox = {
+        inbox: dict[int, socket.socket] = {
             family: held.enter_context(bound(lab.host, UDP, 5000, family))
             for family in FAMILIES
         }

@@ -107,7 +107,7 @@ class Actor:
             self._did += 1  # refused: a name or a port is taken
 
     def _attach(self) -> None:
-        where: dict[str, Any] = self._random.choice(
+        where: dict[str, Any] | None = self._random.choice(
             [{}, {}, {"network": "closed"}, {"network": "office"},
              {"network": "lan"}, {"bridge": "br7"}, {"bridge": "br8"}, None]
         )  # fmt: skip

@@ -57,7 +57,9 @@ def inside(lab: Lab, path: str) -> str:
     return f"/proc/{lab.host.pid}/root{path}"
 
 
-def attach(lab: Lab, uid: int, groups: Sequence[int] = (), **what: Any) -> client.Nic:
+def attach(
+    lab: Lab, uid: int, groups: Sequence[int] = (), /, **what: Any
+) -> client.Nic:
     """A tap for that user, through the Python API."""
     what.setdefault("timeout", 15)
     with as_user(lab, uid, groups):
