@@ -52,7 +52,7 @@ async def explain(
         target, _ = resolve(request, broker.bridges.find, broker.config)
         return judge.dry_run(subject, request, target, port)
 
-    judged = await broker.closing.judged_without(subject.uid, decide)
+    judged = await broker.closing.wait_and_judge(subject.uid, decide)
     decision = judged.decision
     is_told_all = peer.is_root or broker.env.rootless  # whose own the broker is
     if not (is_told_all or decision.allowed or decision.over_quota):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What happened, told to the log and to those who watch and may know.
+"""Tells what happens: to the log, and to those who watch and may know of it.
 
-All of it is told in the event loop's next turn: a caller waits for its reply, not
-for our log. Each watcher has a queue of its own with an end: one that does not
-read loses its watch, and costs nobody else anything.
+Everything is told in the event loop's next turn, so that a caller does not wait for
+the log. Each watcher has a queue of its own, of limited length: a watcher that does
+not read loses its watch, and costs nobody else anything.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from .request_context import RequestContext
 
 _log = logging.getLogger("tapster.audit")
 
-QUEUE = 256  # events a watcher may be behind
-SUM_UP = 10.0  # seconds until what was not told one by one is told as a number
+QUEUE = 256  # events that a watcher may be behind
+SUM_UP = 10.0  # seconds until the events that were not told are told as a number
 
 
 def is_own(peer: Peer, event: Event) -> bool:
@@ -41,11 +41,14 @@ def is_own(peer: Peer, event: Event) -> bool:
 
 
 class _Watcher:
+    """Who watches, and what it has not read yet; None at the end."""
+
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.queue: asyncio.Queue[Event | None] = asyncio.Queue(QUEUE)
 
     def offer(self, event: Event | None) -> None:
+        """Queue an event, or the end. Where the queue is full the watch ends."""
         try:
             self.queue.put_nowait(event)
         except asyncio.QueueFull:
@@ -93,18 +96,24 @@ class Events:
         reason: str | None = None,
         context: RequestContext | None = None,
     ) -> None:
-        """Something happened to a NIC; by a request, if there is a context."""
+        """Something happened to a NIC.
+
+        :param what: one of `record.KINDS`.
+        :param nic: the NIC.
+        :param reason: why, in words.
+        :param context: of the request that it happened by, if it was one.
+        """
         duration = context.duration() if context is not None else None
         loop = asyncio.get_running_loop()
         loop.call_soon(self._about, what, nic, reason, context, duration)
 
     def denied(self, context: RequestContext, reason: str) -> None:
-        """A request was refused. The reason, and the rule, are for root: a caller
-        that watches learns that it was, not why."""
+        """A request was denied. The reason and the rule are told to root only: a
+        caller that watches learns that it was denied, not why."""
         self._soon("denied", context, reason, {})
 
     def failed(self, context: RequestContext, reason: str) -> None:
-        """A request was granted, and could not be done."""
+        """A request was granted, but could not be done."""
         self._soon("failed", context, reason, {})
 
     def changed(
@@ -114,15 +123,23 @@ class Events:
         reason: str | None = None,
         **objects: Any,
     ) -> None:
-        """Something else than a NIC has changed, or was to.
+        """Something else than a NIC has changed, or was to change.
 
-        :param context: None where nobody asked for it over the socket, as by SIGHUP.
-        :param objects: fields of the record, where the context does not tell them.
+        :param what: one of `record.KINDS`.
+        :param context: of the request; None where it came by no request, as by SIGHUP.
+        :param reason: why, in words.
+        :param objects: fields of the record that the context does not have.
         """
         self._soon(what, context, reason, objects)
 
     def network(self, network: str, bridge: str, uid: int | None, reason: str) -> None:
-        """Something is the matter with a network; `uid` None: of all users."""
+        """Something is the matter with a network, or no longer.
+
+        :param network: its name.
+        :param bridge: its bridge.
+        :param uid: whose it is; None: all users'.
+        :param reason: what is the matter.
+        """
         user = {} if uid is None else {"uid": uid, "user": user_name(uid)}
         fields = {"network": network, "bridge": bridge, "owner": uid, **user}
         self._soon("network", None, reason, fields)
@@ -161,7 +178,8 @@ class Events:
         duration: int | None,
         fields: dict[str, Any],
     ) -> None:
-        """What a caller can have refused at will is logged within a measure."""
+        """Make the record, log it and tell it to watchers. Requests that fail are
+        logged up to a limit, as a caller can send any number of them."""
         admitted = True
         if context is not None and what in ("denied", "failed"):
             now = asyncio.get_running_loop().time()
@@ -169,7 +187,7 @@ class Events:
             if not admitted:
                 self._sum_up_later()
                 if not any(w.peer.uid == context.peer.uid for w in self._watchers):
-                    return  # and nobody has to look anything up
+                    return  # nobody is told: there is nothing to look up
         program = UNKNOWN
         if context is not None:
             peer = context.peer
@@ -181,7 +199,7 @@ class Events:
             self._write(event)
         wait = 0.0
         if context is not None and what == "denied":
-            # As the reply has to: how long a decision took tells what there is.
+            # At the time of the reply: how long a decision takes tells what exists.
             wait = max(0.0, REFUSAL_SECONDS - context.duration() / 1e6)
         self._tell(event, wait, others=admitted)
 
@@ -191,9 +209,11 @@ class Events:
         _log.log(logging.INFO if calm else logging.WARNING, Record(event))
 
     def _tell(self, event: Event, wait: float = 0.0, *, others: bool = True) -> None:
-        """
-        :param wait: seconds until whoever is not root hears of it.
-        :param others: whether anybody does but who did it.
+        """Tell a record to those watchers who may know of it.
+
+        :param event: the record.
+        :param wait: seconds until watchers who are not root are told.
+        :param others: whether anybody is told besides the user who did it.
         """
         for watcher in self._watchers:
             peer = watcher.peer
@@ -218,7 +238,8 @@ class Events:
             self._summary = loop.call_later(SUM_UP, self._sum_up)
 
     def _sum_up(self) -> None:
-        """Say how many were not told, to all but their callers, who were."""
+        """Tell how many events were not told one by one. The callers themselves are
+        not told that: they were told each."""
         self._summary = None
         for uid, count in self._throttle.collect():
             whose = f"of uid {uid}" if uid != OTHERS else "of several other users"
@@ -238,12 +259,12 @@ class Events:
     # Watching
 
     async def watch(self, peer: Peer) -> AsyncIterator[Event]:
-        """The events that `peer` may see, until it is too slow or `close`.
+        """The events that a watcher may see, until it is too slow, or until `close`.
 
-        :raises BrokerBusy: too many watch already, or it ended.
+        :raises BrokerBusy: too many watch already, or the watch has ended.
         """
         of_user = sum(watcher.peer.uid == peer.uid for watcher in self._watchers)
-        # Users together can have all places, and root has to see what they do.
+        # Root is not counted: users could take all places, and hide from root by that.
         is_full = len(self._watchers) >= self._limit and not peer.is_root
         if is_full or of_user >= self._limit_of_user:
             raise BrokerBusy("too many watchers", "end another 'tapster events'")
@@ -259,7 +280,7 @@ class Events:
             self._watchers.discard(watcher)
 
     def close(self) -> None:
-        """Say what is still to be said, and end every watch."""
+        """Tell what was not told yet, and end every watch."""
         if self._summary is not None:
             self._summary.cancel()
             self._sum_up()

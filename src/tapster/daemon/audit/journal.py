@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The journal's native protocol: a log record with fields of its own.
 
-https://systemd.io/JOURNAL_NATIVE_PROTOCOL, systemd.exec(5) for JOURNAL_STREAM.
-What can't be delivered at once is not delivered: a broker waits for no log.
+See https://systemd.io/JOURNAL_NATIVE_PROTOCOL, and systemd.exec(5) for
+JOURNAL_STREAM. An entry that can't be sent at once is not sent: the broker does not
+wait for a log.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ NOW = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 def is_journal(fd: int, stream: str | None) -> bool:
     """Whether a descriptor leads to the journal.
 
-    :param stream: $JOURNAL_STREAM, "device:inode": of the descriptor that was
-        the journal when the service started, which this one need not be.
+    :param fd: the descriptor.
+    :param stream: $JOURNAL_STREAM, "device:inode" of what the service was started
+        with as its standard error; it may have been replaced since.
     """
     device, _, inode = (stream or "").partition(":")
     if not (device.isdecimal() and inode.isdecimal()):
@@ -34,8 +36,8 @@ def is_journal(fd: int, stream: str | None) -> bool:
 
 
 def serialize(fields: Mapping[str, str]) -> bytes:
-    """One entry. A value with line ends is preceded by its length, so that no
-    value can pass for another field."""
+    """One entry, as the journal reads it. A value with line ends is preceded by its
+    length, so that nothing in it can pass for another field."""
     parts: list[bytes] = []
     for name, value in fields.items():
         key, data = name.encode("ascii"), value.encode("utf-8", "backslashreplace")
@@ -47,18 +49,21 @@ def serialize(fields: Mapping[str, str]) -> bytes:
 
 
 class Journal:
-    """The way to the journal. `close()` closes it."""
+    """Sends entries to the journal. `close()` closes the socket."""
 
     def __init__(self, path: str = SOCKET) -> None:
         self._path = path
-        # Not connected: the journal may go and come back.
+        # Not connected: journald may be restarted.
         self._socket = socket.socket(
             socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
         )
 
     def send(self, fields: Mapping[str, str]) -> bool:
-        """:returns: False if it is away, its queue is full, or the entry is too
-        large for a datagram; nothing was written then."""
+        """Send an entry.
+
+        :returns: False if nothing was sent: journald does not run, its queue is full,
+            or the entry is too large for a datagram.
+        """
         try:
             self._socket.sendto(serialize(fields), NOW, self._path)
         except OSError:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where the log goes: to the journal with fields, or to stderr as lines.
+"""Where the log goes: to the journal as entries with fields, or to stderr as lines.
 
-A line is one line, whatever callers put into their requests. What has fields
-(`Structured`) is a JSON object there; what has none begins with "tapsterd: ".
+A message is one line, whatever callers put into their requests. A message with
+fields (`Structured`) is a JSON object there; any other begins with "tapsterd: ".
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from .journal import NOW, Journal, is_journal
 
 IDENTIFIER = "tapsterd"
-_PRIORITIES = {  # of Python's levels, as syslog(3) numbers them
+_PRIORITIES = {  # of syslog(3), by Python's levels
     logging.DEBUG: 7,
     logging.INFO: 6,
     logging.WARNING: 4,
@@ -26,21 +26,25 @@ _PRIORITIES = {  # of Python's levels, as syslog(3) numbers them
 
 
 class Structured:
-    """What is logged in place of a message, where it is more than text."""
+    """What is logged instead of a text: a message with fields."""
 
     def line(self) -> str:
         """All of it in one line of printable ASCII."""
         raise NotImplementedError
 
     def fields(self) -> dict[str, str]:
-        """The same as fields of the journal, MESSAGE among them."""
+        """All of it as fields of the journal, MESSAGE among them."""
         raise NotImplementedError
 
 
 def set_up(verbose: bool) -> None:
-    """Have all that is logged in this process go where it belongs."""
+    """Have everything that this process logs go to the journal, where stderr is the
+    journal, and otherwise to stderr.
+
+    :param verbose: log messages of level DEBUG, too.
+    """
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
-    if sys.stderr is not None:  # as it is where nobody wants to hear of us
+    if sys.stderr is not None:  # None where the broker was started without one
         stderr = sys.stderr.fileno()
         if is_journal(stderr, os.environ.get("JOURNAL_STREAM")):
             handler = JournalHandler(Journal(), stderr)
@@ -48,21 +52,22 @@ def set_up(verbose: bool) -> None:
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if verbose else logging.INFO)
-    # Who logs a line is in the line; where in the source is not, so do not look.
+    # No line says where in the source it was logged, nor by which thread or process:
+    # logging is told not to find that out.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def safe(text: str) -> str:
-    """Text that moves no cursor, and of which no line but the first begins as a
-    line of the log does."""
+    """Escape control characters, and indent continuation lines so that none can be
+    mistaken for a new log entry."""
     if text.isprintable():
         return text
     return "\n    ".join(visible(line) for line in text.split("\n"))
 
 
 def visible(text: str) -> str:
-    """The same in one line."""
+    """Escape control characters, line ends among them."""
     if text.isprintable():
         return text
     return "".join(
@@ -71,7 +76,8 @@ def visible(text: str) -> str:
 
 
 class LineFormatter(logging.Formatter):
-    """Text that others can't forge lines with. A traceback is left as it is."""
+    """Formats messages so that no text in them can forge a line. A traceback, which
+    `logging` appends, is left as it is."""
 
     def format(self, record: logging.LogRecord) -> str:
         if isinstance(record.msg, Structured):
@@ -87,11 +93,15 @@ _message = LineFormatter("%(message)s")
 
 
 class JournalHandler(logging.Handler):
-    """Each record an entry of the journal, or a line on stderr where it takes
-    none; and where that would have to wait, too, a count of those lost."""
+    """Sends each record to the journal. Where the journal does not take it, it is a
+    line on stderr; where stderr would have to wait as well, it is lost, and how many
+    were lost is told with the next entry that the journal takes."""
 
     def __init__(self, journal: Journal, stderr: int) -> None:
-        """:param stderr: a descriptor, which stays the caller's."""
+        """
+        :param journal: is closed with this.
+        :param stderr: a descriptor, which stays the caller's.
+        """
         super().__init__()
         self._journal = journal
         self._stderr = stderr
@@ -112,7 +122,7 @@ class JournalHandler(logging.Handler):
                 self._lost = 0
             if not self._journal.send(fields) and not self._write(self.format(record)):
                 self._lost += 1
-        except Exception:  # noqa: BLE001 - as all handlers of `logging` do
+        except Exception:  # noqa: BLE001 - as each handler of `logging` does
             self.handleError(record)
 
     def _loss(self) -> dict[str, str]:

@@ -2,8 +2,8 @@
 """The audit record: who did what, to what, by which rule, and what came of it.
 
 A record is an `Event` of the wire, so that the journal, a line of the log and a
-watcher have the same words for it; docs/events.md explains each. All text in one
-is bounded: some of it is a caller's.
+watcher have the same fields; docs/events.md explains each. Every text in a record is
+bounded, as some of it comes from callers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .request_context import RequestContext
 OK, DENIED, FAILED = "ok", "denied", "failed"
 NO_UID = -1  # where a record is about no user
 MAX_TEXT = 1024  # characters of a field
-PREFIX = "TAPSTER_"  # of its fields in the journal
+PREFIX = "TAPSTER_"  # of a record's fields in the journal
 
 
 class Kind(NamedTuple):
@@ -159,7 +159,7 @@ def redacted_for(peer: Peer, event: Event) -> Event:
 
 
 class Record(Structured):
-    """A record as it is logged."""
+    """A record as it is logged: as JSON, as fields of the journal, and for people."""
 
     def __init__(self, event: Event) -> None:
         self.event = event
@@ -168,8 +168,8 @@ class Record(Structured):
         return json.dumps(vars(self.event))
 
     def fields(self) -> dict[str, str]:
-        """Those that are null are left out, and so is the time, which the
-        journal has by itself."""
+        """Fields that are null are left out, and so is the time, which the journal
+        has by itself."""
         kind = KINDS.get(self.event.event)
         fields = {"MESSAGE": str(self)}
         if kind is not None:

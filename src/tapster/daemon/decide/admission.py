@@ -57,7 +57,7 @@ class Admission:
             target, link = resolve(request, self._find, self._current.value)
             return self._judge.decide(context.peer, request, target, link)
 
-        judged = await self._closing.judged_without(context.peer.uid, judge)
+        judged = await self._closing.wait_and_judge(context.peer.uid, judge)
         judged = await self._consent.confirm(
             context,
             ATTACH,

@@ -28,7 +28,7 @@ class ClosingTaps:
         self._ledger = ledger
         self._is_gone = is_gone
 
-    async def judged_without(self, uid: int, judge: Callable[[], Judged]) -> Judged:
+    async def wait_and_judge(self, uid: int, judge: Callable[[], Judged]) -> Judged:
         """Decide; where that says that a user has too many NICs, decide again as
         long as taps are being closed.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How much a user has of what a rule is about: the decision's view of the tab."""
+"""How many NICs a user has of those that a rule is about."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from ..nics.ledger import Ledger, Nic, on_linux_bridge
 
 
 def target_of(nic: Nic) -> Target:
-    """What a NIC was asked for as. Where its MAC is not known it may be any."""
+    """What a NIC was asked for as. A MAC that is not known yet may be any."""
     if nic.network is not None:
         return Target(nic.network, None, nic.name, nic.mac)
     return Target(None, nic.bridge, nic.name, nic.mac)
 
 
 def _asked_for(nic: Nic) -> Target:
-    """As `target_of`. A MAC that the broker chose, as none was asked for, may be
-    none of those that the rule goes by which gave the NIC: it counts all the same."""
+    """What a NIC counts as. A rule with `macs` may have granted a NIC for which no MAC
+    was asked for; the broker has chosen one then, which is not one of these: such a
+    NIC counts as one whose MAC may be any."""
     target = target_of(nic)
     if nic.macs and nic.mac is not None and not matches_any(nic.mac, nic.macs):
         return target._replace(mac=None)
@@ -28,7 +29,10 @@ def _asked_for(nic: Nic) -> Target:
 def used(ledger: Ledger, uid: int, rule: Rule, bridges: bool) -> int:
     """How many NICs a user has of those that a rule is about.
 
-    :param bridges: whether those on Linux bridges count.
+    :param ledger: all NICs.
+    :param uid: the user.
+    :param rule: the rule.
+    :param bridges: whether NICs on Linux bridges count.
     """
     if rule.guests or rule.macs:
         mine = ledger.of_user(uid)

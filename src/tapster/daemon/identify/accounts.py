@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Accounts, as NSS has them: names for people to read, and groups that a process
-may have left; and who runs a helper."""
+"""What NSS knows of accounts: their names, for people to read, and their groups,
+which a process may have left. NSS may be slow, and no request waits long for it."""
 
 from __future__ import annotations
 
@@ -16,36 +16,38 @@ from .subuid import is_subordinate
 
 
 class Account(NamedTuple):
-    """A uid's name, None if it has none; and its groups, None if that is not known."""
+    """A uid's name, None if it has none or none is known; and its groups, None if
+    they are not known."""
 
     name: str | None
     groups: frozenset[int] | None
 
 
 _LAST_ID = 2**32 - 2
-_DIGITS = 10  # of an id; int() has a limit of its own, which is an error
+_DIGITS = 10  # of an id; int() raises ValueError where there are thousands
 INVALID_GID = 2**32 - 1  # (gid_t)-1: no group has it
 
-_accounts: dict[int, tuple[float, Account]] = {}
-_SECONDS = 60.0  # that they are good for
-_PATIENCE = 0.25  # seconds that all requests wait for NSS
-_IMPATIENCE = 0.02  # the same where it is slow
+_SECONDS = 60.0  # that what NSS said is kept
+_PATIENCE = 0.25  # seconds to wait for NSS; all requests wait meanwhile
+_IMPATIENCE = 0.02  # seconds to wait while NSS has not answered an earlier question
 _LOOKUPS = 4  # under way at a time, each in a thread of its own
 
-_under_way: set[int] = set()  # uids
+_accounts: dict[int, tuple[float, Account]] = {}  # by uid; with when NSS said it
+_under_way: set[int] = set()  # uids that NSS is asked about
 
 
 def user_name(uid: int) -> str:
-    """The account's name, or the number if there is none, or none is known."""
+    """The account's name; the number if it has none, or none is known."""
     return account_of(uid).name or str(uid)
 
 
 def account_of(uid: int) -> Account:
-    """What NSS has about a uid, kept for a minute.
+    """What NSS knows of a uid, kept for a minute.
 
-    NSS may ask far away, and take a minute to learn that nobody answers: till then
-    it is what was known last, or nothing. A user may have thousands of uids, as by
-    subuid(5), and each could have all others wait.
+    NSS may ask another host, and take a minute to find out that it does not answer:
+    until then this is what was known last, or nothing. A user may have thousands of
+    uids by subuid(5), so the number of lookups at a time is limited, too: each could
+    make all other requests wait.
     """
     now = time.monotonic()
     kept = _accounts.get(uid)
@@ -59,7 +61,11 @@ def account_of(uid: int) -> Account:
 
 
 def _look_up(uid: int, patience: float) -> Account | None:
-    """What a thread finds out, if it does so in time."""
+    """Have a thread ask NSS.
+
+    :param patience: seconds to wait for it.
+    :returns: what it found out; None if that takes longer.
+    """
     done = threading.Event()
 
     def work() -> None:
@@ -71,9 +77,9 @@ def _look_up(uid: int, patience: float) -> Account | None:
         _accounts.clear()
     _under_way.add(uid)
     try:
-        # One that waits for NSS must not keep us from ending.
+        # A daemon thread: one that waits for NSS does not keep the broker from ending.
         threading.Thread(target=work, name="user", daemon=True).start()
-    except RuntimeError:  # none can be had now
+    except RuntimeError:  # no thread can be had now
         _under_way.discard(uid)
         return None
     return _accounts[uid][1] if done.wait(patience) else None
@@ -94,8 +100,12 @@ def _groups_of(found: pwd.struct_passwd) -> frozenset[int]:
 
 
 def peer_after_login(user: str) -> Peer | None:
-    """Who a user would be after logging in, by name or number; None: nobody. It
-    has no process, so no request is its own. NSS may take its time."""
+    """Who a user would be after logging in. This `Peer` has no process, so no request
+    is its own. NSS may take its time.
+
+    :param user: a name or a number.
+    :returns: None if there is no such user.
+    """
     try:
         found = pwd.getpwnam(user)
     except (KeyError, ValueError):
@@ -105,7 +115,7 @@ def peer_after_login(user: str) -> Peer | None:
             return None
         try:
             found = pwd.getpwuid(int(user))
-        except KeyError:  # rules may be about it all the same
+        except KeyError:  # a uid without an account, which rules may be about
             uid = int(user)
             subordinate = is_subordinate(uid)
             return Peer(uid, INVALID_GID, frozenset(), 0, subordinate=subordinate)
@@ -113,8 +123,11 @@ def peer_after_login(user: str) -> Peer | None:
 
 
 def vmm_of_helper(pid: int) -> int:
-    """Who runs a helper: its parent, or, where QEMU ran it through a shell,
-    the shell's."""
+    """The process that runs a bridge helper: the helper's parent; or, where QEMU ran
+    it through a shell, the shell's parent.
+
+    :param pid: the helper's.
+    """
     above = process.parent(pid) or pid
     if process.command_name(above) == "sh":
         above = process.parent(above) or above

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who is at the other end of a socket, by the kernel's word (unix(7))."""
+"""Who is at the other end of a socket: the kernel's word (unix(7)), and what NSS and
+/etc/subuid add to it."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ _GROUPS = 64  # at first; the kernel says when it is too few
 
 
 def credentials(connection: socket.socket) -> tuple[int, int, int]:
-    """Pid, uid and gid of `identify`, for who need not know more.
+    """Pid, uid and gid of the process that called connect(2), as it was then.
 
     :raises OSError: this is not a connected Unix socket.
     """
@@ -31,7 +32,7 @@ def credentials(connection: socket.socket) -> tuple[int, int, int]:
 
 
 def identify(connection: socket.socket) -> Peer:
-    """The process that called connect(2), as it was then.
+    """The process that called connect(2), as it was then, with its account.
 
     :raises OSError: this is not a connected Unix socket.
     """
@@ -40,24 +41,25 @@ def identify(connection: socket.socket) -> Peer:
 
 
 def with_account(uid: int, gid: int, supplementary: frozenset[int], pid: int) -> Peer:
-    """The same, with what of it the kernel does not know."""
-    name, of_account = account_of(uid)
-    return Peer(
-        uid,
-        gid,
-        supplementary | {gid},
-        pid,
-        of_account,
-        name is None and is_subordinate(uid),
-    )
+    """Build the `Peer`: kernel credentials plus what NSS and /etc/subuid add (account
+    groups, whether the uid is subordinate).
+
+    :param uid: of the process.
+    :param gid: of the process.
+    :param supplementary: groups of the process.
+    :param pid: of the process.
+    """
+    name, account_groups = account_of(uid)
+    subordinate = name is None and is_subordinate(uid)
+    return Peer(uid, gid, supplementary | {gid}, pid, account_groups, subordinate)
 
 
 def pidfd(connection: socket.socket) -> int:
-    """A pidfd of the process that `identify` tells of, whoever has its pid now.
-    The caller closes it.
+    """A pidfd of the process that called connect(2), whoever has its pid now. The
+    caller closes it.
 
-    :raises OSError: ENOPROTOOPT from a kernel that has none to give; what else
-        there is says that the process is gone, in words that vary by kernel.
+    :raises OSError: ENOPROTOOPT: the kernel has no such option. Any other error
+        means that the process is gone; which one depends on the kernel.
     """
     raw = connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, _INT.size)
     number: int = _INT.unpack(raw)[0]
@@ -65,7 +67,8 @@ def pidfd(connection: socket.socket) -> int:
 
 
 def groups(connection: socket.socket) -> frozenset[int]:
-    """The supplementary groups of the process that `identify` tells of."""
+    """The supplementary groups of the process that called connect(2), as they were
+    then."""
     size = _GROUPS
     while True:
         try:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which uids are not persons but what subuid(5) gives to one.
+"""Which uids are not persons but given to one by subuid(5).
 
-By newuidmap(1), as rootless containers have it, a user can be any of 65,536 other
-uids. To each limit for each user, and to each rule that denies him something, they
-would be somebody else.
+With newuidmap(1), as rootless containers use it, a user can become any of 65,536
+other uids. Without this each of them would have its own share of every limit, and
+none would be denied what a rule denies to the user.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ _log = logging.getLogger(__name__)
 
 PATH = "/etc/subuid"
 _MOST_ID = 2**32 - 2
-_LARGEST = 16 << 20  # bytes; a line for each of 100,000 users are 3 MB
+_LARGEST = 16 << 20  # bytes of the file; 100,000 users take 3 MB
 
 
 def parse(text: str) -> list[tuple[int, int]]:
-    """First and last uid of each range, in order and apart; a line that is none is
-    passed over, as newuidmap does."""
+    """The ranges of a file like /etc/subuid. A line that is not well formed is skipped,
+    as newuidmap does.
+
+    :returns: the first and the last uid of each range, in order; none overlap.
+    """
     ranges: list[tuple[int, int]] = []
     found = []
     for line in text.split("\n"):
@@ -41,7 +44,7 @@ def parse(text: str) -> list[tuple[int, int]]:
 
 
 class Subordinates:
-    """What the file says now."""
+    """The uids that a file gives to users, as it is now."""
 
     def __init__(self, path: str = PATH) -> None:
         self._path = path
@@ -49,11 +52,11 @@ class Subordinates:
         self._ranges: list[tuple[int, int]] = []
 
     def __contains__(self, uid: int) -> bool:
-        self._look()
+        self._read_if_changed()
         place = bisect_right(self._ranges, (uid, _MOST_ID + 1)) - 1
         return place >= 0 and uid <= self._ranges[place][1]
 
-    def _look(self) -> None:
+    def _read_if_changed(self) -> None:
         try:
             seen = signature(os.stat(self._path))
             if seen == self._signature:
@@ -66,12 +69,12 @@ class Subordinates:
         except OSError as err:
             if self._signature != (err.errno or 0,):
                 _log.warning("%s: %s", self._path, err.strerror)
-            self._signature = (err.errno or 0,)  # what it said last holds
+            self._signature = (err.errno or 0,)  # what was read last holds
 
 
 _SYSTEMS = Subordinates()
 
 
 def is_subordinate(uid: int) -> bool:
-    """Whether the system's file gives a uid to a user."""
+    """Whether /etc/subuid gives a uid to some user."""
     return uid in _SYSTEMS

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The host's own bridges, found by name in each request.
 
-What never changes of a device with a certain index is looked up once; the
-rest, its name and MTU, is asked of the kernel again each time, by three short
-ioctls instead of a netlink message that is long to read.
+What never changes of a device, by its index, is looked up once. Its name and MTU
+are asked of the kernel each time, by three ioctls: the answer to a netlink request
+would be long to read.
 """
 
 from __future__ import annotations
@@ -31,19 +31,21 @@ class Bridges:
         self._socket.close()
 
     def index_of(self, name: str) -> int:
-        """The index of a device; :raises OSError: there is none."""
+        """The index of a device.
+
+        :raises OSError: there is no device of that name.
+        """
         return netdevice.index_of(self._socket, name)
 
     def find(self, name: str) -> Link | None:
-        """The device of that name, whatever it is; None if there is none.
+        """The device of that name, whatever its kind; None if there is none.
 
-        Of one that is a bridge only index, name, kind, MTU and address may be
-        relied on.
+        If it is a bridge, only its index, name, kind, MTU and address are current.
         """
         try:
             index = netdevice.index_of(self._socket, name)
             known = self._known.get(index)
-            # The kernel also finds alternative names.
+            # The kernel finds alternative names, too.
             if known is not None and netdevice.name_of(self._socket, index) == name:
                 return known._replace(
                     name=name, mtu=netdevice.mtu_of(self._socket, name)
@@ -60,8 +62,8 @@ class Bridges:
         return link
 
     def pin_mac(self, link: Link) -> None:
-        """Set an administrator's bridge's MAC to what it is: a bridge whose MAC
-        was never set takes over that of a port."""
+        """Set the MAC of an administrator's bridge to what it is now: a bridge whose
+        MAC was never set takes over the MAC of one of its ports."""
         if link.ifindex not in self._pinned:
             self._netlink.transact(
                 [rtnetlink.set_link(link.ifindex, link.name, mac=link.address)]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a request is about, and whether what it says could be meant.
+"""What a request to attach is about.
 
-Checks of form come first and are told to the caller; what exists is looked up
-only then, and is never told to one who is denied.
+The form of its parameters is checked first, and the caller is told what is wrong.
+What exists is looked up only then, and a caller that is denied is never told.
 """
 
 from __future__ import annotations
@@ -71,23 +71,28 @@ def _guest_mac(mac: str | None) -> str | None:
 def resolve(
     request: AttachRequest, find: Callable[[str], Link | None], config: Config
 ) -> tuple[Target, Link | None]:
-    """What is asked for, and the bridge's link where it is a Linux bridge.
+    """Find out what is asked for.
 
-    A bridge's name that is a Linux bridge means that bridge; otherwise a
-    network of that name; otherwise, for br0 and qemubr0, the default network.
+    The name of a bridge means the Linux bridge of that name; if there is none, the
+    network of that name; if there is none, and the name is br0 or qemubr0 (or what
+    is configured instead), the default network.
 
-    :param find: the device of a name.
+    :param request: in its normal form.
+    :param find: finds the device of a name, as `Bridges.find`.
+    :param config: the networks that there are.
+    :returns: the target, which is empty if nothing of that name exists, and the
+        link if it is a Linux bridge.
     """
     if request.bridge is None:
         name = request.network or DEFAULT_NETWORK
         return Target(network=name if name in config.networks else None), None
-    # Bridges of per-user networks are reached through their network only: an
-    # "allow all" in bridge.conf is not about another user's guests.
+    # Our own bridges are reached through their network only: otherwise an "allow all"
+    # in bridge.conf would be about other users' networks.
     if request.bridge.startswith(BRIDGE_PREFIX):
         return Target(), None
     link = find(request.bridge)
     if link is not None:
-        # The kernel also finds alternative names; bridge.conf compares real ones.
+        # The kernel finds alternative names, too; bridge.conf compares real names.
         if link.kind == "bridge" and link.name == request.bridge:
             return Target(bridge=link.name), link
         return Target(), None

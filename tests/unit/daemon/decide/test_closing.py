@@ -42,7 +42,7 @@ class Taps:
 
     def judged(self, uid: int = 1000) -> Judged:
         taps = ClosingTaps(self.ledger, self.is_gone)
-        return asyncio.run(taps.judged_without(uid, self.judge))
+        return asyncio.run(taps.wait_and_judge(uid, self.judge))
 
 
 def test_a_tap_that_is_gone_is_not_counted(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_another_user_s_tap_is_not_looked_at(tmp_path: Path) -> None:
 def test_no_other_answer_waits_for_a_tap(tmp_path: Path) -> None:
     taps = ClosingTaps(Taps(tmp_path, gone=True).ledger, lambda _: 1 // 0 == 0)
     for judged in (YES, NO):
-        assert asyncio.run(taps.judged_without(1000, lambda j=judged: j)) is judged  # type: ignore[misc]
+        assert asyncio.run(taps.wait_and_judge(1000, lambda j=judged: j)) is judged  # type: ignore[misc]
 
 
 def test_the_wait_for_a_tap_has_an_end(
