@@ -24,7 +24,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import report
 from tapster.daemon.decide.quota import used
-from tapster.daemon.nics.ledger import Ledger, Nic
+from tapster.daemon.nics.ledger import Ledger
+from tapster.daemon.nics.nic import Nic
+from tapster.daemon.nics.port_filter import PortFilter
+from tapster.daemon.nics.record import RecordDirectory
+from tapster.kernel.nft import Nft
+from tapster.kernel.nftelem import ElementSocket
 from tapster.model import Peer, Rule, State
 from tapster.policy.config.load import Config, parse
 from tapster.policy.config.values import Names
@@ -253,7 +258,9 @@ def _decisions(
 ) -> dict[str, Any]:
     """Microseconds of a decision, the counting of the caller's NICs included."""
     with tempfile.TemporaryDirectory() as directory:
-        ledger = Ledger(os.path.join(directory, "nics"))
+        records = RecordDirectory(os.path.join(directory, "nics"))
+        # A decision makes no use of the sockets.
+        ledger = Ledger(records, PortFilter(ElementSocket(), Nft()))
         for nic in _nics(requests):
             ledger.add(nic)
         cases = [(each, _facts(ledger, each.peer.uid)) for each in requests]

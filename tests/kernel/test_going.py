@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Nothing left: whoever is killed, and whenever."""
+"""Nothing left: whoever is killed, and whenever.
+
+Shows daemon/detach.
+"""
 
 from __future__ import annotations
 

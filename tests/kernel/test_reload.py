@@ -2,7 +2,7 @@
 """Another configuration under running guests: what changes at once, what waits,
 and that nobody loses a frame over it.
 
-Shows daemon/broker.
+Shows daemon/reconfigure.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 
 from support.builders import make_nic, make_peer
 from tapster.daemon.audit.request_context import RequestContext
-from tapster.daemon.nics.ledger import Nic
+from tapster.daemon.nics.nic import Nic
 from tapster.model import Peer
 
 ALICE, BOB = 23001, 23002

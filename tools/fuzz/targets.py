@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from tapster.client.reply import parse_reply
 from tapster.daemon.audit import journal, log
 from tapster.daemon.decide.polkit import dbus as bus
-from tapster.daemon.nics.ledger import read_record
+from tapster.daemon.nics.record import from_json as nic_from_json
 from tapster.errors import ConfigError, ProtocolError, RequestError, UsageError
 from tapster.kernel import conntrack, netlink, nflog, rtnetlink
 from tapster.model import Peer
@@ -137,10 +137,10 @@ def of_conntrack(data: bytes) -> None:
 def of_record(data: bytes) -> None:
     """A NIC's record, as `Ledger.records` reads it."""
     try:
-        nic = read_record(json.loads(data.decode()))
+        nic = nic_from_json(json.loads(data.decode()))
     except (ValueError, TypeError, KeyError, RecursionError):
         return
-    _ = nic.where, nic.scope
+    _ = nic.network_key, nic.name_key
 
 
 def of_network_record(data: bytes) -> None:

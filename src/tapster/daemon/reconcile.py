@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What a broker does first: find what an earlier one left, and finish it.
 
-The kernel says what exists, the records what it was for. A NIC with both is
-gone on with; a record without its tap is a teardown that is still due. The
-nftables tables are made anew from what was found, in one transaction: running
-guests notice nothing, and whatever did not belong is gone.
+The kernel says what exists, the records what it was for. A NIC with both is gone on
+with; a record without its tap is a teardown that is still due; a tap of ours without
+a record is nobody's, and goes. The nftables tables are made anew from what was found,
+in one transaction: running guests notice nothing, and whatever did not belong there
+is gone.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 
 from ..errors import BrokerFailure
 from ..kernel import rtnetlink
 from ..kernel.netlink import NetlinkError
-from ..kernel.nft import NftError
 from ..kernel.rtnetlink import Link
 from ..model import BRIDGE_PREFIX, TAP_PREFIX, Mode, State
 from ..networks import (
@@ -26,206 +27,270 @@ from ..networks import (
     ruleset,
     state_files,
 )
+from ..networks.host_context import HostContext
 from ..networks.managed_network import ManagedNetwork
-from .broker import Broker
-from .nics.expected import TAP_ALIAS, is_recorded
-from .nics.ledger import Nic
-from .watch.guard import name_again
+from ..policy.config.current import CurrentConfig
+from .audit.events import Events
+from .nics.expected import is_recorded
+from .nics.expiry import Expiry
+from .nics.ledger import Ledger
+from .nics.naming import TAP_ALIAS
+from .nics.nic import Nic
+from .provision.adjust import Adjuster
+from .publish.hooks.lifecycle import Hooks
+from .publish.networks import RunningNetworks
+from .publish.open_forwards import OpenForwards
+from .reconfigure import Reconfigurer
 
 _log = logging.getLogger(__name__)
 
 
-async def reconcile(broker: Broker, more_rules: str) -> None:
-    """Bring records, kernel and processes together. Call it once, at the start.
+class Reconciler:
+    """Brings records, kernel and processes together, once, at the start."""
 
-    :param more_rules: what else is to be in the bridge table.
-    :raises NetlinkError, NftError: the kernel would not even answer.
-    """
-    env = broker.env
-    links = {link.ifindex: link for link in rtnetlink.links(env.netlink)}
-    found: list[Nic] = []
-    vanished: list[Nic] = []
-    for nic in broker.ledger.records():
-        (found if is_recorded(nic, links.get(nic.ifindex)) else vanished).append(nic)
-    for nic in found:
-        name_again(broker, nic, links[nic.ifindex])
-    networks = _recall_networks(broker, {nic.bridge for nic in found})
-    rebuilt = _rebuild_networks(broker, found, networks)
-    networks += rebuilt
+    def __init__(
+        self,
+        host: HostContext,
+        current: CurrentConfig,
+        ledger: Ledger,
+        adjuster: Adjuster,
+        networks: RunningNetworks,
+        forwards: OpenForwards,
+        reconfigurer: Reconfigurer,
+        expiry: Expiry,
+        hooks: Hooks,
+        events: Events,
+    ) -> None:
+        self._host = host
+        self._netlink = host.netlink
+        self._current = current
+        self._ledger = ledger
+        self._adjuster = adjuster
+        self._networks = networks
+        self._forwards = forwards
+        self._reconfigurer = reconfigurer
+        self._expiry = expiry
+        self._hooks = hooks
+        self._events = events
+        # By index; names are as they were before any of this.
+        self._links: dict[int, Link] = {}
+        self._found: list[Nic] = []  # NICs whose tap exists
+        self._vanished: list[Nic] = []  # records without a tap
 
-    there = [network for network in networks if network.bridge_index]
-    env.routing = bool(there)
-    text = ruleset.tables(more_rules, routing=env.routing)
-    for network in there:
-        text += elements.add_network(network.rules)
-    text += broker.networks.host.closing_statements(there)
-    for nic in list(found):
+    async def run(self, more_rules: str) -> None:
+        """Do it all.
+
+        :param more_rules: what else is to be in the bridge table.
+        :raises NetlinkError, NftError: the kernel would not even answer.
+        """
+        self._match_records()
+        recalled = self._recall_networks()
+        rebuilt = self._rebuild_networks(recalled)
+        networks = recalled + rebuilt
+        self._make_tables(networks, more_rules)
+        self._enter_nics()
+        await self._resume_networks(networks, rebuilt)
+        self._reconfigurer.catch_up()
+        self._delete_lost_taps()
+        self._delete_lost_bridges()
+        self._networks.restore_host()
+        for nic in list(self._ledger):
+            self._expiry.add(nic)
+        devices = [nic.ifname for nic in self._ledger]
+        devices += [network.bridge for network in self._networks.all()]
+        self._hooks.recall(set(devices))
+
+    # NICs
+
+    def _match_records(self) -> None:
+        links = rtnetlink.links(self._netlink)
+        self._links = {link.ifindex: link for link in links}
+        for nic in self._ledger.records.read_all():
+            link = self._links.get(nic.ifindex)
+            if link is not None and is_recorded(nic, link):
+                self._found.append(self._restore_name(nic, link))
+            else:
+                self._vanished.append(nic)
+
+    def _restore_name(self, nic: Nic, link: Link) -> Nic:
+        """Have a tap bear its own name, before rules are made that go by names. One
+        that can't be renamed is put into quarantine."""
+        if link.name == nic.ifname:
+            return nic
+        words = f"changed by who has CAP_NET_ADMIN: name {nic.ifname} -> {link.name}"
         try:
-            text += elements.added(elements.of_port(nic.guest))
-        except (LookupError, ValueError) as err:
-            _log.warning("%s: its record is damaged: %r", nic.ifname, err)
-            found.remove(nic)
-            vanished.append(nic)
-            continue
-        text += rates.change_limit(nic.ifname, 0, nic.rate_egress)
-    ways_in = {n.bridge for n in there if n.definition.mode is Mode.NAT}
-    text += broker.open_forwards.statements(
-        nic for nic in found if nic.bridge in ways_in
-    )
-    env.nft.run("make tables", text)
+            self._netlink.transact(
+                [rtnetlink.set_link(nic.ifindex, link.name, name=nic.ifname)]
+            )
+        except NetlinkError as err:
+            reason = f"{words}; could not be put back"
+            nic = replace(nic, state=State.QUARANTINED, reason=reason)
+            self._ledger.records.replace(nic)
+            self._events.about("tampered", nic, f"{reason} ({err})")
+            self._events.about("quarantined", nic, reason)
+            return nic
+        self._events.about("tampered", nic, f"{words}; put back")
+        return nic
 
-    for nic in found:
-        broker.ledger.enter(nic)
-        _finish(broker, nic, links[nic.ifindex])
-    for nic in vanished:
-        _log.info("%s went while no broker ran", nic.ifname)
-        broker.ledger.forget(nic.ifname)
-        broker.events.about("detached", nic)
-    for network in networks:
-        network.dnsmasq.reattach()
-    dnsmasq_launch.end_strays(
-        env.directory, {n.dnsmasq.pid for n in networks if n.dnsmasq.pid is not None}
-    )
-    for network in networks:
-        ifnames = {nic.ifname for nic in broker.ledger.on_bridge(network.bridge)}
-        if network.bridge_index and ifnames:
-            broker.networks.adopt(network)
+    def _enter_nics(self) -> None:
+        for nic in self._found:
+            self._ledger.adopt(nic)
+            if nic.state is not State.QUARANTINED:
+                try:
+                    self._adjuster.finish(nic, self._links[nic.ifindex])
+                except NetlinkError as err:
+                    _log.error("%s: %s", nic.ifname, err)
+        for nic in self._vanished:
+            _log.info("%s went while no broker ran", nic.ifname)
+            self._ledger.records.remove(nic.ifname)
+            self._events.about("detached", nic)
+
+    def _delete_lost_taps(self) -> None:
+        """Remove taps that bear our mark and have no record. Nobody knows any more
+        what they may do, so no frame of theirs passes; nobody could give them back,
+        and they would count for no one. Only CAP_NET_ADMIN can set that mark."""
+        for link in self._links.values():
+            if (
+                link.kind == "tun"
+                and link.name.startswith(TAP_PREFIX)
+                and link.alias.startswith(TAP_ALIAS)
+                and self._ledger.by_index(link.ifindex) is None
+                and self._delete(link)
+            ):
+                _log.warning(
+                    "%s had no record, and is taken away: %s", link.name, link.alias
+                )
+
+    def _delete(self, link: Link) -> bool:
+        """Delete a device; False if that was not possible, as it was going."""
+        try:
+            self._netlink.transact([rtnetlink.delete_link(link.ifindex, link.name)])
+        except NetlinkError as err:
+            _log.debug("%s", err)
+            return False
+        return True
+
+    # Networks
+
+    def _recall_networks(self) -> list[ManagedNetwork]:
+        """The networks that have a record. A damaged record is removed; the files of
+        a bridge with NICs stay in any case, as its dnsmasq has them."""
+        used = {nic.bridge for nic in self._found}
+        networks: list[ManagedNetwork] = []
+        for bridge in sorted(os.listdir(self._host.directory)):
             try:
-                await network.adopt(ifnames)
+                network = ManagedNetwork.recall(self._host, bridge)
+                rival = next((n for n in networks if _excludes(n, network)), None)
+                if rival is not None:
+                    raise ValueError(f"{rival.bridge} is the same, or has its subnet")
+            except (OSError, ValueError, LookupError, TypeError, AttributeError) as err:
+                path = os.path.join(self._host.directory, bridge)
+                _log.warning("%s is damaged and removed: %s", path, err)
+                state_files.discard(f"{path}/network.json" if bridge in used else path)
+                continue
+            network.find_bridge()
+            networks.append(network)
+        return networks
+
+    def _rebuild_networks(self, recalled: list[ManagedNetwork]) -> list[ManagedNetwork]:
+        """Networks that have NICs and no record, from the configuration and from what
+        the kernel says."""
+        known = {network.bridge for network in recalled}
+        rebuilt: list[ManagedNetwork] = []
+        for nic in self._found:
+            definition = self._current.value.networks.get(nic.network or "")
+            if (
+                nic.bridge in known
+                or definition is None
+                or definition.mode is Mode.BRIDGE
+            ):
+                continue
+            known.add(nic.bridge)
+            try:
+                network = ManagedNetwork.rebuilt(
+                    self._host, definition, nic.uid, nic.bridge
+                )
+            except (NetlinkError, OSError) as err:
+                _log.error("network of %s: %s", nic.bridge, err)
+                continue
+            if network is not None and not any(_excludes(network, n) for n in recalled):
+                _log.warning("network %s had no record; it has one again", network.key)
+                rebuilt.append(network)
+        return rebuilt
+
+    async def _resume_networks(
+        self, networks: list[ManagedNetwork], rebuilt: list[ManagedNetwork]
+    ) -> None:
+        """Go on with networks that have NICs, and take down the others."""
+        for network in networks:
+            network.dnsmasq.reattach()
+        pids = {n.dnsmasq.pid for n in networks if n.dnsmasq.pid is not None}
+        dnsmasq_launch.end_strays(self._host.directory, pids)
+        for network in networks:
+            nics = self._ledger.on_bridge(network.bridge)
+            if not network.bridge_index or not nics:
+                await network.down()
+                continue
+            self._networks.adopt(network)
+            try:
+                await network.adopt({nic.ifname for nic in nics})
                 if network in rebuilt:
-                    _publish_again(broker, network)
+                    _publish(network, nics)
             except (BrokerFailure, OSError) as err:
                 # Its guests have their addresses; the others have their broker.
                 _log.error("network %s was not taken over whole: %s", network.key, err)
-        else:
-            await network.down()
-    broker.catch_up()
-    _delete_lost_taps(broker, links)
-    _delete_lost_bridges(broker)
-    broker.networks.restore_host()
-    for nic in list(broker.ledger):
-        broker.expiry.add(nic)
-    there_are = [nic.ifname for nic in broker.ledger]
-    there_are += [network.bridge for network in broker.networks.all()]
-    broker.hooks.recall(set(there_are))
+
+    def _delete_lost_bridges(self) -> None:
+        """Remove bridges that bear our mark and have neither a record nor a port."""
+        known = {network.bridge for network in self._networks.all()}
+        links = rtnetlink.links(self._netlink)
+        used = {link.master for link in links}
+        for link in links:
+            if (
+                link.kind == "bridge"
+                and link.name.startswith(BRIDGE_PREFIX)
+                and link.alias.startswith(own_bridge.ALIAS)
+                and link.name not in known
+                and link.ifindex not in used
+            ):
+                self._delete(link)
+
+    # nftables
+
+    def _make_tables(self, networks: list[ManagedNetwork], more_rules: str) -> None:
+        """Make both tables from what was found, in one transaction."""
+        up = [network for network in networks if network.bridge_index]
+        self._host.routing = bool(up)
+        text = ruleset.tables(more_rules, routing=self._host.routing)
+        for network in up:
+            text += elements.add_network(network.rules)
+        text += self._networks.host.closing_statements(up)
+        for nic in list(self._found):
+            try:
+                text += elements.added(elements.of_port(nic.guest))
+            except (LookupError, ValueError) as err:
+                _log.warning("%s: its record is damaged: %r", nic.ifname, err)
+                self._found.remove(nic)
+                self._vanished.append(nic)
+                continue
+            if nic.state is not State.QUARANTINED:
+                text += rates.change_limit(nic.ifname, 0, nic.rate_egress)
+        ways_in = {n.bridge for n in up if n.definition.mode is Mode.NAT}
+        text += self._forwards.statements(
+            nic for nic in self._found if nic.bridge in ways_in
+        )
+        self._host.nft.run("make tables", text)
 
 
-def _finish(broker: Broker, nic: Nic, link: Link) -> None:
-    """What the earlier broker was doing with one NIC."""
-    if nic.state is State.QUARANTINED:
-        if link.name != nic.ifname:
-            broker.ledger.update(nic)
-        return
-    try:
-        broker.provisioner.finish(nic, link)
-    except NetlinkError as err:
-        _log.error("%s: %s", nic.ifname, err)
-
-
-def _rebuild_networks(
-    broker: Broker, nics: list[Nic], networks: list[ManagedNetwork]
-) -> list[ManagedNetwork]:
-    """Those that have NICs and no record: by the configuration and the kernel."""
-    known = {network.bridge for network in networks}
-    found: list[ManagedNetwork] = []
+def _publish(network: ManagedNetwork, nics: list[Nic]) -> None:
+    """Let DHCP and DNS know the guests of a network whose files were lost."""
     for nic in nics:
-        definition = broker.config.networks.get(nic.network or "")
-        if nic.bridge in known or definition is None or definition.mode is Mode.BRIDGE:
-            continue
-        known.add(nic.bridge)
-        try:
-            network = ManagedNetwork.rebuilt(
-                broker.env, definition, nic.uid, nic.bridge
-            )
-        except (NetlinkError, OSError) as err:
-            _log.error("network of %s: %s", nic.bridge, err)
-            continue
-        if network is not None and not any(_is_same(network, n) for n in networks):
-            _log.warning("network %s had no record; it has one again", network.key)
-            found.append(network)
-    return found
-
-
-def _recall_networks(broker: Broker, used: set[str]) -> list[ManagedNetwork]:
-    """:param used: bridges with NICs: their files are kept, whatever their record
-    is like, as their dnsmasq has them."""
-    networks: list[ManagedNetwork] = []
-    for bridge in sorted(os.listdir(broker.env.directory)):
-        try:
-            network = ManagedNetwork.recall(broker.env, bridge)
-            rival = next((n for n in networks if _is_same(n, network)), None)
-            if rival is not None:
-                raise ValueError(f"{rival.bridge} is the same, or has its subnet")
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as err:
-            path = os.path.join(broker.env.directory, bridge)
-            _log.warning("%s is damaged and removed: %s", path, err)
-            state_files.discard(f"{path}/network.json" if bridge in used else path)
-            continue
-        network.find_bridge()
-        networks.append(network)
-    return networks
-
-
-def _publish_again(broker: Broker, network: ManagedNetwork) -> None:
-    for nic in broker.ledger.on_bridge(network.bridge):
         if nic.mac is not None and nic.ipv4 is not None:
             network.add_guest(nic.ifname, nic.mac, nic.ipv4, nic.ipv6, nic.name)
 
 
-def _is_same(one: ManagedNetwork, other: ManagedNetwork) -> bool:
+def _excludes(one: ManagedNetwork, other: ManagedNetwork) -> bool:
     """Whether nftables could not have both."""
     if one.subnet6 is not None and one.subnet6 == other.subnet6:
         return True
     return one.key == other.key or one.subnet4.overlaps(other.subnet4)
-
-
-def _delete_lost_taps(broker: Broker, links: dict[int, Link]) -> None:
-    """Taps that bear our mark and have no record: nobody knows any more what they
-    may, so that no frame passes, nobody could give them back, and they would
-    count for no one. Only CAP_NET_ADMIN can set that mark."""
-    for link in links.values():
-        if (
-            link.kind == "tun"
-            and link.name.startswith(TAP_PREFIX)
-            and link.alias.startswith(TAP_ALIAS)
-            and broker.ledger.by_index(link.ifindex) is None
-        ):
-            try:
-                broker.env.netlink.transact(
-                    [rtnetlink.delete_link(link.ifindex, link.name)]
-                )
-            except NetlinkError as err:
-                _log.debug("%s", err)  # it was going
-                continue
-            _log.warning(
-                "%s had no record, and is taken away: %s", link.name, link.alias
-            )
-
-
-def _delete_lost_bridges(broker: Broker) -> None:
-    """Bridges that bear our mark and have no record, if they have no port."""
-    known = {network.bridge for network in broker.networks.all()}
-    links = rtnetlink.links(broker.env.netlink)
-    used = {link.master for link in links}
-    for link in links:
-        if (
-            link.kind == "bridge"
-            and link.name.startswith(BRIDGE_PREFIX)
-            and link.alias.startswith(own_bridge.ALIAS)
-            and link.name not in known
-            and link.ifindex not in used
-        ):
-            try:
-                broker.env.netlink.transact(
-                    [rtnetlink.delete_link(link.ifindex, link.name)]
-                )
-            except NetlinkError as err:
-                _log.debug("%s", err)
-
-
-def remove_tables(broker: Broker) -> None:
-    """Leave nothing in nftables; for a broker that ends with no NIC."""
-    try:
-        broker.env.nft.run("delete tables", ruleset.no_tables())
-    except NftError as err:
-        _log.warning("%s", err)

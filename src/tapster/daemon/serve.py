@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import functools
 import gc
 import logging
 import os
 import resource
 import signal
 import socket
+from contextlib import AsyncExitStack
 from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
@@ -19,47 +21,29 @@ from ..kernel import memory, process
 from ..kernel.netlink import NetlinkError, NetlinkSocket
 from ..kernel.nft import Nft, NftError
 from ..kernel.nftelem import ElementSocket
-from ..networks import dnsmasq
+from ..networks import dnsmasq, ruleset
 from ..networks.host_context import HostContext
 from ..networks.ip_forwarding import IpForwarding
 from ..networks.state_store import StateStore
-from ..policy.config.current import CurrentConfig
 from ..policy.config.load import Config, load
-from . import reconcile
-from .api.service import BrokerService
 from .audit.events import Events
-from .broker import Broker
-from .decide.bridge_grants import BridgeGrants
-from .decide.consent import Consent
-from .decide.judge import Judge
-from .decide.polkit.client import Polkit
-from .decide.visibility import Visibility
-from .identify.program import ProgramReader
-from .nics.ledger import Ledger
-from .process import (
-    eager_tasks,
-    sandbox,
-    single_instance,
-)
-from .process import (
-    listening as activation,
-)
+from .parts import Parts
+from .process import eager_tasks, sandbox, single_instance
+from .process import listening as activation
 from .process.listening import notify
 from .process.options import Options
 from .process.programs import Programs
 from .process.runtime_directory import RuntimeDirectoryWatch
 from .process.spawner_process import SpawnerProcess
-from .publish.forwards import ForwardRequests
-from .publish.hooks.lifecycle import Hooks
+from .provision.tap_fd import TapDescriptor
 from .server.listener import Listener
-from .watch.dhcp_snooping import LeaseWatch
-from .watch.first_mac import FirstMac
-from .watch.guard import Guard
-from .watch.netlink import Watch
+from .watch import dhcp_snooping
+from .watch.netlink import open_monitor
 
 _log = logging.getLogger(__name__)
 
 DESCRIPTORS = 65536
+_TRIES, _PAUSE = 40, 0.005  # seconds, each; for taps that are closing
 BROKEN = 70  # the exit status for an error nobody foresaw (EX_SOFTWARE)
 
 
@@ -113,13 +97,13 @@ def _allow_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _read(options: Options, rootless: Rootless | None) -> Config:
+def _read(options: Options, *, rootless: bool) -> Config:
     """The configuration. The system's is the administrator's: what another can
     write to is refused, whoever the broker runs as.
 
     :raises ConfigError: a file is wrong.
     """
-    return load(options.config, owner_only=rootless is None)
+    return load(options.config, owner_only=not rootless)
 
 
 def _read_at_start(options: Options, rootless: Rootless | None) -> Config:
@@ -129,7 +113,7 @@ def _read_at_start(options: Options, rootless: Rootless | None) -> Config:
     :raises ConfigError: a rootless broker's is wrong: its user waits for it.
     """
     try:
-        return _read(options, rootless)
+        return _read(options, rootless=rootless is not None)
     except ConfigError as err:
         if rootless is not None:
             raise
@@ -212,23 +196,6 @@ def _host_context(
     )
 
 
-def _program_reader(programs: Programs) -> ProgramReader:
-    """Only root may trace other users' processes. What reads for root is the process
-    that starts programs: this one has given that right up."""
-    if os.geteuid() == 0:
-        return ProgramReader(programs.executable)
-    return ProgramReader()
-
-
-def _ledger(options: Options) -> Ledger:
-    try:
-        return Ledger(os.path.join(options.runtime, "nics"))
-    except OSError as err:
-        raise BrokerUnavailable(
-            f"cannot use {err.filename}: {err.strerror}", "see --runtime-dir"
-        ) from err
-
-
 def _store(options: Options, rootless: Rootless | None) -> StateStore:
     """The state directory. A user whose home can't be written gets addresses
     that last as long as his session."""
@@ -249,113 +216,148 @@ async def _serve(
     spawner: SpawnerProcess,
     rootless: Rootless | None,
 ) -> int:
+    """Start one part after the other, wait, and end them in the opposite order.
+
+    :param lock: descriptor of the file that makes us the only broker.
+    :returns: the exit status.
+    """
     loop = asyncio.get_running_loop()
     eager_tasks.install(loop)
     stop = asyncio.Event()
     programs = Programs(spawner, stop.set)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    env = _host_context(options, programs, rootless)
-    current, polkit = CurrentConfig(config), Polkit()
-    visibility = Visibility(current, polkit)
-    events = Events(
-        visibility.may_see,
-        _program_reader(programs),
-        watchers=config.limits.watchers,
-        watchers_per_user=config.limits.watchers_per_user,
-    )
-    ledger = _ledger(options)
-    grants = BridgeGrants(current, ledger, owner_only=rootless is None)
-    judge, consent = Judge(current, ledger, grants), Consent(polkit, events)
-    of_hooks = None if rootless else options.config
-    hooks = Hooks(of_hooks, options.runtime, programs, events, current)
-    broker = Broker(current, env, ledger, events, judge, consent, visibility, hooks)
-    forwards = ForwardRequests(
-        broker.forward_table,
-        broker.open_forwards,
-        broker.permissions,
-        events,
-        current,
-        rootless=env.rootless,
-    )
-    watch, leases = Watch(), LeaseWatch()
-    first_mac = FirstMac(broker)
-    await reconcile.reconcile(broker, leases.rules)
-    guard = Guard(broker)
-    guard.on_tampered = hooks.tampered
-    watch.start(broker, first_mac, guard)
-    guard.look_at_all()
-    leases.start(broker)
-    if ledger.waiting():
-        first_mac.start()
 
-    tier = "rootless" if rootless else "system"
-    service = BrokerService(broker, forwards, tier, lambda: _read(options, rootless))
-    loop.add_signal_handler(signal.SIGHUP, service.reload_by_signal)
-    listener = Listener(listening, service, config.limits)
-    listener.start()
-    idle = None
-    if rootless is not None:
-        idle = loop.create_task(_stop_when_idle(broker, listener, stop))
-    # What exists now lives as long as the process: no need to look at it again
-    # for garbage in the middle of a request.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
-    directory = RuntimeDirectoryWatch(
-        lock, options.runtime, lambda: _save(broker), stop.set
-    )
-    directory.start()
-    sandbox.enter(rootless=rootless is not None)
-    notify("READY=1")
-    _log.info("serving %s", options.socket)
-    await stop.wait()
-    directory.stop()
+    async with AsyncExitStack() as ends:
+        host = _host_context(options, programs, rootless)
+        ends.callback(_close_sockets, host)
+        parts = await _start_watching(ends, options, config, host, programs)
+        loop.add_signal_handler(signal.SIGHUP, parts.service.reload_by_signal)
+        listener = Listener(listening, parts.service, config.limits)
+        listener.start()
+        ends.callback(listener.close)
+        ends.push_async_callback(_end_watches, parts.events)
+        if rootless is not None:
+            idle = loop.create_task(_stop_when_idle(parts, listener, stop))
+            ends.callback(idle.cancel)
+        _rest_from_collecting()
+        directory = RuntimeDirectoryWatch(lock, options.runtime, parts.save, stop.set)
+        directory.start()
+        ends.callback(directory.stop)
+        sandbox.enter(rootless=rootless is not None)
+        notify("READY=1")
+        _log.info("serving %s", options.socket)
 
-    notify("STOPPING=1")
-    if idle is not None:
-        idle.cancel()
-    events.close()
-    await asyncio.sleep(0)  # what happened last is still to be told
-    if directory.is_lost:
-        return BROKEN  # and nothing is taken down
-    listener.close()
-    first_mac.stop()
-    guard.stop()
-    # Without the process that starts programs nothing can come up any more: the
-    # next broker goes on with what there is.
-    await broker.stop(everything=rootless is not None and not programs.is_lost)
-    if not len(ledger):
-        reconcile.remove_tables(broker)
-    watch.stop()
-    leases.stop()
-    broker.open_forwards.close()
-    broker.close()
-    polkit.close()
-    env.netlink.close()
-    env.sets.close()
+        await stop.wait()
+        notify("STOPPING=1")
+        if directory.is_lost:  # another broker starts: nothing is taken down
+            await _end_watches(parts.events)
+            ends.pop_all()
+            return BROKEN
     return BROKEN if programs.is_lost else 0
 
 
-def _save(broker: Broker) -> None:
-    """What nobody could find out from the kernel; :raises OSError."""
-    broker.ledger.write_again()
-    broker.hooks.rewrite_all()
-    broker.env.ip_forwarding.keep()
+async def _start_watching(
+    ends: AsyncExitStack,
+    options: Options,
+    config: Config,
+    host: HostContext,
+    programs: Programs,
+) -> Parts:
+    """Take over what an earlier broker left, and watch over it from then on. The
+    sockets listen before anything is looked at, so that no change is missed."""
+    monitor = open_monitor()
+    ends.callback(monitor.close)
+    lease_log = dhcp_snooping.open_log()
+    if lease_log is not None:
+        ends.callback(lease_log.close)
+    read = functools.partial(_read, options, rootless=host.rootless)
+    parts = Parts(options, config, read, host, programs, monitor, lease_log)
+    ends.callback(parts.close)
+    await parts.reconciler.run(dhcp_snooping.rules(lease_log))
+    ends.push_async_callback(_retire, parts, programs)
+    ends.callback(parts.orphans.stop)
+    ends.callback(parts.guard.stop)
+    parts.watch.start()
+    ends.callback(parts.watch.stop)
+    parts.guard.look_at_all()
+    parts.snooper.start()
+    ends.callback(parts.snooper.stop)
+    ends.callback(parts.first_mac.stop)
+    if parts.ledger.waiting():
+        parts.first_mac.start()
+    return parts
+
+
+def _rest_from_collecting() -> None:
+    """What exists now lives as long as the process: do not look at it again for
+    garbage in the middle of a request."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
+async def _end_watches(events: Events) -> None:
+    events.close()
+    await asyncio.sleep(0)  # what happened last is still to be told
+
+
+async def _retire(parts: Parts, programs: Programs) -> None:
+    """Take down every network that has no NIC, and a rootless broker's others too.
+
+    The system's guests keep theirs over a restart. A rootless broker's namespace
+    ends with it. Without the process that starts programs nothing could come up any
+    more, so the next broker goes on with what there is.
+    """
+    ledger, networks = parts.ledger, parts.networks
+    networks.cancel()
+    await networks.wait_for_locks()
+    await asyncio.sleep(_PAUSE)  # for the NIC that a network came up for
+    await parts.hooks.close()
+    for _ in range(_TRIES):
+        if not TapDescriptor.pending:
+            break
+        await asyncio.sleep(_PAUSE)
+    for nic in list(ledger):
+        parts.detacher.clear_if_gone(nic)
+    networks.cancel()
+    if parts.host.rootless and not programs.is_lost:
+        for nic in list(ledger):
+            parts.detacher.gone(nic)
+    for network in networks.all():
+        await networks.take_down(network)
+    await parts.hooks.stop()
+    networks.restore_host()
+    networks.cancel()
+    if not len(ledger):
+        _remove_tables(parts.host.nft)
+
+
+def _remove_tables(nft: Nft) -> None:
+    """Leave nothing in nftables, as there is no NIC any more."""
+    try:
+        nft.run("delete tables", ruleset.no_tables())
+    except NftError as err:
+        _log.warning("%s", err)
+
+
+def _close_sockets(host: HostContext) -> None:
+    host.netlink.close()
+    host.sets.close()
 
 
 async def _stop_when_idle(
-    broker: Broker, listener: Listener, stop: asyncio.Event
+    parts: Parts, listener: Listener, stop: asyncio.Event
 ) -> None:
     """End when there has been no NIC and no connection for the time set."""
-    limit = broker.config.broker.idle_seconds
-    since = asyncio.get_running_loop().time()
+    limit = parts.current.value.broker.idle_seconds
+    loop = asyncio.get_running_loop()
+    since = loop.time()
     while True:
         await asyncio.sleep(max(min(limit / 10, 1.0), 0.05))
-        now = asyncio.get_running_loop().time()
-        if len(broker.ledger) or len(listener):
-            since = now
-        elif now - since >= limit:
+        if len(parts.ledger) or len(listener):
+            since = loop.time()
+        elif loop.time() - since >= limit:
             _log.info("idle for %g s; ending", limit)
             stop.set()
             return

@@ -24,9 +24,9 @@ from ..audit.request_context import RequestContext
 from ..broker import Broker
 from ..decide.quota import target_of
 from ..identify.accounts import user_name
-from ..nics.expected import TAP_ALIAS
 from ..nics.expiry import as_date
-from ..nics.ledger import Nic
+from ..nics.naming import TAP_ALIAS
+from ..nics.nic import Nic
 from ..publish.forward_table import Row
 from ..publish.forwards import ForwardRequests
 from .doctor import findings as doctor
@@ -232,7 +232,6 @@ class BrokerService:
             self._broker.events.changed("reload-refused", context, str(err))
             raise
         told = self._broker.reload(config)
-        self._broker.open_forwards.follow_configuration()
         _log.info("the configuration was read anew")
         self._broker.events.changed("reloaded", context)
         return told

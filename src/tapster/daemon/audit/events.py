@@ -21,7 +21,7 @@ from ...wire.refusals import REFUSAL_SECONDS
 from ..fairness.throttle import OTHERS, Throttle
 from ..identify.accounts import user_name
 from ..identify.program import UNKNOWN, ProgramReader
-from ..nics.ledger import Nic
+from ..nics.nic import Nic
 from .deadlines import Deadlines
 from .record import NO_UID, OK, Record, make_event, nic_fields, now, redacted_for
 from .request_context import RequestContext

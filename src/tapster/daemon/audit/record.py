@@ -17,7 +17,7 @@ from ...model import Peer
 from ...wire.objects import Event
 from ..identify.accounts import user_name
 from ..identify.program import UNKNOWN, Program
-from ..nics.ledger import Nic
+from ..nics.nic import Nic
 from .log import Structured, visible
 from .request_context import RequestContext
 

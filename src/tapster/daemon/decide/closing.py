@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from ..nics.ledger import Ledger, Nic
+from ..nics.ledger import Ledger
+from ..nics.nic import Nic
 from ..provision.tap_fd import TapDescriptor
 from .judge import Judged
 

@@ -17,7 +17,8 @@ from ...policy.core.decide import Decision, decide, may_forward
 from ...policy.core.explain import NOT_ABOUT_USER, Step, explain
 from ...policy.core.facts import Facts, no_nics
 from ...policy.core.rulebook import Target
-from ..nics.ledger import EVERYBODY, Ledger, on_linux_bridge
+from ..nics.ledger import Ledger
+from ..nics.naming import EVERYBODY, on_linux_bridge
 from .bridge_grants import BridgeGrants
 from .quota import used
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 from ...model import Rule
 from ...policy.core.matching import covers, matches_any
 from ...policy.core.rulebook import EVERY_NETWORK, Target
-from ..nics.ledger import Ledger, Nic, on_linux_bridge
+from ..nics.ledger import Ledger
+from ..nics.naming import on_linux_bridge
+from ..nics.nic import Nic
 
 
 def target_of(nic: Nic) -> Target:

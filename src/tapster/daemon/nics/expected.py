@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a tap of ours looks like in the kernel, and what of it is not so any more.
+"""What a tap of ours has to look like in the kernel, and how one differs from that.
 
-Pure functions: `daemon/provision/provisioner.py` makes a tap by what is said here, and
-`daemon/watch/guard.py` holds it to that. Who holds its descriptor can change three
-things with no privilege: the MAC of the host's end, that the tap outlasts the
-descriptor, and whose it is. All else takes CAP_NET_ADMIN.
+Pure functions. `provision/` makes a tap by what is said here, and `watch/guard.py`
+holds it to that. Whoever holds a tap's descriptor can change three things without
+any privilege: the MAC of the host's end, that the tap outlasts the descriptor, and
+who owns it. Everything else takes CAP_NET_ADMIN.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from typing import NamedTuple
 from ...kernel import rtnetlink
 from ...kernel.rtnetlink import Link
 from ...model import State
-from ...syntax import is_interface_name
-from .ledger import Nic
+from .naming import TAP_ALIAS, alias_in_kernel
+from .nic import Nic
 
-TAP_ALIAS = "tapster nic"
-
-# What is for 01:80:c2:00:00:00 to 0f (STP, LACP, 802.1X, LLDP) a bridge gives to
-# the host's listeners, LLDP without asking netfilter. Told to forward it, it asks
-# as for any other frame, and the ruleset says no. Pause frames, bit 1, it drops.
+# A bridge hands frames to 01:80:c2:00:00:00 to 0f (STP, LACP, 802.1X, LLDP) to the
+# host's own listeners, LLDP without asking netfilter. Told to forward such a group,
+# it asks netfilter as for any other frame, and our ruleset refuses. Bit 1 is left
+# out: the bridge drops pause frames by itself.
 LINK_LOCAL_GROUPS = 0xFFFD
 
 MAC, PERSISTENT, OWNER, GROUP = "MAC", "persistent", "owner", "group"
 NAME, ALIAS, MTU, BRIDGE, UP = "name", "alias", "MTU", "bridge", "up"
-OF_HOLDER = (MAC, PERSISTENT, OWNER, GROUP)
-FOR_GOOD = (PERSISTENT, OWNER, GROUP)  # only who has the descriptor can undo it
-# Flags that say what a port does with frames; none of them is ours.
+# What the holder of the descriptor can change without any privilege.
+UNPRIVILEGED = (MAC, PERSISTENT, OWNER, GROUP)
+# What only the holder of the descriptor can undo.
+IRREVERSIBLE = (PERSISTENT, OWNER, GROUP)
+# Flags that say what a port does with frames. We set none of them.
 FLAGS = {
     "noarp": rtnetlink.IFF_NOARP,
     "promisc": rtnetlink.IFF_PROMISC,
@@ -39,62 +40,51 @@ FLAGS = {
 _FIRST_MAC = ("learning", "mab")  # settings that change while a port waits
 
 
-class Change(NamedTuple):
-    """One thing that is not as it was made, and both in words."""
+class Drift(NamedTuple):
+    """One property of a tap that is not as it should be; both values as text."""
 
     what: str
     wanted: str
     found: str
 
     @property
-    def is_of_holder(self) -> bool:
-        """Whether who holds the descriptor can do that, with no privilege."""
-        return self.what in OF_HOLDER
+    def is_unprivileged(self) -> bool:
+        """Whether the holder of the descriptor can do that without any privilege."""
+        return self.what in UNPRIVILEGED
 
     def __str__(self) -> str:
         return f"{self.what} {self.wanted} -> {self.found}"
 
 
-def in_words(changes: Iterable[Change]) -> str:
-    return ", ".join(map(str, changes))
+def in_words(drift: Iterable[Drift]) -> str:
+    """For the log: "MAC a -> b, MTU 1500 -> 9000"."""
+    return ", ".join(map(str, drift))
 
 
-def alias(nic: Nic) -> str:
-    """What the kernel keeps of whose a tap is; only CAP_NET_ADMIN sets it."""
-    text = f"{TAP_ALIAS} network={nic.network or nic.bridge}"
-    return f"{text} user={nic.user} guest={nic.name}"
-
-
-def altname(nic: Nic) -> str:
-    """Tells network, user and guest, in at most 127 bytes the kernel takes."""
-    user = str(nic.uid)
-    if is_interface_name(nic.user[:15]) and nic.user.isascii():
-        user = nic.user
-    return f"tapster.{nic.network or nic.bridge}.{user}.{nic.name}"[:127]
-
-
-def is_of(nic: Nic, link: Link | None) -> bool:
-    """Whether the device that has a NIC's index is still its tap, if by another
-    name or alias."""
+def is_tap_of(nic: Nic, link: Link | None) -> bool:
+    """Whether the device with a NIC's index is still that NIC's tap. Its name or
+    its alias may have been changed, but not both: the index of a tap that is gone
+    can come to another device."""
     return (
         link is not None
         and link.ifindex == nic.ifindex
-        and (link.name == nic.ifname or link.alias == _cut(alias(nic)))
+        and (link.name == nic.ifname or link.alias == alias_in_kernel(nic.alias))
     )
 
 
 def is_recorded(nic: Nic, link: Link | None) -> bool:
-    """The same of a record that a broker finds: an index and a name may be
-    another's by now. Our alias and alternative name only CAP_NET_ADMIN can set."""
-    if link is None or not is_of(nic, link):
+    """Whether a device is the tap that an earlier broker's record is about. More is
+    asked than by `is_tap_of`, since by then an index and a name may be another
+    device's: it has to be a tap, and to bear a mark that takes CAP_NET_ADMIN."""
+    if link is None or not is_tap_of(nic, link):
         return False
-    marked = link.alias.startswith(TAP_ALIAS) or altname(nic) in link.altnames
+    marked = link.alias.startswith(TAP_ALIAS) or nic.altname in link.altnames
     return link.kind == "tun" and marked
 
 
 def port_settings(nic: Nic) -> dict[str, int]:
-    """A port's settings, by the names of `rtnetlink.set_port`: whom it hears, and
-    whom it may be."""
+    """The settings of a NIC's bridge port, by the names of `rtnetlink.set_port`:
+    which frames it takes from its guest, and which it sends to it."""
     isolated = int(nic.isolated)
     if nic.trusted:
         return {"isolated": isolated}
@@ -107,32 +97,33 @@ def port_settings(nic: Nic) -> dict[str, int]:
         "guard": 1,
         "protect": 1,
         "isolated": isolated,
-        # Else a guest that asks who listens gets all that anybody listens to.
+        # Otherwise a guest that sends an IGMP or MLD query counts as a multicast
+        # router, and gets every multicast frame of the bridge.
         "multicast_router": 0,
         "group_fwd_mask": LINK_LOCAL_GROUPS,
     }
 
 
-def changed_settings(nic: Nic, port: Mapping[int, int]) -> list[Change]:
-    """What of a port is not as it should be; a kernel that does not know a
-    setting says nothing of it.
+def port_drift(nic: Nic, port: Mapping[int, int]) -> list[Drift]:
+    """Which settings of a port are not as they should be. A kernel that does not
+    know a setting reports nothing of it, and this is no drift.
 
-    :param port: as `Link.port`.
+    :param port: `Link.port`.
     """
     found = []
     for name, wanted in port_settings(nic).items():
         if nic.state is State.WAITING and name in _FIRST_MAC:
-            continue  # an older kernel's port waits in another way
+            continue  # on a kernel without MAB a port waits in another way
         value = port.get(rtnetlink.PORT_SETTINGS[name], wanted)
         if value != wanted:
-            found.append(Change(name, str(wanted), str(value)))
+            found.append(Drift(name, str(wanted), str(value)))
     return found
 
 
-def is_as_set(nic: Nic, message: bytes) -> bool:
+def has_settings(nic: Nic, message: bytes) -> bool:
     """Whether a message about a port alone (RTM_NEWLINK in AF_BRIDGE) has all of the
-    port's settings as they should be. "No" means that it has to be read: each
-    attach makes two, and reading takes ten times as long."""
+    port's settings as they should be. False means only that the message has to be
+    parsed: each attach causes two of them, and parsing takes ten times as long."""
     if nic.state is State.WAITING:
         return False
     return all(each in message for each in _as_sent(tuple(port_settings(nic).items())))
@@ -140,20 +131,20 @@ def is_as_set(nic: Nic, message: bytes) -> bool:
 
 @functools.lru_cache(64)
 def _as_sent(settings: tuple[tuple[str, int], ...]) -> tuple[bytes, ...]:
-    """The settings as attributes. There are few kinds of ports."""
+    """The settings as netlink attributes. There are few kinds of ports."""
     return tuple(rtnetlink.port_attribute(name, value) for name, value in settings)
 
 
-def changes(nic: Nic, link: Link) -> list[Change]:
-    """What of a NIC's tap is not as it should be, the holder's doings first.
+def link_drift(nic: Nic, link: Link) -> list[Drift]:
+    """In what a NIC's tap is not as it should be; what its holder can do comes first.
 
-    Of one in quarantine only that it is down and on no bridge.
+    A tap in quarantine only has to be down and on no bridge.
     """
-    found: list[Change] = []
+    found: list[Drift] = []
 
     def compare(what: str, wanted: object, value: object) -> None:
         if wanted != value:
-            found.append(Change(what, _word(wanted), _word(value)))
+            found.append(Drift(what, _as_text(wanted), _as_text(value)))
 
     if nic.state is State.QUARANTINED:
         compare(BRIDGE, None, link.master or None)
@@ -165,23 +156,18 @@ def changes(nic: Nic, link: Link) -> list[Change]:
     compare(OWNER, None, link.owner)
     compare(GROUP, None, link.group)
     compare(NAME, nic.ifname, link.name)
-    compare(ALIAS, _cut(alias(nic)), link.alias)
+    compare(ALIAS, alias_in_kernel(nic.alias), link.alias)
     compare(MTU, nic.mtu, link.mtu)
     compare(BRIDGE, nic.bridge_index, link.master or None)
     compare(UP, True, bool(link.flags & rtnetlink.IFF_UP))
     for flag, bit in FLAGS.items():
         compare(flag, False, bool(link.flags & bit))
     if link.master == nic.bridge_index:
-        found += changed_settings(nic, link.port)
+        found += port_drift(nic, link.port)
     return found
 
 
-def _cut(text: str) -> str:
-    """As the kernel keeps an alias, and rtnetlink reads it."""
-    return text.encode()[:255].decode(errors="replace")
-
-
-def _word(value: object) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else str(value)

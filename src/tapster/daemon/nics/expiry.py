@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""NICs that were granted for a time: each is taken away when that is over.
+"""NICs that were granted for a time: each is removed when that time is over.
 
-Time is CLOCK_BOOTTIME, as the records outlive the broker but not the boot, and a
-host that sleeps is no way to keep a NIC longer. The loop's own clock stops while
-the host sleeps, so it is woken once a minute at least.
+Times are those of CLOCK_BOOTTIME: records outlive the broker but not the boot, and
+the time goes on while the host sleeps. The clock of the event loop stops then, so
+the next end is looked at once a minute at least.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from .ledger import Ledger, Nic
+from .ledger import Ledger
+from .nic import Nic
 
 _log = logging.getLogger(__name__)
 
 _LONGEST_NAP = 60.0  # seconds
-_AGAIN = 10.0  # seconds until one that could not be taken away is tried again
-_SPARE = 64  # entries of NICs that have gone before their time
+_AGAIN = 10.0  # seconds until one that could not be removed is tried again
+_SPARE = 64  # entries of NICs that are gone, which may stay in here
 
 
 def now() -> float:
@@ -29,7 +30,8 @@ def now() -> float:
 
 
 def as_date(expires: float | None) -> str | None:
-    """When that is by the host's clock, as it goes now."""
+    """A time of CLOCK_BOOTTIME (seconds) as date and time of day, by the host's clock
+    as it is set now; None: never."""
     if expires is None:
         return None
     when = datetime.now(UTC) + timedelta(seconds=expires - now())
@@ -37,18 +39,18 @@ def as_date(expires: float | None) -> str | None:
 
 
 class Expiry:
-    """When the next NIC's time is over."""
+    """Ends NICs when their time is over. One timer, for the next of them."""
 
     def __init__(self, ledger: Ledger, expire: Callable[[Nic], None]) -> None:
-        """:param expire: takes a NIC away; one that is still there is tried again."""
+        """:param expire: removes a NIC; one that is still there afterwards is tried
+        again."""
         self._ledger = ledger
         self._expire = expire
         self._next: list[tuple[float, str]] = []
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, nic: Nic) -> None:
-        """Take a NIC away when its time is over; one without an end is none of
-        ours."""
+        """Have a NIC removed when its time is over, if it was granted for a time."""
         if nic.expires is not None:
             if len(self._next) > 2 * len(self._ledger) + _SPARE:
                 self._forget_gone()
@@ -56,8 +58,8 @@ class Expiry:
             self._look()
 
     def _forget_gone(self) -> None:
-        """What has gone by itself would stay in here for its time, which a user
-        who attaches and detaches can have be years."""
+        """Drop the entries of NICs that are gone. They would stay until their time is
+        over, which may be years, for each attach of a user who attaches often."""
         there = self._ledger.by_ifname
         self._next = [entry for entry in self._next if there(entry[1]) is not None]
         heapq.heapify(self._next)
@@ -78,7 +80,7 @@ class Expiry:
                 self._expire(nic)
             except Exception:  # noqa: BLE001 - the others' time is over, too
                 _log.exception("%s could not be taken away", ifname)
-            if self._ledger.by_ifname(ifname) is nic:
+            if self._ledger.by_ifname(ifname) is not None:
                 heapq.heappush(self._next, (now() + _AGAIN, ifname))
         if self._next:
             nap = min(self._next[0][0] - now(), _LONGEST_NAP)

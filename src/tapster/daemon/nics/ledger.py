@@ -1,349 +1,293 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The tab: every NIC that was handed out, what it was for, and whose it is.
 
-The kernel is the truth about what exists. A record says what the kernel can't:
-one file a NIC in the runtime directory, which does not outlive a reboot, as
-the taps do not. A record is written before its tap is handed out.
+The kernel is the truth about what exists; this is what it was for. A NIC is
+frozen, and there is one way to change it: `Ledger.transition`, which keeps the
+indices in here, the elements of nftables and the record on disk in step.
+
+      (made, its MAC known)                 (made, its MAC not told)
+              │                                      │
+              ▼             first MAC                ▼
+           ACTIVE ◀──────────────────────────── WAITING ──────▶ REFUSED
+              │                                      │   first MAC     │
+              │ tampered with                        │   is another's  │
+              ▼                                      ▼                 ▼
+         QUARANTINED ◀───────────────────────────────┴─────────────────┘
+              │
+              ▼             Every state ends with `remove`, when the tap is gone.
+           (gone)           A change of address, rate, isolation or MTU leaves the
+                            state as it is, and is a transition all the same.
+
+Order of a transition, so that a broker killed in the middle leaves nothing open:
+what opens a port, or changes what it may say, changes the elements first and then
+the record; what shuts it (QUARANTINED) writes the record first.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
-import math
-import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
+from dataclasses import replace
+from typing import Any
 
-from ...model import TAP_PREFIX, State
-from ...networks import state_files
-from ...networks.elements import Guest
-from ...syntax import is_interface_name, is_mac
-
-_RECORD_LIMIT = 64 * 1024  # bytes
-_INT, _UINT = 2**31 - 1, 2**32 - 1
+from ...kernel.netlink import NetlinkError
+from ...model import State
+from . import naming
+from .naming import NameKey
+from .nic import Nic
+from .port_filter import PortFilter
+from .record import RecordDirectory
 
 _log = logging.getLogger(__name__)
 
-EVERYBODY = -1  # in place of a uid
-_LINUX_BRIDGE = "bridge:"  # no network's name has a colon
-
-
-def on_linux_bridge(bridge: str) -> str:
-    """The word for a bridge that was asked for by its own name."""
-    return _LINUX_BRIDGE + bridge
-
-
-@dataclass(slots=True)
-class Nic:
-    """One tap of ours. `network` is None on a Linux bridge that is not ours."""
-
-    ifname: str
-    ifindex: int
-    bridge: str
-    bridge_index: int
-    network: str | None
-    uid: int
-    user: str
-    pid: int
-    name: str
-    mac: str | None
-    ipv4: str | None
-    ipv6: str | None
-    mtu: int
-    state: State
-    reason: str | None = None
-    shared: bool = False  # the network is one for all users
-    trusted: bool = False  # no anti-spoofing
-    isolated: bool = False  # does not see the other guests
-    strict: bool = False  # on a Linux bridge: held to addresses it may not have
-    learns: bool = False  # on a Linux bridge: held to what a DHCP server gives it
-    rate_egress: int = 0  # bit/s, what the guest sends; 0: no limit
-    rate_ingress: int = 0
-    macs: list[str] = field(default_factory=list)  # patterns of what it may be
-    host_mac: str = ""  # of the host's end, as it was made
-    expires: float | None = None  # seconds of CLOCK_BOOTTIME; None: never
-    share: str | None = None  # the name in lxc-usernet whose number it counts for
-
-    @property
-    def where(self) -> str:
-        """The network, or the Linux bridge, by one word."""
-        return self.network or on_linux_bridge(self.bridge)
-
-    @property
-    def scope(self) -> tuple[str, int, str]:
-        """What a guest's name is unique in: one user's guests on one network,
-        or all of a network that is one for all users."""
-        return (self.where, EVERYBODY if self.shared else self.uid, self.name)
-
-    @property
-    def guest(self) -> Guest:
-        """What nftables is told of it."""
-        waits = self.state is State.WAITING
-        return Guest(
-            self.ifname,
-            self.ifindex,
-            self.ifname[len(TAP_PREFIX)],
-            None if waits or self.state is State.REFUSED else self.mac,
-            self.ipv4,
-            self.ipv6,
-            waits,
-            self.strict,
-            self.learns,
-            bool(self.rate_egress),
-            self.state is State.QUARANTINED,
-        )
-
-
-_FIELDS = tuple(field.name for field in dataclasses.fields(Nic))
+# From which state a NIC may come to which. Whatever is not here is a bug.
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.WAITING: frozenset((State.ACTIVE, State.REFUSED, State.QUARANTINED)),
+    State.ACTIVE: frozenset((State.QUARANTINED,)),
+    State.REFUSED: frozenset((State.QUARANTINED,)),
+    State.QUARANTINED: frozenset(),
+}
+_HOLDS_MAC = (State.ACTIVE, State.QUARANTINED)
 
 
 class Ledger:
     """All NICs, found by whatever is known of them."""
 
-    def __init__(self, directory: str) -> None:
-        """:raises OSError: the directory can't be made, or is another's."""
-        self._directory = directory
-        state_files.private_directory(directory)
-        self._by_ifname: dict[str, Nic] = {}
-        self._by_index: dict[int, Nic] = {}
-        self._by_scope: dict[tuple[str, int, str], Nic] = {}
-        self._by_mac: dict[tuple[int, str], Nic] = {}
-        self._by_bridge: dict[str, dict[str, Nic]] = {}
-        self._macs: Counter[str] = Counter()
-        self._waiting: dict[str, Nic] = {}
-        self._of_user: dict[int, dict[str, Nic]] = {}
-        self._counts: dict[int, Counter[str]] = {}  # of a user, by where
-        self._in_all: Counter[str] = Counter()  # by where
+    def __init__(self, records: RecordDirectory, ports: PortFilter) -> None:
+        self.records = records
+        self.ports = ports
+        self._nics: dict[str, Nic] = {}  # by ifname, which the indices lead to
+        self._by_index: dict[int, str] = {}
+        self._by_name: dict[NameKey, str] = {}
+        self._by_mac: dict[tuple[int, str], str] = {}  # bridge's index, MAC
+        self._by_bridge: dict[str, dict[str, None]] = {}
+        self._of_user: dict[int, dict[str, None]] = {}
+        self._waiting: dict[str, None] = {}
+        self._macs: Counter[str] = Counter()  # on how many bridges
+        self._counts: dict[int, Counter[str]] = {}  # of a user, by network key
+        self._totals: Counter[str] = Counter()  # of all users, by network key
         self._lowest_number: dict[tuple[str, int], int] = {}
 
+    # Finding
+
     def __iter__(self) -> Iterator[Nic]:
-        return iter(self._by_ifname.values())
+        return iter(self._nics.values())
 
     def __len__(self) -> int:
-        return len(self._by_ifname)
+        return len(self._nics)
 
     def by_ifname(self, ifname: str) -> Nic | None:
-        return self._by_ifname.get(ifname)
+        return self._nics.get(ifname)
+
+    def current(self, nic: Nic) -> Nic | None:
+        """A NIC as it is now; None if it is gone. Names of taps are random, and
+        never used again."""
+        return self._nics.get(nic.ifname)
 
     def by_index(self, ifindex: int) -> Nic | None:
-        return self._by_index.get(ifindex)
+        return self._find(self._by_index.get(ifindex))
 
-    def by_scope(self, scope: tuple[str, int, str]) -> Nic | None:
-        return self._by_scope.get(scope)
+    def by_name(self, key: NameKey) -> Nic | None:
+        """The NIC of the guest of that name, by `Nic.name_key`."""
+        return self._find(self._by_name.get(key))
 
     def by_mac(self, bridge_index: int, mac: str) -> Nic | None:
-        return self._by_mac.get((bridge_index, mac))
+        """The NIC that has that MAC on one bridge; a NIC that only showed it and
+        was refused has none."""
+        return self._find(self._by_mac.get((bridge_index, mac)))
+
+    def _find(self, ifname: str | None) -> Nic | None:
+        return self._nics[ifname] if ifname is not None else None
 
     def knows_mac(self, mac: str) -> bool:
         """Whether any guest, on whatever bridge, has that MAC."""
         return mac in self._macs
 
     def on_bridge(self, bridge: str) -> list[Nic]:
-        return list(self._by_bridge.get(bridge, {}).values())
+        return [self._nics[ifname] for ifname in self._by_bridge.get(bridge, ())]
 
     def is_used(self, bridge: str) -> bool:
         """Whether any NIC is on that bridge."""
         return bridge in self._by_bridge
 
     def waiting(self) -> list[Nic]:
-        return list(self._waiting.values())
+        """The NICs whose guest has not shown a MAC yet."""
+        return [self._nics[ifname] for ifname in self._waiting]
 
     def of_user(self, uid: int) -> list[Nic]:
-        return list(self._of_user.get(uid, {}).values())
+        return [self._nics[ifname] for ifname in self._of_user.get(uid, ())]
 
-    def count(self, uid: int, where: str) -> int:
-        """How many NICs a user has on a network, or `on_linux_bridge`."""
+    # Counting
+
+    def count(self, uid: int, network_key: str) -> int:
+        """How many NICs a user has on one network or Linux bridge."""
         counts = self._counts.get(uid)
-        return counts[where] if counts else 0
+        return counts[network_key] if counts else 0
 
     def count_on_networks(self, uid: int) -> int:
         """How many NICs a user has on all networks together."""
         counts = self._counts.get(uid, Counter[str]())
-        return sum(
-            count
-            for where, count in counts.items()
-            if not where.startswith(_LINUX_BRIDGE)
-        )
+        return sum(n for key, n in counts.items() if not naming.is_linux_bridge(key))
 
-    def count_all(self, where: str) -> int:
-        """How many NICs all users have there."""
-        return self._in_all[where]
+    def count_all(self, network_key: str) -> int:
+        """How many NICs all users together have on one network or Linux bridge."""
+        return self._totals[network_key]
 
-    def free_name(self, where: str, uid: int) -> str:
+    def free_name(self, network_key: str, uid: int) -> str:
         """A name for a guest that was given none: vm1, or the next that is free."""
-        number = self._lowest_number.get((where, uid), 1)
-        while (where, uid, f"vm{number}") in self._by_scope:
+        number = self._lowest_number.get((network_key, uid), 1)
+        while (network_key, uid, naming.automatic_name(number)) in self._by_name:
             number += 1
-        self._lowest_number[where, uid] = number
-        return f"vm{number}"
+        self._lowest_number[network_key, uid] = number
+        return naming.automatic_name(number)
+
+    # Changing
 
     def add(self, nic: Nic) -> None:
-        """Enter a NIC and write its record."""
-        state_files.write(self._path(nic.ifname), _record(nic))
-        self.enter(nic)
+        """Enter a new NIC, whose elements are there already, and write its record.
 
-    def enter(self, nic: Nic) -> None:
-        """Enter a NIC whose record is there already. It stays as it is: its guest
-        runs, and a broker that dies while it writes would lose it."""
-        self._of_user.setdefault(nic.uid, {})[nic.ifname] = nic
-        self._counts.setdefault(nic.uid, Counter())[nic.where] += 1
-        self._in_all[nic.where] += 1
-        self._index(nic)
+        :raises OSError: the record can't be written; nothing has changed.
+        """
+        self.records.write(nic)
+        self.adopt(nic)
 
-    def _index(self, nic: Nic) -> None:
-        self._by_ifname[nic.ifname] = nic
-        self._by_index[nic.ifindex] = nic
-        self._by_scope[nic.scope] = nic
-        self._by_bridge.setdefault(nic.bridge, {})[nic.ifname] = nic
+    def adopt(self, nic: Nic) -> None:
+        """Enter a NIC whose record is there already. The record stays as it is: its
+        guest runs, and a broker that died while it wrote would lose it."""
+        self._counts.setdefault(nic.uid, Counter())[nic.network_key] += 1
+        self._totals[nic.network_key] += 1
+        self._of_user.setdefault(nic.uid, {})[nic.ifname] = None
+        self._by_index[nic.ifindex] = nic.ifname
+        self._by_name[nic.name_key] = nic.ifname
+        self._by_bridge.setdefault(nic.bridge, {})[nic.ifname] = None
+        self._enter(nic)
+
+    def transition(self, nic: Nic, to: State | None = None, /, **changes: Any) -> Nic:
+        """Replace a NIC by one that differs from it.
+
+        :param nic: as it is now (`current`).
+        :param to: the state that it comes to; None: it stays in its own.
+        :param changes: fields of `Nic` and their new values; not those that say
+            which NIC it is, whose, and on which bridge.
+        :returns: the NIC as it is from now on.
+        :raises NetlinkError: nftables refused; nothing has changed.
+        :raises OSError: the record can't be written; nothing has changed. What is
+            put into quarantine is so all the same, and this is logged.
+        """
+        if to is not None and to is not nic.state:
+            if to not in TRANSITIONS[nic.state]:
+                raise ValueError(f"{nic.ifname}: {nic.state} never becomes {to}")
+            changes["state"] = to
+        new = replace(nic, **changes)
+        if changes.keys() == {"handed_out"}:  # which no record and no rule has
+            self._nics[nic.ifname] = new
+        elif new.state is State.QUARANTINED:
+            self._shut(nic, new)
+        else:
+            self._change(nic, new)
+        return new
+
+    def _change(self, nic: Nic, new: Nic) -> None:
+        self.ports.replace(nic, new)
+        try:
+            self.records.replace(new)
+        except BaseException:
+            self._restore(new, nic)
+            raise
+        self._enter(new)
+
+    def _restore(self, new: Nic, nic: Nic) -> None:
+        try:
+            self.ports.replace(new, nic)
+        except NetlinkError as err:
+            _log.error("%s", err)
+
+    def _shut(self, nic: Nic, new: Nic) -> None:
+        try:
+            self.records.replace(new)
+        except OSError as err:
+            _log.error("%s: its record: %s", nic.ifname, err)
+        self._enter(new)
+        if nic.state is not State.QUARANTINED:
+            self.ports.remove(nic, self.same_mac(nic))
+            self.ports.forget_limit(nic)
+
+    def _enter(self, nic: Nic) -> None:
+        """Have a NIC found as it is from now on."""
+        self._nics[nic.ifname] = nic
         if nic.state is State.WAITING:
-            self._waiting[nic.ifname] = nic
+            self._waiting[nic.ifname] = None
         else:
             self._waiting.pop(nic.ifname, None)
-        if nic.mac is not None and nic.state in (State.ACTIVE, State.QUARANTINED):
-            place = nic.bridge_index, nic.mac
-            if self._by_mac.get(place) is not nic:
-                self._by_mac[place] = nic
+        if nic.mac is not None and nic.state in _HOLDS_MAC:
+            key = nic.bridge_index, nic.mac
+            if self._by_mac.get(key) != nic.ifname:
+                self._by_mac[key] = nic.ifname
                 self._macs[nic.mac] += 1
 
-    def update(self, nic: Nic) -> None:
-        """Write the record anew and find the NIC by its MAC from now on.
-
-        Its guest runs: a broker that dies now leaves the old record or the new.
-        """
-        state_files.replace(self._path(nic.ifname), _record(nic))
-        self._index(nic)
-
-    def write_again(self) -> None:
-        """Every record, where they all may be lost; :raises OSError."""
-        state_files.private_directory(self._directory)
-        for nic in self:
-            self.update(nic)
-
-    def remove(self, nic: Nic) -> None:
-        """Strike a NIC off and remove its record."""
-        if self._by_ifname.pop(nic.ifname, None) is None:
+    def withdraw(self, nic: Nic) -> None:
+        """Undo `add`: strike a NIC off, and remove its record. Its elements stay."""
+        if self._nics.pop(nic.ifname, None) is None:
             return
         self._uncount(nic)
-        on_bridge = self._by_bridge[nic.bridge]
-        del on_bridge[nic.ifname]
-        if not on_bridge:
-            del self._by_bridge[nic.bridge]
+        _discard(self._of_user, nic.uid, nic.ifname)
+        _discard(self._by_bridge, nic.bridge, nic.ifname)
         self._waiting.pop(nic.ifname, None)
-        where, uid, name = nic.scope
-        number = name.removeprefix("vm")
-        if number.isdecimal() and int(number) < self._lowest_number.get(
-            (where, uid), 1
-        ):
-            self._lowest_number[where, uid] = int(number)
         self._by_index.pop(nic.ifindex, None)
-        self._by_scope.pop(nic.scope, None)
-        if nic.mac is not None and self._by_mac.get((nic.bridge_index, nic.mac)) is nic:
-            del self._by_mac[nic.bridge_index, nic.mac]
-            self._macs[nic.mac] -= 1
-            if not self._macs[nic.mac]:
-                del self._macs[nic.mac]
-        state_files.remove(self._path(nic.ifname))
+        self._by_name.pop(nic.name_key, None)
+        self._release_number(nic)
+        key = nic.bridge_index, nic.mac or ""
+        if self._by_mac.get(key) == nic.ifname:
+            del self._by_mac[key]
+            self._macs[key[1]] -= 1
+            if not self._macs[key[1]]:
+                del self._macs[key[1]]
+        self.records.remove(nic.ifname)
+
+    def remove(self, nic: Nic) -> None:
+        """Strike off a NIC whose tap is gone, and remove its record, its elements
+        and its rate limit."""
+        nic = self._nics.get(nic.ifname, nic)
+        self.withdraw(nic)
+        self.ports.remove(nic, self.same_mac(nic))
+        if nic.state is not State.QUARANTINED:  # else its limit went before
+            self.ports.forget_limit(nic)
+
+    def same_mac(self, nic: Nic) -> list[Nic]:
+        """Other NICs with that MAC, which are on other bridges. `nic` is not among
+        them, though it may still be in the ledger."""
+        if nic.mac is None or not self.knows_mac(nic.mac):
+            return []
+        return [n for n in self if n.mac == nic.mac and n.ifname != nic.ifname]
 
     def _uncount(self, nic: Nic) -> None:
         counts = self._counts[nic.uid]
-        for counter in (counts, self._in_all):
-            counter[nic.where] -= 1
-            if not counter[nic.where]:
-                del counter[nic.where]
+        for counter in (counts, self._totals):
+            counter[nic.network_key] -= 1
+            if not counter[nic.network_key]:
+                del counter[nic.network_key]
         if not counts:
             del self._counts[nic.uid]
-        del self._of_user[nic.uid][nic.ifname]
-        if not self._of_user[nic.uid]:
-            del self._of_user[nic.uid]
 
-    def forget(self, ifname: str) -> None:
-        """Remove the record of a NIC that was never entered here."""
-        state_files.remove(self._path(ifname))
+    def _release_number(self, nic: Nic) -> None:
+        """Have the next guest without a name take the number of one that went."""
+        network_key, uid, name = nic.name_key
+        number = naming.automatic_number(name)
+        lowest = self._lowest_number.get((network_key, uid), 1)
+        if number is not None and number < lowest:
+            self._lowest_number[network_key, uid] = number
 
-    def _path(self, ifname: str) -> str:
-        return os.path.join(self._directory, ifname)
-
-    def records(self) -> Iterator[Nic]:
-        """What an earlier broker wrote; a record that makes no sense is removed."""
-        for ifname in sorted(os.listdir(self._directory)):
-            path = self._path(ifname)
-            try:
-                nic = read_record(state_files.read_json(path, _RECORD_LIMIT))
-                if nic.ifname != ifname or not is_interface_name(ifname):
-                    raise ValueError("it is about another device")
-            except (ValueError, TypeError, KeyError) as err:
-                _log.warning("record %s is damaged and removed: %s", path, err)
-                state_files.discard(path)
-                continue
-            yield nic
+    def rewrite_all(self) -> None:
+        """Write every record, where they may all be lost; :raises OSError."""
+        self.records.make()
+        for nic in self:
+            self.records.replace(nic)
 
 
-def _record(nic: Nic) -> str:
-    return json.dumps({name: getattr(nic, name) for name in _FIELDS})
-
-
-_TYPES: dict[str, type] = {
-    "int": int,
-    "bool": bool,
-    "float": float,
-    "list[str]": list,
-}
-
-
-def read_record(data: object) -> Nic:
-    """:raises ValueError, TypeError: these are not a NIC's fields and types."""
-    if not isinstance(data, dict):
-        raise TypeError("not an object")
-    nic = Nic(**data)
-    for each in dataclasses.fields(Nic):
-        value = getattr(nic, each.name)
-        optional = "None" in str(each.type)
-        wanted = _TYPES.get(str(each.type).split(" ")[0], str)
-        if not (isinstance(value, wanted) or (optional and value is None)):
-            raise TypeError(f"{each.name} is {value!r}")
-    nic.state = State(nic.state)
-    _check(nic)
-    return nic
-
-
-def _check(nic: Nic) -> None:
-    """What is of the right type and can't be: the kernel and nftables are told it.
-
-    :raises ValueError: it is this.
-    """
-    for name, least, most in (
-        ("ifindex", 1, _INT),
-        ("bridge_index", 0, _INT),
-        ("uid", 0, _UINT),
-        ("pid", 0, _INT),
-        ("mtu", 0, 65535),
-        ("rate_egress", 0, 10**13),
-        ("rate_ingress", 0, 10**13),
-    ):
-        value = getattr(nic, name)
-        if isinstance(value, bool) or not least <= value <= most:
-            raise ValueError(f"{name} is {value!r}")
-    for name in ("mac", "host_mac"):
-        value = getattr(nic, name)
-        if value and not is_mac(value):
-            raise ValueError(f"{name} is {value!r}")
-    if nic.ipv4 is not None:
-        IPv4Address(nic.ipv4)
-    if nic.ipv6 is not None:
-        IPv6Address(nic.ipv6)
-    if not is_interface_name(nic.bridge):
-        raise ValueError(f"bridge is {nic.bridge!r}")
-    for name in ("user", "name", "network", "share"):
-        value = getattr(nic, name)
-        if value is not None and not (len(value) < 256 and value.isprintable()):
-            raise ValueError(f"{name} is {value!r}")
-    if not all(isinstance(pattern, str) for pattern in nic.macs):
-        raise ValueError(f"macs is {nic.macs!r}")
-    if nic.expires is not None and not math.isfinite(nic.expires):
-        raise ValueError(f"expires is {nic.expires!r}")
-    if nic.state is State.ACTIVE and nic.mac is None and not nic.trusted:
-        raise ValueError("it is active and has no MAC")
+def _discard(index: dict[Any, dict[str, None]], key: object, ifname: str) -> None:
+    """Take a NIC out of an index of several for each key."""
+    names = index[key]
+    del names[ifname]
+    if not names:
+        del index[key]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Changes of the kernel as named stages, each with its undo beside it.
 
-A stage that fails takes back all that came before it, last first, so that
-nothing is left of what could not be finished. A broker that is killed between
-two stages takes nothing back itself; `daemon/reconcile.py` does at its next
-start, from what it finds.
+A stage that fails takes back all stages before it, last first, so that nothing is
+left of what could not be finished. A broker that is killed between two stages
+takes nothing back itself: the next broker does (`daemon/reconcile.py`), from what
+it finds.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ class Stage(NamedTuple):
     """One step: `undo` is called only if `do` returned."""
 
     name: str
-    do: Callable[[], None]
-    undo: Callable[[], None]
+    do: Callable[[], object]
+    undo: Callable[[], object]
 
 
-def nothing() -> None:
-    """The undo of a stage that another stage's undo covers."""
+def nothing_to_undo() -> None:
+    """The undo of a stage that the undo of an earlier one covers."""
 
 
 def reached(name: str) -> None:
-    """Called after each stage. Tests that kill the broker between two stages
-    put their own function here; it does nothing else."""
+    """Called after each stage, and does nothing. Tests that kill the broker between
+    two stages put a function of their own here."""
 
 
 def run(stages: Sequence[Stage]) -> None:
@@ -50,7 +50,7 @@ def run(stages: Sequence[Stage]) -> None:
 
 
 def undo(stages: Sequence[Stage]) -> None:
-    """Take back all stages, last first; one that can't be is logged."""
+    """Take back all stages, last first; a failure is logged, and the rest goes on."""
     for stage in reversed(stages):
         try:
             stage.undo()

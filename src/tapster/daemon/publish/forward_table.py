@@ -19,7 +19,7 @@ from ...jsonutil import integer, string, text_as
 from ...model import Forward, Port, State
 from ...networks import definition_json, state_files
 from ...syntax import is_label
-from ..nics.ledger import Nic
+from ..nics.nic import Nic
 from .host_port import hold
 
 _log = logging.getLogger(__name__)

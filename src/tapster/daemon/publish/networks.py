@@ -16,7 +16,8 @@ from ...model import NetworkDefinition
 from ...networks.host_context import HostContext
 from ...networks.managed_network import ManagedNetwork, instance_key
 from ...policy.config.current import CurrentConfig
-from ..nics.ledger import Ledger, Nic
+from ..nics.ledger import Ledger
+from ..nics.nic import Nic
 from .host_upkeep import HostUpkeep
 
 _log = logging.getLogger(__name__)

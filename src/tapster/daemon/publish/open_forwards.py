@@ -17,7 +17,8 @@ from ...model import Mode, Port
 from ...networks import elements
 from ...networks.guest_addresses import reservation_for
 from ...policy.config.current import CurrentConfig
-from ..nics.ledger import Ledger, Nic
+from ..nics.ledger import Ledger
+from ..nics.nic import Nic
 from .forward_table import ForwardTable, Row, key_of
 from .host_port import forget_flows
 from .networks import RunningNetworks

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from ...kernel import rtnetlink
 from ...kernel.netlink import NetlinkError, NetlinkSocket, Request
 from ...kernel.rtnetlink import Link, Neighbour
-from ...model import State
-from ..nics.ledger import Ledger, Nic
+from ..nics.ledger import Ledger
+from ..nics.nic import Nic
+from .repair import has_entry
 
 _log = logging.getLogger(__name__)
 
@@ -25,13 +26,8 @@ _DISPLACED = 64  # thefts that are remembered
 _THEFT = 1.0  # seconds between a stolen MAC and what it displaced, at most
 
 
-def has_entry(nic: Nic) -> bool:
-    """Whether a NIC is to have a forwarding entry of its own."""
-    return nic.state is State.ACTIVE and not nic.trusted and nic.mac is not None
-
-
-class Entries:
-    """The forwarding entries of all NICs of one broker, and what they displace."""
+class FdbGuard:
+    """The forwarding entries of all NICs of one broker, and those they displace."""
 
     def __init__(
         self, netlink: NetlinkSocket, ledger: Ledger, tell: Callable[[Nic, str], None]
@@ -40,12 +36,15 @@ class Entries:
         self._netlink = netlink
         self._ledger = ledger
         self._tell = tell
+        # When, on which bridge (its index), and which MAC.
         self._stolen: deque[tuple[float, int, str]] = deque(maxlen=_DISPLACED)
 
-    def under(self, nic: Nic, link: Link, *, itself: bool) -> list[Request]:
-        """What puts back the entry that a tap's MAC displaced.
+    def restore_displaced(self, nic: Nic, link: Link, *, itself: bool) -> list[Request]:
+        """The messages that put back the entry which a tap's MAC displaced.
 
-        :param itself: also if it is the NIC's own.
+        :param nic: whose holder set the MAC of the host's end.
+        :param link: the tap as it is.
+        :param itself: also if the entry is the NIC's own.
         """
         if link.address == nic.host_mac:
             return []
@@ -54,14 +53,14 @@ class Entries:
         victim = self._ledger.by_mac(nic.bridge_index, link.address)
         if victim is None or not has_entry(victim):
             return []
-        if victim is nic and not itself:
+        if victim.ifname == nic.ifname and not itself:
             return []
         return [rtnetlink.add_fdb(victim.ifindex, link.address, replace=True)]
 
     def look_at_all(self, bridges: set[int]) -> None:
         """See that every guest's frames come to it.
 
-        :param bridges: indices of those that there are.
+        :param bridges: indices of the bridges that exist.
         """
         nics: dict[int, list[Nic]] = {}
         for nic in self._ledger:
@@ -72,9 +71,9 @@ class Entries:
             there = {(e.ifindex, e.mac) for e in entries if _is_static(e)}
             for nic in on_bridge:
                 if (nic.ifindex, nic.mac) not in there:
-                    self.put_back(nic)
+                    self.ensure_entry(nic)
 
-    def put_back(self, nic: Nic) -> None:
+    def ensure_entry(self, nic: Nic) -> None:
         """See that frames to one guest come to its port."""
         if nic.mac is None or not has_entry(nic):
             return
@@ -91,11 +90,11 @@ class Entries:
                 logging.DEBUG if going else logging.INFO, "%s: %s", nic.ifname, err
             )
             return
-        # A thief is told of by itself.
+        # Where another NIC of ours has the entry, its theft is told by itself.
         if known is None or self._ledger.by_index(known.ifindex) is None:
             self._tell(nic, f"forwarding entry of {nic.mac} was removed; put back")
 
-    def stranger_lost(self, entry: Neighbour) -> None:
+    def foreign_entry_deleted(self, entry: Neighbour) -> None:
         """Put back an administrator's entry of another port, if a NIC displaced it."""
         now = asyncio.get_running_loop().time()
         for theft in self._stolen:

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Ports whose guest's MAC nobody told us: open for the first one it shows.
+"""Ports whose guest's MAC nobody told us: open for the first one that it shows.
 
-QEMU's helper contract has no word for a MAC. Such a port starts locked with
-no MAC at all, so nothing its guest sends is forwarded. The first source MAC
-comes to us in two ways. A kernel with MAC authentication bypass (6.2) makes a
-locked forwarding entry of it and tells us within a tenth of a millisecond.
-And nftables keeps it in a map that we look into while a port waits: this is
-the only way on older kernels (the MAC is learned there, not in the bridge's
-own table, where it could displace somebody's), and on newer ones it is how a
-MAC shows that the bridge knows already, of which MAB says nothing.
+QEMU's helper contract has no word for a MAC. Such a port starts locked and without
+any MAC, so nothing that its guest sends is forwarded. The first source MAC comes to
+us in two ways. A kernel with MAC authentication bypass (6.2) makes a locked
+forwarding entry of it and tells us within a tenth of a millisecond. And nftables
+keeps it in a map that we look into while a port waits. On older kernels that map is
+the only way: the MAC is learned there, and not in the bridge's own table, where it
+could displace another station's. On newer kernels it is how a MAC shows that the
+bridge knows already, of which MAB says nothing.
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ import asyncio
 import logging
 
 from ...kernel import rtnetlink
-from ...kernel.netlink import NetlinkError
-from ...kernel.nft import NftError
+from ...kernel.netlink import NetlinkError, NetlinkSocket
+from ...kernel.nft import Nft, NftError
 from ...kernel.rtnetlink import Neighbour
 from ...model import State
 from ...networks import ruleset
 from ...policy.core.matching import matches_any
 from ...syntax import is_mac
-from ..broker import Broker
-from ..nics.ledger import Nic
+from ..allocate.allocator import Allocator
+from ..audit.events import Events
+from ..nics.ledger import Ledger
+from ..nics.nic import Nic
+from ..publish.networks import RunningNetworks
+from ..publish.open_forwards import OpenForwards
 
 _log = logging.getLogger(__name__)
 
@@ -36,11 +40,25 @@ _LAST_INTERVAL = 1.0
 class FirstMac:
     """Waits for the first MAC of each waiting port of one broker."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
+    def __init__(
+        self,
+        netlink: NetlinkSocket,
+        nft: Nft,
+        ledger: Ledger,
+        allocator: Allocator,
+        networks: RunningNetworks,
+        forwards: OpenForwards,
+        events: Events,
+    ) -> None:
+        self._netlink = netlink
+        self._nft = nft
+        self._ledger = ledger
+        self._allocator = allocator
+        self._networks = networks
+        self._forwards = forwards
+        self._events = events
         self._timer: asyncio.TimerHandle | None = None
         self._interval = _FIRST_INTERVAL
-        broker.on_waiting = self.start
 
     def start(self) -> None:
         """A port began to wait: look often, then less and less."""
@@ -53,31 +71,30 @@ class FirstMac:
             self._timer.cancel()
             self._timer = None
 
-    def neighbour(self, entry: Neighbour) -> None:
-        """A bridge told of a forwarding entry (RTM_NEWNEIGH)."""
+    def entry_added(self, entry: Neighbour) -> None:
+        """RTM_NEWNEIGH: a bridge told of a forwarding entry."""
         if entry.ext_flags & rtnetlink.NTF_EXT_LOCKED:
-            nic = self._broker.ledger.by_index(entry.ifindex)
+            nic = self._ledger.by_index(entry.ifindex)
             if nic is not None:
-                self.seen(nic, entry.mac)
+                self._shown(nic, entry.mac)
 
     def _look(self) -> None:
         self._timer = None
-        ledger = self._broker.ledger
-        if not ledger.waiting():
+        if not self._ledger.waiting():
             return
         for ifname, mac in self._first_macs():
-            nic = ledger.by_ifname(ifname)
+            nic = self._ledger.by_ifname(ifname)
             if nic is not None:
-                self.seen(nic, mac)
-        if ledger.waiting():
+                self._shown(nic, mac)
+        if self._ledger.waiting():
             self._interval = min(self._interval * 1.5, _LAST_INTERVAL)
-            self._timer = asyncio.get_running_loop().call_later(
-                self._interval, self._look
-            )
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._interval, self._look)
 
     def _first_macs(self) -> list[tuple[str, str]]:
+        """Names of taps, and the MAC that each of their guests showed first."""
         try:
-            listing = self._broker.env.nft.listing(
+            listing = self._nft.listing(
                 "look for first MACs", f"list map {ruleset.BRIDGE_TABLE} first"
             )
         except NftError as err:
@@ -86,7 +103,7 @@ class FirstMac:
         pairs = listing[0]["map"].get("elem", []) if listing else []
         return [(str(name), str(mac)) for name, mac in pairs if is_mac(str(mac))]
 
-    def seen(self, nic: Nic, mac: str) -> None:
+    def _shown(self, nic: Nic, mac: str) -> None:
         """A guest showed its first MAC: open its port for it, or keep it shut."""
         if nic.state is not State.WAITING:
             return
@@ -97,20 +114,18 @@ class FirstMac:
             else:
                 self._refuse(nic, reason)
         except (NetlinkError, NftError, OSError) as err:
-            if self._broker.ledger.by_ifname(nic.ifname) is nic:
+            if self._ledger.current(nic) is not None:
                 _log.error("first MAC %s of %s: %s", mac, nic.ifname, err)
 
     def _objection(self, nic: Nic, mac: str) -> str | None:
+        """Why a guest may not have a MAC; None if it may."""
         if nic.macs and not matches_any(mac, nic.macs):
             return f"its MAC {mac} is not one that you may use"
-        if self._broker.allocator.is_kept(
-            mac, nic.network, nic.bridge, nic.name, nic.uid
-        ):
+        if self._allocator.is_reserved(mac, nic.network, nic.bridge, nic.name, nic.uid):
             return f"its MAC {mac} is reserved for another guest"
-        holder = self._broker.ledger.by_mac(nic.bridge_index, mac)
-        if holder is not None:
+        if self._ledger.by_mac(nic.bridge_index, mac) is not None:
             return f"its MAC {mac} is that of another guest on this bridge"
-        known = rtnetlink.get_fdb(self._broker.env.netlink, nic.bridge_index, mac)
+        known = rtnetlink.get_fdb(self._netlink, nic.bridge_index, mac)
         if known is not None and not (
             known.ifindex == nic.ifindex and known.state != rtnetlink.NUD_PERMANENT
         ):
@@ -118,36 +133,34 @@ class FirstMac:
         return None
 
     def _admit(self, nic: Nic, mac: str) -> None:
-        network = self._broker.networks.network_of(nic)
-        before = nic.guest
-        nic.mac, nic.state = mac, State.ACTIVE
+        network = self._networks.network_of(nic)
+        ipv6 = None
         if network is not None:
-            nic.ipv6 = network.addresses_for(nic.name, nic.uid, mac).ipv6()
+            ipv6 = network.addresses_for(nic.name, nic.uid, mac).ipv6()
+            if nic.ipv4 is not None:
+                # Before the record says that its MAC is known: a broker that is
+                # killed in between does all of this again.
+                network.add_guest(nic.ifname, mac, nic.ipv4, ipv6, nic.name)
         try:
-            self._broker.provisioner.replace_elements(before, nic)
+            nic = self._ledger.transition(nic, State.ACTIVE, mac=mac, ipv6=ipv6)
         except BaseException:
-            nic.mac, nic.ipv6, nic.state = None, None, State.WAITING
+            if network is not None:
+                network.remove_guest(nic.ifname, None, None)
             raise
-        self._broker.provisioner.forget_first_mac(nic)
-        if network is not None and nic.ipv4 is not None:
-            network.add_guest(nic.ifname, mac, nic.ipv4, nic.ipv6, nic.name)
-        self._broker.ledger.update(nic)
-        self._broker.env.netlink.transact(
+        self._ledger.ports.forget_first_mac(nic)
+        self._netlink.transact(
             [
                 rtnetlink.set_port(nic.ifindex, nic.ifname, mab=0, learning=0),
                 rtnetlink.add_fdb(nic.ifindex, mac, replace=True),
             ]
         )
-        self._broker.open_forwards.guest_attached(nic)
-        self._broker.events.about("active", nic)
+        self._forwards.guest_attached(nic)
+        self._events.about("active", nic)
 
     def _refuse(self, nic: Nic, reason: str) -> None:
-        before = nic.guest
-        nic.state, nic.reason = State.REFUSED, reason
-        self._broker.provisioner.replace_elements(before, nic)
-        self._broker.provisioner.forget_first_mac(nic)
-        self._broker.ledger.update(nic)
-        self._broker.env.netlink.transact(
+        nic = self._ledger.transition(nic, State.REFUSED, reason=reason)
+        self._ledger.ports.forget_first_mac(nic)
+        self._netlink.transact(
             [rtnetlink.set_port(nic.ifindex, nic.ifname, mab=0, learning=0)]
         )
-        self._broker.events.about("refused", nic, reason)
+        self._events.about("refused", nic, reason)

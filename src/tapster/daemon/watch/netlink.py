@@ -6,11 +6,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable
 
 from ...kernel import rtnetlink
 from ...kernel.netlink import NetlinkMonitor, Reply
-from ..broker import Broker
+from ..detach import Detacher
+from ..nics.ledger import Ledger
+from ..publish.networks import RunningNetworks
 from .first_mac import FirstMac
 from .guard import Guard
 
@@ -26,59 +27,56 @@ _OF_HOST = (
 _BURST = 64  # datagrams read before others get their turn
 
 
+def open_monitor() -> NetlinkMonitor:
+    """Listen from now on; what comes before `Watch.start` waits in the socket. The
+    caller closes it.
+
+    :raises NetlinkError: the kernel refused.
+    """
+    # IPv6 routes are not listened to: each tap that comes up has one.
+    groups = [
+        rtnetlink.RTNLGRP_LINK,
+        rtnetlink.RTNLGRP_NEIGH,
+        rtnetlink.RTNLGRP_IPV4_IFADDR,
+        rtnetlink.RTNLGRP_IPV4_ROUTE,
+        rtnetlink.RTNLGRP_IPV6_IFADDR,
+    ]
+    kinds = [
+        rtnetlink.RTM_DELLINK,
+        rtnetlink.RTM_NEWNEIGH,
+        rtnetlink.RTM_DELNEIGH,
+        *_OF_HOST,
+    ]
+    return NetlinkMonitor(groups, kinds, live_links=True)
+
+
 class Watch:
-    """One netlink monitor on the running event loop."""
+    """Passes on what one monitor hears, on the running event loop."""
 
-    def __init__(self) -> None:
-        """Listens from now on; what comes before `start` waits in the socket."""
-        self._monitor = NetlinkMonitor(
-            # IPv6 routes are not listened to: each tap that comes up has one.
-            [
-                rtnetlink.RTNLGRP_LINK,
-                rtnetlink.RTNLGRP_NEIGH,
-                rtnetlink.RTNLGRP_IPV4_IFADDR,
-                rtnetlink.RTNLGRP_IPV4_ROUTE,
-                rtnetlink.RTNLGRP_IPV6_IFADDR,
-            ],
-            [
-                *(
-                    rtnetlink.RTM_DELLINK,
-                    rtnetlink.RTM_NEWNEIGH,
-                    rtnetlink.RTM_DELNEIGH,
-                ),
-                *_OF_HOST,
-            ],
-            live_links=True,
-        )
-        self._lost = False
-        self._handle: Callable[[Reply], None] = lambda _: None
-        self._resynchronise: Callable[[], None] = lambda: None
+    def __init__(
+        self,
+        monitor: NetlinkMonitor,
+        ledger: Ledger,
+        networks: RunningNetworks,
+        detacher: Detacher,
+        first_mac: FirstMac,
+        guard: Guard,
+    ) -> None:
+        """:param monitor: from `open_monitor`; it stays the caller's to close."""
+        self._monitor = monitor
+        self._ledger = ledger
+        self._networks = networks
+        self._detacher = detacher
+        self._first_mac = first_mac
+        self._guard = guard
+        self._lost = False  # messages that the socket had no room for
 
-    def start(self, broker: Broker, first_mac: FirstMac, guard: Guard) -> None:
-        def handle(reply: Reply) -> None:
-            if reply.type == rtnetlink.RTM_NEWLINK:
-                guard.link(reply)
-            elif reply.type == rtnetlink.RTM_DELLINK:
-                # A port that leaves its bridge is told in family AF_BRIDGE.
-                if rtnetlink.link_family(reply) == rtnetlink.AF_BRIDGE:
-                    guard.left(reply)
-                    return
-                nic = broker.ledger.by_index(rtnetlink.link_index(reply))
-                if nic is not None:
-                    broker.nic_gone(nic)
-            elif reply.type == rtnetlink.RTM_NEWNEIGH:
-                first_mac.neighbour(rtnetlink.parse_neighbour(reply))
-            elif reply.type == rtnetlink.RTM_DELNEIGH:
-                guard.entry_gone(rtnetlink.parse_neighbour(reply))
-            else:
-                broker.networks.host.look_soon()
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._monitor.fileno(), self._read)
 
-        def resynchronise() -> None:
-            guard.look_at_all()
-            broker.networks.host.look_soon()
-
-        self._handle, self._resynchronise = handle, resynchronise
-        asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._read)
+    def stop(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._monitor.fileno())
 
     def _read(self) -> None:
         for _ in range(_BURST):
@@ -93,11 +91,30 @@ class Watch:
                 if self._lost:
                     self._lost = False
                     _log.warning("netlink messages were lost; looking at all again")
-                    self._resynchronise()
+                    self._guard.look_at_all()
+                    self._networks.host.look_soon()
                 return
             for reply in replies:
                 self._handle(reply)
 
-    def stop(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._monitor.fileno())
-        self._monitor.close()
+    def _handle(self, reply: Reply) -> None:
+        match reply.type:
+            case rtnetlink.RTM_NEWLINK:
+                self._guard.link_changed(reply)
+            case rtnetlink.RTM_DELLINK:
+                self._link_deleted(reply)
+            case rtnetlink.RTM_NEWNEIGH:
+                self._first_mac.entry_added(rtnetlink.parse_neighbour(reply))
+            case rtnetlink.RTM_DELNEIGH:
+                self._guard.entry_deleted(rtnetlink.parse_neighbour(reply))
+            case _:
+                self._networks.host.look_soon()
+
+    def _link_deleted(self, reply: Reply) -> None:
+        # A port that leaves its bridge is told in family AF_BRIDGE.
+        if rtnetlink.link_family(reply) == rtnetlink.AF_BRIDGE:
+            self._guard.port_left(reply)
+            return
+        nic = self._ledger.by_index(rtnetlink.link_index(reply))
+        if nic is not None:
+            self._detacher.gone(nic)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from support.builders import make_peer
+from support.builders import make_ledger, make_peer
 from support.deciding import ALICE, make_judge
 from tapster.daemon.decide.bridge_grants import BridgeGrants
 from tapster.daemon.nics.ledger import Ledger
@@ -25,7 +25,7 @@ from tapster.policy.foreign import bridge_conf, lxc_usernet
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(str(tmp_path / "nics"))
+    return make_ledger(tmp_path)
 
 
 @pytest.mark.parametrize("owner_only", [True, False])

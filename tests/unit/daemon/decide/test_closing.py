@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from support.builders import make_nic
+from support.builders import make_ledger, make_nic
 from tapster.daemon.decide import closing
 from tapster.daemon.decide.closing import ClosingTaps
 from tapster.daemon.decide.judge import Judged
-from tapster.daemon.nics.ledger import Ledger, Nic
+from tapster.daemon.nics.nic import Nic
 from tapster.daemon.provision.tap_fd import TapDescriptor
 from tapster.policy.core.decide import Decision
 from tapster.policy.core.rulebook import Target
@@ -26,7 +26,7 @@ class Taps:
     """One user's only tap, and decisions with a quota of one."""
 
     def __init__(self, directory: Path, *, gone: bool) -> None:
-        self.ledger = Ledger(str(directory / "nics"))
+        self.ledger = make_ledger(directory)
         self.ledger.add(make_nic())
         self.gone = gone
         self.decided = 0

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from support.builders import make_ledger
 from support.deciding import (
     ALICE,
     ASKING,
@@ -35,7 +36,7 @@ from tapster.policy.core.rulebook import Target
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(str(tmp_path / "nics"))
+    return make_ledger(tmp_path)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from support.builders import make_ledger
 from support.deciding import ALICE, LAN, make_config, make_judge
 from tapster.daemon.decide.judge import Judge
 from tapster.daemon.nics.ledger import Ledger
@@ -20,7 +21,7 @@ from tapster.policy.foreign import bridge_conf
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(str(tmp_path / "nics"))
+    return make_ledger(tmp_path)
 
 
 def make(ledger: Ledger, *rules: Rule) -> Judge:

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from support.builders import make_ledger
 from tapster.daemon.decide.quota import used
-from tapster.daemon.nics.ledger import Ledger, Nic
+from tapster.daemon.nics.ledger import Ledger
+from tapster.daemon.nics.nic import Nic
 from tapster.model import Rule, State
 
 ALICE, BOB = 1000, 1001
@@ -22,7 +24,7 @@ Add = Callable[..., None]
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(str(tmp_path / "nics"))
+    return make_ledger(tmp_path)
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def add(ledger: Ledger) -> Add:
                 ipv6=None,
                 mtu=1500,
                 state=State.WAITING if mac is None else State.ACTIVE,
-                macs=list(macs),
+                macs=tuple(macs),
             )
         )
 

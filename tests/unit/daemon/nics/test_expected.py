@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapster.daemon.nics import expected as tamper
-from tapster.daemon.nics.ledger import Nic
+from tapster.daemon.nics import expected
+from tapster.daemon.nics.nic import Nic
 from tapster.kernel import netlink, rtnetlink
 from tapster.kernel.rtnetlink import IFF_LOWER_UP, IFF_UP, Link
 from tapster.model import State
@@ -42,7 +42,7 @@ def nic(**changes: Any) -> Nic:
 
 def link(of: Nic, **changes: Any) -> Link:
     """A NIC's tap as it was made."""
-    port = {SETTINGS[k]: v for k, v in tamper.port_settings(of).items()}
+    port = {SETTINGS[k]: v for k, v in expected.port_settings(of).items()}
     made = Link(
         ifindex=of.ifindex,
         name=of.ifname,
@@ -51,8 +51,8 @@ def link(of: Nic, **changes: Any) -> Link:
         address=of.host_mac,
         master=of.bridge_index,
         kind="tun",
-        alias=tamper.alias(of),
-        altnames=(tamper.altname(of),),
+        alias=of.alias,
+        altnames=(of.altname,),
         port={**port, 1: 3, 2: 32},  # and what is none of ours
         rx_packets=0,
         tx_packets=0,
@@ -74,9 +74,9 @@ KINDS = [
 
 @pytest.mark.parametrize("one", KINDS)
 def test_as_it_was_made_there_is_nothing_to_tell(one: Nic) -> None:
-    assert tamper.changes(one, link(one)) == []
-    assert tamper.is_of(one, link(one))
-    assert tamper.is_recorded(one, link(one))
+    assert expected.link_drift(one, link(one)) == []
+    assert expected.is_tap_of(one, link(one))
+    assert expected.is_recorded(one, link(one))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_as_it_was_made_there_is_nothing_to_tell(one: Nic) -> None:
     ],
 )
 def test_what_is_not_ours_is_nothing_to_tell(harmless: dict[str, Any]) -> None:
-    assert tamper.changes(nic(), link(nic(), **harmless)) == []
+    assert expected.link_drift(nic(), link(nic(), **harmless)) == []
 
 
 @pytest.mark.parametrize(
@@ -107,8 +107,8 @@ def test_what_is_not_ours_is_nothing_to_tell(harmless: dict[str, Any]) -> None:
 )
 def test_what_a_holder_can_do(change: dict[str, Any], words: str) -> None:
     for one in KINDS:
-        (found,) = tamper.changes(one, link(one, **change))
-        assert found.is_of_holder
+        (found,) = expected.link_drift(one, link(one, **change))
+        assert found.is_unprivileged
         assert str(found) == words
 
 
@@ -127,8 +127,8 @@ def test_what_a_holder_can_do(change: dict[str, Any], words: str) -> None:
     ],
 )
 def test_what_takes_a_capability(change: dict[str, Any], words: str) -> None:
-    (found,) = tamper.changes(nic(), link(nic(), **change))
-    assert not found.is_of_holder
+    (found,) = expected.link_drift(nic(), link(nic(), **change))
+    assert not found.is_unprivileged
     assert str(found) == words
 
 
@@ -139,8 +139,8 @@ def test_each_setting_of_a_port(one: Nic, name: str) -> None:
     kernel's way of finding its first MAC."""
     made = link(one)
     port = {**made.port, SETTINGS[name]: made.port.get(SETTINGS[name], 0) ^ 1}
-    found = tamper.changes(one, made._replace(port=port))
-    ours = name in tamper.port_settings(one)
+    found = expected.link_drift(one, made._replace(port=port))
+    ours = name in expected.port_settings(one)
     if one.state is State.WAITING and name in ("learning", "mab"):
         ours = False
     assert [change.what for change in found] == ([name] if ours else [])
@@ -149,21 +149,21 @@ def test_each_setting_of_a_port(one: Nic, name: str) -> None:
 def test_a_kernel_that_does_not_know_a_setting() -> None:
     made = link(nic())
     port = {k: v for k, v in made.port.items() if k != SETTINGS["mab"]}
-    assert tamper.changes(nic(), made._replace(port=port)) == []
+    assert expected.link_drift(nic(), made._replace(port=port)) == []
 
 
 def test_the_holders_doings_come_first() -> None:
-    found = tamper.changes(
+    found = expected.link_drift(
         nic(), link(nic(), mtu=1, name="x", flags=0, address="", group=3)
     )
-    assert [change.is_of_holder for change in found] == [True, True, *[False] * 3]
+    assert [change.is_unprivileged for change in found] == [True, True, *[False] * 3]
 
 
 def test_in_quarantine_it_is_down_and_on_no_bridge_and_no_more() -> None:
     shut = nic(state=State.QUARANTINED)
     changed = link(shut, master=0, flags=0, address="", persist=True, name="x", mtu=1)
-    assert tamper.changes(shut, changed) == []
-    assert [str(c) for c in tamper.changes(shut, link(shut))] == [
+    assert expected.link_drift(shut, changed) == []
+    assert [str(c) for c in expected.link_drift(shut, link(shut))] == [
         "bridge none -> 100",
         "up no -> yes",
     ]
@@ -171,22 +171,24 @@ def test_in_quarantine_it_is_down_and_on_no_bridge_and_no_more() -> None:
 
 def test_whose_a_device_is() -> None:
     one = nic()
-    assert not tamper.is_of(one, None)
-    assert not tamper.is_of(one, link(one, ifindex=8))
-    assert tamper.is_of(one, link(one, name="other"))
-    assert tamper.is_of(one, link(one, alias="other"))
-    assert not tamper.is_of(one, link(one, name="other", alias="tapster nic other"))
+    assert not expected.is_tap_of(one, None)
+    assert not expected.is_tap_of(one, link(one, ifindex=8))
+    assert expected.is_tap_of(one, link(one, name="other"))
+    assert expected.is_tap_of(one, link(one, alias="other"))
+    assert not expected.is_tap_of(
+        one, link(one, name="other", alias="tapster nic other")
+    )
 
 
 def test_a_records_device_bears_our_mark() -> None:
     """An index and a name may be anybody's after a while."""
     one = nic()
-    assert tamper.is_recorded(one, link(one, alias="tapster nic"))
-    assert tamper.is_recorded(one, link(one, alias=""))
-    assert tamper.is_recorded(one, link(one, name="other"))
-    assert not tamper.is_recorded(one, link(one, alias="", altnames=()))
-    assert not tamper.is_recorded(one, link(one, kind="veth"))
-    assert not tamper.is_recorded(one, link(one, name="other", alias="", altnames=()))
+    assert expected.is_recorded(one, link(one, alias="tapster nic"))
+    assert expected.is_recorded(one, link(one, alias=""))
+    assert expected.is_recorded(one, link(one, name="other"))
+    assert not expected.is_recorded(one, link(one, alias="", altnames=()))
+    assert not expected.is_recorded(one, link(one, kind="veth"))
+    assert not expected.is_recorded(one, link(one, name="other", alias="", altnames=()))
 
 
 @given(st.text(max_size=300), st.text(max_size=64))
@@ -198,9 +200,9 @@ def test_long_names_are_cut_as_the_kernel_cuts_them(user: str, guest: str) -> No
     except UnicodeEncodeError:
         return
     one = nic(user=user, name=guest)
-    kept = tamper.alias(one).encode()[:255].decode(errors="replace")
-    assert tamper.changes(one, link(one, alias=kept)) == []
-    assert len(tamper.altname(one)) <= 127
+    kept = one.alias.encode()[:255].decode(errors="replace")
+    assert expected.link_drift(one, link(one, alias=kept)) == []
+    assert len(one.altname) <= 127
 
 
 @pytest.mark.parametrize("one", KINDS)
@@ -209,15 +211,15 @@ def test_a_message_is_read_unless_it_says_all_is_well(
     one: Nic, name: str | None
 ) -> None:
     """Whatever `is_as_set` lets pass, reading would have let pass."""
-    said = {**dict.fromkeys(SETTINGS, 0), **tamper.port_settings(one)}
+    said = {**dict.fromkeys(SETTINGS, 0), **expected.port_settings(one)}
     if name is not None:
         said[name] ^= 1
     body = b"".join(rtnetlink.port_attribute(*each) for each in said.items())
     payload = bytes(16) + netlink.nested(rtnetlink.IFLA_PROTINFO, body)
     port = rtnetlink.parse_port(netlink.Reply(16, memoryview(payload)))
     assert port == {SETTINGS[key]: value for key, value in said.items()}
-    found = tamper.changed_settings(one, port)
-    if tamper.is_as_set(one, payload):
+    found = expected.port_drift(one, port)
+    if expected.has_settings(one, payload):
         assert found == []
     elif one.state is not State.WAITING:
         assert [change.what for change in found] == [name]

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from support.builders import make_nic
-from tapster.daemon.nics.ledger import Nic
+from tapster.daemon.nics.nic import Nic
 from tapster.daemon.publish import forward_table, open_forwards
 from tapster.daemon.publish.forward_table import ForwardTable, Row
 from tapster.daemon.publish.open_forwards import OpenForwards

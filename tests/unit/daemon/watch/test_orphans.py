@@ -9,22 +9,21 @@ from typing import Any
 
 import pytest
 
-from tapster.daemon.watch.orphans import AT_ONCE, Sweep
+from tapster.daemon.watch.orphans import AT_ONCE, OrphanReaper
 from tapster.kernel import rtnetlink
 
 
 def test_nics_that_are_gone_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     here: dict[str, Any] = {}
     looked: list[int] = []
-    broker: Any = SimpleNamespace(
-        ledger=SimpleNamespace(by_ifname=here.get),
-        env=SimpleNamespace(netlink=None),
-        nic_gone=lambda nic: here.pop(nic.ifname, None),
-    )
+    netlink: Any = None
+    bridges: Any = None
+    ledger: Any = SimpleNamespace(by_ifname=here.get)
+    detacher: Any = SimpleNamespace(gone=lambda nic: here.pop(nic.ifname, None))
     monkeypatch.setattr(rtnetlink, "get_link", lambda _, index: looked.append(index))
 
     async def body() -> None:
-        swept = Sweep(broker)
+        swept = OrphanReaper(netlink, ledger, bridges, detacher)
         for number in range(1000):
             nic: Any = SimpleNamespace(ifname=f"tapstern{number}", ifindex=number)
             if number >= 1000 - AT_ONCE - 1:

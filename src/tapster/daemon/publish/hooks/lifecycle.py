@@ -20,7 +20,7 @@ from ....networks.managed_network import ManagedNetwork
 from ....policy.config.current import CurrentConfig
 from ...audit.events import Events
 from ...fairness.slots import FairSlots
-from ...nics.ledger import Nic
+from ...nics.nic import Nic
 from ...process.programs import Programs
 from . import execution, payload, pending
 from .discovery import HookDirectory

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Coroutine, Hashable
 from dataclasses import dataclass
 
-from ...nics.ledger import EVERYBODY
+from ...nics.naming import EVERYBODY
 from .pending import PendingEnd
 
 _log = logging.getLogger(__name__)

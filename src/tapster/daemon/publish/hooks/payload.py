@@ -15,7 +15,7 @@ from ....networks import addresses
 from ....networks.managed_network import ManagedNetwork
 from ...audit.log import visible
 from ...identify.accounts import user_name
-from ...nics.ledger import Nic
+from ...nics.nic import Nic
 from ...process.spawned.hook import MARK
 
 ATTACH, DETACH, TAMPER = "attach", "detach", "tamper"

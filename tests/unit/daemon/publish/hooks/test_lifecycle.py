@@ -15,7 +15,7 @@ import pytest
 
 from support.builders import make_nic
 from tapster.daemon.audit.events import Events
-from tapster.daemon.nics.ledger import Nic
+from tapster.daemon.nics.nic import Nic
 from tapster.daemon.process.programs import Ended, Hook
 from tapster.daemon.publish.hooks import lifecycle as hooks_module
 from tapster.daemon.publish.hooks.lifecycle import Hooks, RefusedByHook

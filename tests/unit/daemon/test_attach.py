@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`daemon.broker`: what becomes of a request that fails."""
+"""`daemon.attach`: what becomes of a request that fails."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from support.builders import make_peer
+from tapster.daemon.attach import Attacher
 from tapster.daemon.audit.request_context import RequestContext
-from tapster.daemon.broker import Broker
 from tapster.model import AttachRequest
 
 
@@ -22,10 +22,10 @@ def test_an_error_that_nobody_foresaw_is_on_record(
         raise ZeroDivisionError
 
     failed: list[str] = []
-    broker: Any = Broker.__new__(Broker)
-    broker.events = SimpleNamespace(failed=lambda _, reason: failed.append(reason))
-    monkeypatch.setattr(Broker, "_attach_when_gone", attach)
+    attacher: Any = Attacher.__new__(Attacher)
+    attacher._events = SimpleNamespace(failed=lambda _, reason: failed.append(reason))
+    monkeypatch.setattr(Attacher, "_attach_when_gone", attach)
     context = RequestContext(make_peer(), "attach")
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(broker.attach(context, AttachRequest()))
+        asyncio.run(attacher.attach(context, AttachRequest()))
     assert len(failed) == 1
