@@ -122,7 +122,7 @@ def is_refused(space: Space, address: str, port: int) -> bool:
 
 class TestWays:
     @pytest.mark.parametrize("family", FAMILIES, ids=["ipv4", "ipv6"])
-    def test_from_the_world_with_the_clients_address(
+    def test_guest_sees_the_address_of_a_client_in_the_world(
         self, lab: Lab, daemon: Daemon, family: int
     ) -> None:
         forward(lab, USER, "tcp/8080", "web", 80)
@@ -135,7 +135,7 @@ class TestWays:
                 server = web.bound(UDP, 9000, family)
                 assert asks(client, server, HOST[family], 8080) == WORLD[family]
 
-    def test_from_the_host_to_each_of_its_own_addresses(
+    def test_host_reaches_the_guest_at_each_of_its_own_addresses(
         self, lab: Lab, daemon: Daemon
     ) -> None:
         forward(lab, USER, "tcp/8080", "web", 80)
@@ -152,7 +152,7 @@ class TestWays:
                 expected = address if not address.startswith("127.") else None
                 assert peer == (expected or web.gateway())
 
-    def test_by_users_of_the_host_as_well(self, lab: Lab, daemon: Daemon) -> None:
+    def test_users_of_the_host_reach_the_guest(self, lab: Lab, daemon: Daemon) -> None:
         forward(lab, USER, "tcp/8080", "web", 80)
         with guest(lab) as web:
             server = web.bound(TCP, 80)
@@ -160,7 +160,7 @@ class TestWays:
             lab.host.run(lab.python, "-I", "-c", code, user=OTHER)
             server.accept()[0].close()
 
-    def test_not_for_ports_or_protocols_beside_it(
+    def test_ports_and_protocols_beside_it_lead_nowhere(
         self, lab: Lab, daemon: Daemon
     ) -> None:
         forward(lab, USER, "tcp/8080", "web", 80)
@@ -178,7 +178,9 @@ class TestWays:
             with pytest.raises(BlockingIOError):
                 udp.recv(100)
 
-    def test_not_for_guests(self, lab: Lab, daemon: Daemon) -> None:
+    def test_guests_do_not_reach_forwarded_ports(
+        self, lab: Lab, daemon: Daemon
+    ) -> None:
         """Neither another user's nor one's own in another network: a forwarded
         port is no way around what keeps networks apart."""
         forward(lab, USER, "udp/8080", "web", 9000)
@@ -209,7 +211,7 @@ class TestWays:
 
 
 class TestLife:
-    def test_waits_for_its_guest_and_for_its_return(
+    def test_forward_waits_for_its_guest_and_for_its_return(
         self, lab: Lab, daemon: Daemon
     ) -> None:
         told = forward(lab, USER, "tcp/8080", "Web", 80)
@@ -228,7 +230,7 @@ class TestLife:
             assert is_refused(lab.world, HOST[V4], 8080)
             assert is_refused(lab.host, "127.0.0.1", 8080)
 
-    def test_port_is_the_hosts_again_when_given_up(
+    def test_port_that_is_given_up_is_the_hosts_again(
         self, lab: Lab, daemon: Daemon
     ) -> None:
         forward(lab, USER, "tcp/8080", "web", 80)
@@ -246,7 +248,7 @@ class TestLife:
                     peer = talks(lab.world, HOST[family], 8080, own)
                     assert peer == WORLD[family]
 
-    def test_of_another_users_guest_of_that_name_it_is_not(
+    def test_forward_is_not_for_another_users_guest_of_that_name(
         self, lab: Lab, daemon: Daemon
     ) -> None:
         forward(lab, USER, "tcp/8080", "web", 80)
@@ -265,7 +267,9 @@ class TestLife:
 class TestKnownFlows:
     """Of clients that go on sending from one port, as those of UDP do."""
 
-    def test_reach_a_guest_that_comes_later(self, lab: Lab, daemon: Daemon) -> None:
+    def test_known_flows_reach_a_guest_that_comes_later(
+        self, lab: Lab, daemon: Daemon
+    ) -> None:
         forward(lab, USER, "udp/8080", "web", 9000)
         for family in FAMILIES:
             with bound(lab.world, UDP, 0, family) as client:
@@ -277,7 +281,7 @@ class TestKnownFlows:
                     until("its end", lambda: not nics(lab))
                     client.sendto(b"between", (HOST[family], 8080))
 
-    def test_end_with_the_forward(self, lab: Lab, daemon: Daemon) -> None:
+    def test_known_flows_end_with_the_forward(self, lab: Lab, daemon: Daemon) -> None:
         forward(lab, USER, "udp/8080", "web", 9000)
         forward(lab, USER, "tcp/8080", "web", 80)
         with guest(lab) as web, bound(lab.world, UDP) as client:
@@ -299,7 +303,7 @@ class TestKnownFlows:
             with pytest.raises(BlockingIOError):
                 server.recv(10)
 
-    def test_go_to_whom_the_port_is_passed_on_to(
+    def test_known_flows_go_to_the_next_guest_of_the_port(
         self, lab: Lab, daemon: Daemon
     ) -> None:
         forward(lab, USER, "udp/8080", "web", 9000)
@@ -317,7 +321,7 @@ class TestKnownFlows:
             with pytest.raises(BlockingIOError):
                 mine.recv(10)
 
-    def test_of_others_go_on(self, lab: Lab, daemon: Daemon) -> None:
+    def test_known_flows_of_others_go_on(self, lab: Lab, daemon: Daemon) -> None:
         """Those to the same port of somebody else, and those to another."""
         forward(lab, USER, "tcp/8081", "web", 80)
         with guest(lab) as web, guest(lab, OTHER, name="client") as client:
@@ -340,7 +344,7 @@ class TestKnownFlows:
 class TestRefusals:
     @pytest.mark.parametrize("family", FAMILIES, ids=["ipv4", "ipv6"])
     @pytest.mark.parametrize("kind", [TCP, UDP], ids=["tcp", "udp"])
-    def test_of_a_port_that_a_program_of_the_host_has(
+    def test_a_port_that_a_program_of_the_host_has_is_refused(
         self, lab: Lab, daemon: Daemon, kind: int, family: int
     ) -> None:
         word = "tcp" if kind == TCP else "udp"
@@ -353,7 +357,7 @@ class TestRefusals:
         assert forwards(lab, USER) == {}
         forward(lab, USER, f"{word}/8080", "web", 80)
 
-    def test_but_not_of_one_that_a_program_has_just_given_up(
+    def test_a_port_that_a_program_has_just_given_up_is_granted(
         self, lab: Lab, daemon: Daemon
     ) -> None:
         """Its connections are in TIME_WAIT for a minute."""
@@ -371,7 +375,9 @@ class TestRefusals:
                 bound(lab.host, TCP, 8080, V4, address)
         assert is_refused(lab.host, "127.0.0.1", 8080)
 
-    def test_of_a_privileged_port_but_for_root(self, lab: Lab, daemon: Daemon) -> None:
+    def test_a_privileged_port_is_refused_but_to_root(
+        self, lab: Lab, daemon: Daemon
+    ) -> None:
         for port in ("tcp/80", "udp/1023"):
             with pytest.raises(errors.ForwardRefused, match=f"may not forward {port}"):
                 forward(lab, USER, port, "web", 80)
@@ -379,7 +385,9 @@ class TestRefusals:
         with guest(lab, 0) as web:
             talks(lab.world, HOST[V4], 80, web.bound(TCP, 8000))
 
-    def test_of_what_the_rule_does_not_grant(self, lab: Lab, daemon: Daemon) -> None:
+    def test_a_port_that_the_rule_does_not_grant_is_refused(
+        self, lab: Lab, daemon: Daemon
+    ) -> None:
         for port in ("tcp/7999", "tcp/8100", "udp/8000"):
             with pytest.raises(errors.ForwardRefused, match=f"may not forward {port}"):
                 forward(lab, NARROW, port, "web", 80)
@@ -387,7 +395,9 @@ class TestRefusals:
         forward(lab, NARROW, "tcp/8000", "web", 80)
         forward(lab, NARROW, "tcp/8099", "web", 80)
 
-    def test_of_what_another_has(self, lab: Lab, daemon: Daemon) -> None:
+    def test_a_port_that_another_user_has_is_refused(
+        self, lab: Lab, daemon: Daemon
+    ) -> None:
         forward(lab, USER, "tcp/8080", "web", 80)
         for uid, network in ((USER, None), (USER, "second"), (OTHER, None)):
             with pytest.raises(errors.ForwardRefused, match="is forwarded already"):
@@ -407,7 +417,9 @@ class TestRefusals:
         remove(lab, 0, "tcp/8080")  # root may
         assert forwards(lab, USER) == {}
 
-    def test_of_more_than_a_user_may_have(self, lab: Lab, daemon: Daemon) -> None:
+    def test_more_forwards_than_a_user_may_have_are_refused(
+        self, lab: Lab, daemon: Daemon
+    ) -> None:
         for number in range(USER_LIMIT):
             forward(lab, USER, f"tcp/{20000 + number}", "web", 80)
         with pytest.raises(errors.ForwardRefused, match=rf"all .* \({USER_LIMIT}\)"):
@@ -418,14 +430,14 @@ class TestRefusals:
         forward(lab, USER, "tcp/21001", "web", 80)
 
     @pytest.mark.parametrize("network", ["closed", "lan"])
-    def test_of_networks_without_a_way_in(
+    def test_networks_without_a_way_in_are_refused(
         self, lab: Lab, daemon: Daemon, network: str
     ) -> None:
         with pytest.raises(errors.ForwardRefused, match=f"{network} has no way in"):
             forward(lab, USER, "tcp/8080", "web", 80, network)
         bound(lab.host, TCP, 8080).close()
 
-    def test_of_networks_that_are_not_the_callers(
+    def test_networks_that_the_caller_may_not_use_are_refused(
         self, lab: Lab, daemon: Daemon
     ) -> None:
         told = []
@@ -444,14 +456,14 @@ class TestRefusals:
          ("tcp/\uff18\uff10\uff18\uff10", "web", 80)],
         ids=repr,
     )  # fmt: skip
-    def test_of_what_makes_no_sense(
+    def test_what_makes_no_sense_is_refused(
         self, lab: Lab, daemon: Daemon, what: tuple[str, str, int]
     ) -> None:
         with pytest.raises(errors.InvalidRequest):
             forward(lab, USER, *what)
 
     @pytest.mark.parametrize("network", ["", "a\nERROR: b", "x" * 4096])
-    def test_of_names_that_no_network_has(
+    def test_names_that_no_network_has_are_refused(
         self, lab: Lab, daemon: Daemon, network: str
     ) -> None:
         """The log is for what the daemon says, not for what callers make up."""
@@ -464,7 +476,9 @@ class TestRefusals:
                 ask(lab, USER, method, {**what, **more})
         assert "ERROR: b" not in daemon.log
 
-    def test_of_what_can_not_be_kept(self, lab: Lab, daemon: Daemon) -> None:
+    def test_a_forward_that_cannot_be_kept_is_refused(
+        self, lab: Lab, daemon: Daemon
+    ) -> None:
         inner = Path(inside(lab, "/run/state/forwards.json.new"))
         inner.mkdir()
         try:
@@ -478,7 +492,7 @@ class TestRefusals:
 
 
 class TestConfigured:
-    def test_goes_to_the_user_for_whom_the_name_is_reserved(
+    def test_configured_forward_is_for_the_user_of_the_reserved_name(
         self, lab: Lab, daemon: Daemon
     ) -> None:
         rows = forwards(lab, 0)
@@ -498,14 +512,16 @@ class TestConfigured:
             until("its end", lambda: len(nics(lab)) == 1)
             assert is_refused(lab.world, HOST[V4], 8443)
 
-    def test_holds_its_port_and_no_user_gets_it(self, lab: Lab, daemon: Daemon) -> None:
+    def test_configured_forward_holds_its_port_against_users(
+        self, lab: Lab, daemon: Daemon
+    ) -> None:
         with pytest.raises(OSError, match="in use"):
             bound(lab.host, TCP, 8443)
         with pytest.raises(errors.ForwardRefused, match="is forwarded already"):
             forward(lab, OTHER, "tcp/8443", "site", 80)
 
 
-def test_command_says_the_same(lab: Lab, daemon: Daemon) -> None:
+def test_the_command_lists_adds_and_removes_forwards(lab: Lab, daemon: Daemon) -> None:
     def tapster(*words: str) -> subprocess.CompletedProcess[str]:
         return lab.host.run(*lab.tapster(*words), user=USER, check=False)
 
@@ -518,7 +534,7 @@ def test_command_says_the_same(lab: Lab, daemon: Daemon) -> None:
     assert json.loads(tapster("forward", "ls", "--json").stdout) == []
 
 
-def test_two_guests_that_come_and_go_have_their_own(lab: Lab, daemon: Daemon) -> None:
+def test_forwards_of_two_guests_come_and_go_apart(lab: Lab, daemon: Daemon) -> None:
     forward(lab, USER, "tcp/8080", "web", 80)
     forward(lab, OTHER, "tcp/8081", "web", 80)
     with ExitStack() as held:

@@ -151,7 +151,7 @@ def pairs(lab: Lab) -> None:
 # --- what is run, when and with what
 
 
-def test_in_order_from_before_the_reply_to_after_the_end(lab: Lab) -> None:
+def test_hooks_run_in_order_before_the_reply_and_after_the_end(lab: Lab) -> None:
     for name in ("20-b", "10-a"):
         hook(lab, name, LOG + "ip link show $TAPSTER_IFNAME >/dev/null 2>&1 &&"
              " echo $1 >> /run/heard\n")  # fmt: skip
@@ -171,7 +171,7 @@ def test_in_order_from_before_the_reply_to_after_the_end(lab: Lab) -> None:
     assert about_taps == [["attach"]] * 2
 
 
-def test_is_told_the_nic(lab: Lab) -> None:
+def test_a_hook_is_told_the_nic_and_has_a_session_of_its_own(lab: Lab) -> None:
     hook(
         lab,
         "10-a",
@@ -216,7 +216,7 @@ def test_is_told_the_nic(lab: Lab) -> None:
         assert ours - pipes == {f"{DIRECTORY}/10-a"} and len(pipes) == 2
 
 
-def test_a_program_that_is_no_script(lab: Lab) -> None:
+def test_a_hook_may_be_a_program_that_is_no_script(lab: Lab) -> None:
     lab.host.run("cp", "/bin/true", f"{DIRECTORY}/10-true")
     lab.host.run("cp", "/bin/false", f"{DIRECTORY}/20-false")
     with broker(lab) as daemon:
@@ -226,7 +226,7 @@ def test_a_program_that_is_no_script(lab: Lab) -> None:
         assert "hook 10-true" not in daemon.log
 
 
-def test_none_without_hooks(lab: Lab) -> None:
+def test_without_hooks_nothing_is_run_or_written(lab: Lab) -> None:
     lab.host.run("rmdir", DIRECTORY)
     with broker(lab), attach(lab, USER):
         assert not os.path.exists(inside(lab, DUE))
@@ -243,7 +243,7 @@ TAMPERER = """if True:
 """
 
 
-def test_tampering(lab: Lab) -> None:
+def test_tampering_is_told(lab: Lab) -> None:
     hook(lab, "10-a", LOG + "cat > /run/stdin.$1\n" + HEARD)
     with broker(lab), program(lab, TAMPERER) as (child, ifname):
         assert child.stdin is not None
@@ -265,7 +265,7 @@ def test_tampering(lab: Lab) -> None:
 EXAMPLE = Path(__file__).resolve().parents[2] / "data/hooks.d/50-rules-and-route"
 
 
-def test_the_example(lab: Lab) -> None:
+def test_the_example_of_the_document_works(lab: Lab) -> None:
     lab.config(CONFIG + "[networks.lab]\n[[rules]]\nnetworks = ['default', 'lab']\n")
     hook(lab, EXAMPLE.name, EXAMPLE.read_text().replace("alice", str(USER)))
 
@@ -304,7 +304,7 @@ def test_the_example(lab: Lab) -> None:
 # --- a hook that says no
 
 
-def test_a_refusal_leaves_nothing(lab: Lab) -> None:
+def test_an_attach_that_a_hook_refuses_leaves_nothing(lab: Lab) -> None:
     hook(lab, "10-a")
     hook(lab, "20-no", on("attach", "echo out; echo because of this >&2; exit 3"))
     hook(lab, "30-never")
@@ -346,7 +346,7 @@ def own_bridge(lab: Lab) -> str:
     return next(iter(links(lab.host, "tapbr")), "")
 
 
-def test_time_is_over_for_its_children_too(lab: Lab) -> None:
+def test_a_hook_that_is_late_is_killed_with_its_children(lab: Lab) -> None:
     lab.config(CONFIG + "[hooks]\ntimeout_seconds = 1\n")
     hook(lab, "10-slow", on("attach", "sleep 4711 & setsid sleep 4711 & sleep 4711"))
     with broker(lab) as daemon:
@@ -359,7 +359,7 @@ def test_time_is_over_for_its_children_too(lab: Lab) -> None:
         assert told(lab) == ["10-slow attach", "10-slow detach"]
 
 
-def test_a_detach_that_fails_is_told_and_done_with(lab: Lab) -> None:
+def test_a_detach_hook_that_fails_is_logged_and_not_run_again(lab: Lab) -> None:
     lab.config(CONFIG + "[hooks]\ntimeout_seconds = 1\n")
     hook(lab, "10-slow", on("detach", "sleep 4711"))
     hook(lab, "20-no", on("detach", "echo alas; kill -9 $$"))
@@ -388,7 +388,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD.keys())
-def test_odd_ones(lab: Lab, text: str) -> None:
+def test_hooks_that_misuse_their_descriptors_do_no_harm(lab: Lab, text: str) -> None:
     hook(lab, "10-odd", LOG + text + HEARD)
     with broker(lab) as daemon:
         with attach(lab, USER) as nic:
@@ -441,14 +441,16 @@ def in_a_directory_of_all(lab: Lab) -> str:
 
 
 @pytest.mark.parametrize("make", [not_executable, a_directory, a_backup])
-def test_passed_over(lab: Lab, make: Callable[[Lab], str]) -> None:
+def test_files_that_are_no_hooks_are_passed_over(
+    lab: Lab, make: Callable[[Lab], str]
+) -> None:
     make(lab)
     with broker(lab), attach(lab, USER):
         assert told(lab) == []
 
 
 @pytest.mark.parametrize("make", [anothers, writable, a_link, in_a_directory_of_all])
-def test_nothing_is_handed_out_past_one_that_cannot_be_trusted(
+def test_no_tap_is_handed_out_past_a_hook_that_cannot_be_trusted(
     lab: Lab, make: Callable[[Lab], str]
 ) -> None:
     why = make(lab)
@@ -486,7 +488,7 @@ Programs.start_hook = swap
 """
 
 
-def test_another_file_in_its_place_is_not_run(lab: Lab) -> None:
+def test_a_file_that_takes_a_checked_hooks_place_is_not_run(lab: Lab) -> None:
     hook(lab, "10-a")
     evil = Path(inside(lab, "/run/evil"))
     evil.write_text("#!/bin/sh\ntouch /run/evil-ran\n")
@@ -506,7 +508,7 @@ def test_another_file_in_its_place_is_not_run(lab: Lab) -> None:
 # --- meanwhile
 
 
-def test_others_go_on_meanwhile(lab: Lab) -> None:
+def test_other_requests_go_on_while_a_hook_runs(lab: Lab) -> None:
     hook(lab, "10-wait", on("attach", WAIT))
     with broker(lab):
         waiting = Later(lab)
@@ -521,7 +523,7 @@ def test_others_go_on_meanwhile(lab: Lab) -> None:
             assert one.answer()["parameters"]["nic"]["ifname"]
 
 
-def test_at_the_same_time(lab: Lab) -> None:
+def test_hooks_of_different_guests_run_at_the_same_time(lab: Lab) -> None:
     """Each waits for 19 others to be told, which would never come if they were told
     one after the other."""
     lab.host.run("mkdir", "/run/there")
@@ -546,7 +548,7 @@ def attach_network(lab: Lab) -> Iterator[None]:
         yield
 
 
-def test_an_end_is_told_before_the_next_beginning_of_that_name(lab: Lab) -> None:
+def test_a_detach_is_told_before_the_next_attach_of_that_name(lab: Lab) -> None:
     hook(lab, "10-wait", on("detach", WAIT))
     with broker(lab):
         with attach(lab, USER, name="web") as first:
@@ -575,7 +577,9 @@ def by_its_owner(lab: Lab, ifname: str) -> None:
 
 
 @pytest.mark.parametrize("take", [by_root, by_its_owner])
-def test_a_tap_that_goes_meanwhile(lab: Lab, take: Callable[[Lab, str], None]) -> None:
+def test_a_tap_that_goes_while_its_attach_is_told_is_not_handed_out(
+    lab: Lab, take: Callable[[Lab, str], None]
+) -> None:
     hook(lab, "10-wait", on("attach", WAIT))
     hook(lab, "20-never")
     with broker(lab):
@@ -592,7 +596,7 @@ def test_a_tap_that_goes_meanwhile(lab: Lab, take: Callable[[Lab, str], None]) -
     pairs(lab)
 
 
-def test_a_caller_that_goes_meanwhile(lab: Lab) -> None:
+def test_a_caller_that_goes_while_a_hook_runs_leaves_nothing(lab: Lab) -> None:
     hook(lab, "10-wait", on("attach", WAIT))
     with broker(lab):
         waiting = Later(lab)
@@ -603,7 +607,7 @@ def test_a_caller_that_goes_meanwhile(lab: Lab) -> None:
     pairs(lab)
 
 
-def test_one_that_is_removed_meanwhile_is_told_of(lab: Lab) -> None:
+def test_a_hook_that_is_removed_before_its_detach_is_reported(lab: Lab) -> None:
     hook(lab, "10-a")
     with broker(lab), Watcher(lab, 0) as watcher:
         with attach(lab, USER):
@@ -639,7 +643,7 @@ def program(
     child.wait(10)
 
 
-def test_the_guest_is_killed(lab: Lab) -> None:
+def test_a_guest_that_is_killed_is_told_of(lab: Lab) -> None:
     hook(lab, "10-a")
     with broker(lab), program(lab) as (child, ifname):
         child.send_signal(signal.SIGKILL)
@@ -652,7 +656,7 @@ def kill(daemon: Daemon) -> None:
 
 
 class TestTheBrokerIsKilled:
-    def test_while_the_guest_runs(self, lab: Lab) -> None:
+    def test_a_guest_that_outlives_its_broker_is_told_of_once(self, lab: Lab) -> None:
         hook(lab, "10-a")
         hook(lab, "20-b")
         with broker(lab, ends_well=False) as first, program(lab) as (_, ifname):
@@ -667,7 +671,9 @@ class TestTheBrokerIsKilled:
             until("it", lambda: len(told(lab, ifname)) == 4)
         pairs(lab)
 
-    def test_and_the_guest_ends_before_the_next(self, lab: Lab) -> None:
+    def test_the_next_broker_tells_of_a_guest_that_ended_meanwhile(
+        self, lab: Lab
+    ) -> None:
         hook(lab, "10-a")
         with broker(lab, ends_well=False) as first, program(lab) as (_, ifname):
             kill(first)
@@ -679,7 +685,9 @@ class TestTheBrokerIsKilled:
         ups = [e for _, e, d, _ in lines(lab) if d.startswith("tapbr")]
         assert ups == ["network-up", "network-down"]
 
-    def test_while_an_attach_is_told(self, lab: Lab) -> None:
+    def test_a_broker_killed_while_an_attach_is_told_leaves_the_detach(
+        self, lab: Lab
+    ) -> None:
         hook(lab, "10-a")
         hook(lab, "20-wait", on("attach", WAIT))
         hook(lab, "30-never")
@@ -695,7 +703,9 @@ class TestTheBrokerIsKilled:
         assert told(lab)[2:] == ["10-a detach", "20-wait detach"]
         assert ["20-wait", "attach"] not in [s[:2] for s in lines(lab, "/run/heard")]
 
-    def test_while_a_detach_is_told(self, lab: Lab) -> None:
+    def test_a_detach_that_a_killed_broker_was_telling_is_told_again(
+        self, lab: Lab
+    ) -> None:
         hook(lab, "10-a")
         hook(lab, "20-wait", on("detach", WAIT))
         hook(lab, "30-c")
@@ -714,7 +724,7 @@ class TestTheBrokerIsKilled:
         ]  # fmt: skip
         pairs(lab)
 
-    def test_with_all_that_it_started(self, lab: Lab) -> None:
+    def test_the_next_broker_kills_hooks_that_outlived_the_last(self, lab: Lab) -> None:
         """A machine short of memory may kill the spawner too: its hooks go on."""
         hook(lab, "10-wait", on("attach", WAIT))
         with broker(lab, ends_well=False) as first:
@@ -731,7 +741,7 @@ class TestTheBrokerIsKilled:
             assert not strays(lab)
             until("it", lambda: told(lab)[1:] == ["10-wait detach"])
 
-    def test_a_record_is_damaged(self, lab: Lab) -> None:
+    def test_a_damaged_record_of_pending_ends_is_logged(self, lab: Lab) -> None:
         hook(lab, "10-a")
         with broker(lab, ends_well=False) as first, program(lab) as (_, ifname):
             kill(first)
@@ -745,7 +755,7 @@ def strays(lab: Lab) -> list[str]:
     return [c for c in commands(lab.host).values() if "/proc/self/fd/3" in c]
 
 
-def test_the_broker_is_stopped_meanwhile(lab: Lab) -> None:
+def test_a_broker_that_is_stopped_tells_what_it_can(lab: Lab) -> None:
     """What can be told in a short time is, and the rest by the next."""
     lab.config(CONFIG + "[hooks]\ntimeout_seconds = 1\n")
     hook(lab, "10-a", on("detach", "sleep 0.3"))
@@ -769,7 +779,7 @@ LOAD = """if True:
 """
 
 
-def test_the_broker_is_stopped_while_an_attach_is_told(lab: Lab) -> None:
+def test_a_broker_stopped_while_an_attach_is_told_refuses_it(lab: Lab) -> None:
     lab.config(CONFIG + "[hooks]\ntimeout_seconds = 1\n")
     hook(lab, "10-slow", on("attach", "sleep 0.5"))
     hook(lab, "20-never")
@@ -785,7 +795,7 @@ def test_the_broker_is_stopped_while_an_attach_is_told(lab: Lab) -> None:
     pairs(lab)
 
 
-def test_killed_at_any_moment_under_load(lab: Lab) -> None:
+def test_everybody_hears_of_its_end_if_brokers_are_killed_under_load(lab: Lab) -> None:
     """Everybody hears of its end: once, or again if it was cut off at that."""
     for name in ("10-a", "20-b"):
         hook(lab, name, LOG + "sleep 0.0$(($$ % 3))\n" + HEARD)

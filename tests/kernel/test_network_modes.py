@@ -172,7 +172,7 @@ def reached(
 
 
 class TestIsolated:
-    def test_tells_its_guests_no_way_out(
+    def test_an_isolated_network_tells_its_guests_no_way_out(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         nic = held.enter_context(
@@ -195,7 +195,9 @@ class TestIsolated:
             routes = tool(space, "ip", "-j", "-6", "route")
             assert not [r for r in routes if r["dst"] == "default"]
 
-    def test_nat_tells_one(self, lab: Lab, daemon: Daemon, held: ExitStack) -> None:
+    def test_a_nat_network_tells_its_guests_a_way_out(
+        self, lab: Lab, daemon: Daemon, held: ExitStack
+    ) -> None:
         """So that the test above can fail."""
         nic = held.enter_context(attach(lab, USER, vnet_hdr=False))
         by_hand = Guest(nic)
@@ -209,7 +211,7 @@ class TestIsolated:
         until("a router advertisement", ways)
         assert ways() == ["fe80::1"]
 
-    def test_has_no_way_out_and_none_in(
+    def test_an_isolated_network_has_no_way_out_and_none_in(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         """Also for guests that help themselves to a route. The host is not even
@@ -237,7 +239,7 @@ class TestIsolated:
             assert heard(receiver) == []
             lab.world.run("ip", "route", "del", subnet)
 
-    def test_guests_reach_each_other_and_the_gateway_by_name(
+    def test_isolated_guests_reach_each_other_and_the_gateway_by_name(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         one = held.enter_context(
@@ -258,7 +260,7 @@ class TestIsolated:
 
 class TestOutsideNames:
     @pytest.mark.parametrize("name", ["closed", "mute"])
-    def test_are_not_asked_for(
+    def test_outside_names_are_not_asked_for(
         self, lab: Lab, daemon: Daemon, held: ExitStack, name: str
     ) -> None:
         """What is asked for outside leads there, too."""
@@ -278,7 +280,7 @@ class TestOutsideNames:
 
 
 class TestShared:
-    def test_is_one_bridge_for_all_users(
+    def test_a_shared_network_is_one_bridge_for_all_users(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         one = held.enter_context(attach(lab, USER, network="office", name="a"))
@@ -291,7 +293,7 @@ class TestShared:
         assert network(lab, 0, "office")["nics"] == 2
 
     @pytest.mark.parametrize(("name", "apart"), [("office", True), ("lounge", False)])
-    def test_guests_reach_each_other_only_without_isolation(
+    def test_guests_of_a_shared_network_meet_only_without_isolation(
         self, lab: Lab, daemon: Daemon, held: ExitStack, name: str, apart: bool
     ) -> None:
         one = guest(lab, held, network=name, name="a")
@@ -328,7 +330,7 @@ class TestShared:
                 send(host, str(two.nic.ipv4), 9, "last")
             assert heard(inbox) == []
 
-    def test_names_are_unique_across_users(
+    def test_names_of_a_shared_network_are_unique_across_users(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         first = attach(lab, USER, network="office", name="web")
@@ -347,7 +349,7 @@ class TestShared:
 
 
 class TestBridge:
-    def test_that_is_missing_is_told_to_those_who_may(
+    def test_a_missing_bridge_is_told_to_those_who_may_use_it(
         self, lab: Lab, daemon: Daemon
     ) -> None:
         with pytest.raises(errors.BrokerFailure) as raised:
@@ -356,7 +358,7 @@ class TestBridge:
         told = network(lab, USER, "lan")
         assert (told["state"], told["notes"]) == ("down", ["there is no bridge br-lan"])
 
-    def test_is_told_to_others_as_what_does_not_exist(
+    def test_a_bridge_is_told_to_others_as_what_does_not_exist(
         self, lab: Lab, daemon: Daemon
     ) -> None:
         def answers() -> set[tuple[str, str | None]]:
@@ -377,7 +379,7 @@ class TestBridge:
             lab.host.run("ip", "link", "del", "br-lan")
         assert "lan" not in {n["name"] for n in by(lab, DENIED, manage.list_networks)}
 
-    def test_is_left_as_it_was_found(self, lab: Lab, daemon: Daemon) -> None:
+    def test_a_bridge_is_left_as_it_was_found(self, lab: Lab, daemon: Daemon) -> None:
         """Its MAC stays set to what it was, so that it does not take over that
         of a port: that alone is left."""
         host = lab.host
@@ -429,7 +431,7 @@ class TestBridge:
 
 
 class TestIdentity:
-    def test_macs_are_everyones_own(
+    def test_every_guest_has_a_mac_of_its_own(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         def given() -> list[str]:
@@ -449,7 +451,7 @@ class TestIdentity:
             assert not mac.startswith(("52:54:00", "fe"))
         assert given() == macs
 
-    def test_mac_that_another_has_is_passed_over(
+    def test_a_mac_that_another_guest_has_is_passed_over(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         """On another network, too: guests may be moved, and bridges joined."""
@@ -464,7 +466,7 @@ class TestIdentity:
             with pytest.raises(errors.MacInUse):
                 attach(lab, USER, mac=mac)
 
-    def test_reserved_is_given_to_the_name(
+    def test_what_is_reserved_is_given_to_the_name(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         nic = held.enter_context(
@@ -490,7 +492,7 @@ class TestIdentity:
          ({"bridge": "br-lan"}, "printer", "02:00:00:00:55:55")],
         ids=["ours", "lan", "bridge"],
     )  # fmt: skip
-    def test_reserved_mac_is_given_to_nobody_else(
+    def test_a_reserved_mac_is_given_to_nobody_else(
         self, lab: Lab, daemon: Daemon, held: ExitStack,
         where: dict[str, str], name: str, mac: str,
     ) -> None:  # fmt: skip
@@ -515,7 +517,7 @@ class TestIdentity:
         until("an answer", lambda: nics(lab)[0]["state"] != "waiting")
         assert "reserved" in str(nics(lab)[0]["reason"])
 
-    def test_exhaustion_of_a_small_subnet(
+    def test_a_small_subnet_runs_out_of_addresses(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         """Of eight addresses three are nobody's and two are reserved."""
@@ -532,7 +534,7 @@ class TestIdentity:
         with attach(lab, OTHER, network="tiny", name="two") as nic:
             assert nic.ipv4 == "10.201.0.5"
 
-    def test_names_are_answered_in_both_directions(
+    def test_dns_answers_names_and_addresses(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         nic = held.enter_context(attach(lab, USER, name="a", vnet_hdr=False))
@@ -553,7 +555,9 @@ class TestIdentity:
 
 
 class TestSubnets:
-    def test_is_kept_in_the_state_directory(self, lab: Lab, daemon: Daemon) -> None:
+    def test_a_subnet_is_kept_in_the_state_directory(
+        self, lab: Lab, daemon: Daemon
+    ) -> None:
         with attach(lab, USER, network="office", name="kept") as nic:
             subnet = ip_network(f"{nic.ipv4}/24", strict=False)
             told = network(lab, USER, "office")
@@ -564,7 +568,7 @@ class TestSubnets:
             assert data["guests"][f"kept.{USER}"] == nic.ipv4
             assert path.stat().st_mode & 0o077 == 0
 
-    def test_fixed_one_that_the_host_uses_is_refused(
+    def test_a_fixed_subnet_that_the_host_uses_is_refused(
         self, lab: Lab, daemon: Daemon
     ) -> None:
         for text in ("10.201.0.0/30", "10.201.0.0/16", "10.201.0.7/32"):
@@ -581,7 +585,7 @@ class TestSubnets:
             assert nic.ipv4 == "10.201.0.4"
 
     @pytest.mark.parametrize("how", ["address", "route"])
-    def test_later_collision_is_told_until_it_is_gone(
+    def test_a_later_collision_is_told_until_it_is_gone(
         self, lab: Lab, daemon: Daemon, how: str
     ) -> None:
         host = lab.host
@@ -624,12 +628,14 @@ def addresses(*kinds: dict[int, str]) -> dict[int, list[str]]:
 
 
 class TestEgress:
-    def test_any_is_everywhere(self, lab: Lab, daemon: Daemon, held: ExitStack) -> None:
+    def test_egress_any_reaches_everything(
+        self, lab: Lab, daemon: Daemon, held: ExitStack
+    ) -> None:
         everywhere = addresses(NEAR, PRIVATE, PUBLIC)
         found = reached(guest(lab, held), lab.world, everywhere, PUBLIC)
         assert sorted(found) == sorted(everywhere[V4] + everywhere[V6])
 
-    def test_internet_is_neither_private_nor_the_hosts(
+    def test_egress_internet_reaches_nothing_private_or_of_the_host(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         sender = guest(lab, held, network="internet")
@@ -638,7 +644,7 @@ class TestEgress:
         until("the host's networks", lambda: not reached(
             sender, lab.world, closed, PUBLIC))  # fmt: skip
 
-    def test_internet_closes_a_network_that_the_host_gets_later(
+    def test_egress_internet_closes_a_network_that_the_host_gets_later(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         sender = guest(lab, held, network="internet")
@@ -654,7 +660,9 @@ class TestEgress:
         finally:
             lab.host.run("ip", "route", "del", "203.0.113.0/24")
 
-    def test_none_is_nowhere(self, lab: Lab, daemon: Daemon, held: ExitStack) -> None:
+    def test_egress_none_reaches_nothing(
+        self, lab: Lab, daemon: Daemon, held: ExitStack
+    ) -> None:
         mute, other = guest(lab, held, network="mute"), guest(lab, held)
         for family in FAMILIES:
             receiver = held.enter_context(bound(lab.world, UDP, 9, family))
@@ -667,7 +675,7 @@ class TestEgress:
 
 
 class TestHost:
-    def test_has_only_its_services_for_guests(
+    def test_the_host_has_only_its_services_for_guests(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         """Neither at the gateway's address nor at another; and its other
@@ -689,7 +697,7 @@ class TestHost:
             sender.nic.close()
 
     @pytest.mark.parametrize("family", FAMILIES, ids=["ipv4", "ipv6"])
-    def test_opens_what_host_access_names_at_the_gateway(
+    def test_host_access_opens_its_ports_at_the_gateway(
         self, lab: Lab, daemon: Daemon, held: ExitStack, family: int
     ) -> None:
         door = guest(lab, held, network="door")
@@ -723,7 +731,7 @@ class TestHost:
         with pytest.raises(BlockingIOError):
             closed.accept()
 
-    def test_loopback_is_not_reached(
+    def test_guests_do_not_reach_the_hosts_loopback(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         """Though its packets may leave for a bridge of ours, for forwarded
@@ -767,7 +775,7 @@ def test_guests_of_different_users_or_networks_are_apart(
 
 
 class TestTeardown:
-    def test_leaves_nothing_of_the_last_network(
+    def test_nothing_is_left_of_the_last_network(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         def state() -> str:

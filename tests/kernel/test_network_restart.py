@@ -118,7 +118,7 @@ def serves(lab: Lab, stack: Stack, number: int = 8080) -> None:
 
 class TestForwards:
     @KILLED
-    def test_go_on_and_are_kept(
+    def test_forwards_go_on_and_are_kept(
         self, lab: Lab, broker: Broker, number: signal.Signals
     ) -> None:
         forward(lab, USER, "tcp/8080", "web", 80)
@@ -146,7 +146,9 @@ class TestForwards:
                 assert forwards(lab, USER)["udp/8081"]["state"] == "waiting"
         until("its end", lambda: "forwards4" not in elements(lab.host))
 
-    def test_are_kept_while_no_guest_is_there(self, lab: Lab, broker: Broker) -> None:
+    def test_forwards_are_kept_while_no_guest_is_there(
+        self, lab: Lab, broker: Broker
+    ) -> None:
         forward(lab, USER, "tcp/8080", "web", 80)
         broker.end(signal.SIGTERM)
         assert ruleset(lab.host) == []
@@ -159,7 +161,7 @@ class TestForwards:
         with guest(lab, name="web") as web:
             serves(lab, web)
 
-    def test_of_a_guest_that_went_meanwhile_are_shut(
+    def test_forwards_of_a_guest_that_went_meanwhile_are_shut(
         self, lab: Lab, broker: Broker
     ) -> None:
         forward(lab, USER, "tcp/8080", "web", 80)
@@ -170,7 +172,7 @@ class TestForwards:
         assert forwards(lab, USER)["tcp/8080"]["state"] == "waiting"
         assert "forwards4" not in elements(lab.host)
 
-    def test_whose_port_was_taken_meanwhile_are_told(
+    def test_forwards_whose_port_was_taken_meanwhile_are_logged(
         self, lab: Lab, broker: Broker
     ) -> None:
         forward(lab, USER, "tcp/8080", "web", 80)
@@ -201,7 +203,7 @@ class TestForwards:
         ],
         ids=lambda text: text[:60],
     )
-    def test_that_are_damaged_keep_no_broker_from_starting(
+    def test_damaged_forwards_keep_no_broker_from_starting(
         self, lab: Lab, broker: Broker, text: str
     ) -> None:
         broker.end(signal.SIGTERM)
@@ -226,7 +228,7 @@ def network_on(lab: Lab, bridge: str) -> dict[str, Any]:
 
 class TestNetworks:
     @KILLED
-    def test_with_a_changed_file_keep_what_their_guests_had(
+    def test_networks_keep_what_their_guests_had_over_a_changed_file(
         self, lab: Lab, broker: Broker, number: signal.Signals
     ) -> None:
         with (
@@ -271,7 +273,7 @@ class TestNetworks:
                 host.sendto(b"last", (WORLD[V4], 9))
             assert world.recv(20) == b"last"
 
-    def test_that_reach_the_internet_only_do_so_from_the_start(
+    def test_networks_that_reach_the_internet_only_do_so_from_the_start(
         self, lab: Lab, broker: Broker
     ) -> None:
         """What the host's own networks are is found anew, and told with the

@@ -143,7 +143,7 @@ def reaches(
 
 
 class TestLive:
-    def test_changes_reach_running_guests_and_interrupt_none(
+    def test_live_changes_reach_running_guests_and_interrupt_none(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         one = guest(lab, held, name="web")
@@ -172,7 +172,7 @@ class TestLive:
         assert inside_.lost() == outside.lost() == []
 
     @pytest.mark.parametrize("how", ["signal", "call"])
-    def test_host_access_opens_and_shuts(
+    def test_a_changed_host_access_opens_and_shuts(
         self, lab: Lab, daemon: Daemon, held: ExitStack, how: str
     ) -> None:
         stack = guest(lab, held)
@@ -205,7 +205,7 @@ class TestLive:
         read_anew()
         assert not is_open(V4) and not is_open(V6)
 
-    def test_egress_cuts_what_is_established_and_gives_it_back(
+    def test_a_changed_egress_cuts_what_is_established(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         stack, other = guest(lab, held), guest(lab, held, OTHER)
@@ -243,7 +243,7 @@ class TestLive:
         accepted.settimeout(5)
         assert accepted.recv(10)  # TCP sends again what was dropped
 
-    def test_isolation_parts_guests_and_joins_them(
+    def test_a_changed_isolation_parts_guests_and_joins_them(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         one = guest(lab, held, network="office", name="a")
@@ -269,7 +269,7 @@ class TestLive:
             assert is_joined() is joined
             assert network(lab, USER, "office")["isolation"] is not joined
 
-    def test_dns_is_other_resolvers(
+    def test_a_changed_dns_asks_other_resolvers(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         lab.world.run("ip", "address", "add", "192.0.2.53/32", "dev", "eth0")
@@ -308,7 +308,7 @@ class TestLive:
         until("its name", lambda: asking.resolve("web")[1])
         lab.world.run("ip", "address", "del", "192.0.2.53/32", "dev", "eth0")
 
-    def test_forwards_come_and_go(
+    def test_forwards_of_the_configuration_come_and_go(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         web = guest(lab, held, name="web")
@@ -353,7 +353,7 @@ class TestLive:
         with attach(lab, USER, name="web"):
             assert forwards(lab, USER)["tcp/8080"]["state"] == "active"
 
-    def test_forward_takes_the_place_of_a_users(
+    def test_configured_forward_waits_for_a_users_to_go(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         forward(lab, USER, "tcp/8080", "web", 80)
@@ -364,8 +364,8 @@ class TestLive:
         assert forwards(lab, 0)["tcp/8080"]["static"]
 
 
-class TestRising:
-    def test_network_is_what_is_wanted_when_it_is_up(
+class TestStarting:
+    def test_a_reload_reaches_a_network_that_is_starting(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         asking, telling = (
@@ -385,7 +385,7 @@ class TestRising:
         assert shown["dns"] == ["198.51.100.53"]
         assert "nat4" not in elements(lab.host)
 
-    def test_network_that_is_removed_before_it_is_up_takes_no_guest(
+    def test_a_network_that_is_removed_while_it_starts_takes_no_guest(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         """Not even where a rule allows whatever network there is."""
@@ -407,7 +407,7 @@ class TestRising:
 
 
 class TestWaiting:
-    def test_is_told_and_done_after_the_last_guest(
+    def test_what_must_wait_is_told_and_done_after_the_last_guest(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         one = held.enter_context(attach(lab, USER, name="a"))
@@ -437,7 +437,7 @@ class TestWaiting:
             assert network(lab, USER, "default")["domain"] == "lab.example"
             assert network(lab, USER, "default")["state"] == "up"
 
-    def test_is_nothing_when_it_was_set_back(
+    def test_nothing_waits_when_it_was_set_back(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         held.enter_context(attach(lab, USER))
@@ -447,7 +447,7 @@ class TestWaiting:
         assert reload(lab) == []
         assert network(lab, USER, "default")["state"] == "up"
 
-    def test_is_done_for_who_comes_after_the_last_guest(
+    def test_what_waited_is_done_for_who_comes_after_the_last_guest(
         self, lab: Lab, daemon: Daemon, held: ExitStack,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
@@ -465,7 +465,7 @@ class TestWaiting:
             assert second.mtu == 1400
             assert network(lab, USER, "default")["state"] == "up"
 
-    def test_removed_network_keeps_its_guests_and_takes_no_more(
+    def test_a_removed_network_keeps_its_guests_and_takes_no_more(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         one = guest(lab, held, network="other", name="a")
@@ -491,7 +491,7 @@ class TestWaiting:
 
 
 class TestRefusal:
-    def test_of_a_file_that_is_wrong_changes_nothing(
+    def test_a_wrong_file_is_refused_and_changes_nothing(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         stack = guest(lab, held)
@@ -513,7 +513,9 @@ class TestRefusal:
         with attach(lab, OTHER, network="other"):
             pass
 
-    def test_of_users(self, lab: Lab, daemon: Daemon, held: ExitStack) -> None:
+    def test_users_may_not_reload(
+        self, lab: Lab, daemon: Daemon, held: ExitStack
+    ) -> None:
         write(lab, default="mtu = 1400")
         with pytest.raises(errors.NotAuthorized) as raised:
             reload(lab, USER)
