@@ -70,10 +70,10 @@ class Thief:
     by ioctls that take no lock, and hears of the victim's entry."""
 
     def __init__(self, victim: Any) -> None:
-        from tapster.kernel import netlink, rtnetlink
+        from tapster.kernel import netlink_monitor, rtnetlink
 
         self._rtnetlink = rtnetlink
-        self._monitor = netlink.NetlinkMonitor(
+        self._monitor = netlink_monitor.NetlinkMonitor(
             [rtnetlink.RTNLGRP_NEIGH], [rtnetlink.RTM_NEWNEIGH]
         )
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

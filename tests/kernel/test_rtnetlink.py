@@ -18,10 +18,10 @@ from lab import until
 from tapster.kernel import rtnetlink, tun
 from tapster.kernel.netlink import (
     NetlinkError,
-    NetlinkMonitor,
     NetlinkSocket,
     Request,
 )
+from tapster.kernel.netlink_monitor import NetlinkMonitor
 
 pytestmark = pytest.mark.own_network
 

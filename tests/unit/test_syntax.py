@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tapster import syntax
-from tapster.kernel import rtnetlink, tun
+from tapster.kernel import netlink, tun
 
 INTERFACE_NAMES = {
     "a": True,
@@ -65,7 +65,7 @@ def test_interface_name_with_each_character_is_as_the_tap_module_has_it(
 @pytest.mark.parametrize(("text", "good"), MACS.items(), ids=ascii)
 def test_mac_is_six_pairs_of_digits_with_colons(text: str, good: bool) -> None:
     assert syntax.is_mac(text) is good
-    for parse in (syntax.parse_mac, rtnetlink.mac_bytes):
+    for parse in (syntax.parse_mac, netlink.mac_bytes):
         if good:
             assert parse(text).hex(":") == text
         else:

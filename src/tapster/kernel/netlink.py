@@ -8,10 +8,10 @@ encoder of pyroute2. Formats: netlink(7), linux/netlink.h.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -33,14 +33,13 @@ NLA_TYPE_MASK = 0x3FFF
 NLMSGERR_ATTR_MSG = 1
 
 SOL_NETLINK = 270
-NETLINK_ADD_MEMBERSHIP = 1
 NETLINK_CAP_ACK = 10
 NETLINK_EXT_ACK = 11
 NETLINK_GET_STRICT_CHK = 12
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _ATTR = struct.Struct("=HH")
-_RECEIVE = 256 * 1024
+RECEIVE_BYTES = 256 * 1024  # no message of the kernel's is larger
 _DUMP_TRIES = 5
 
 
@@ -86,11 +85,11 @@ def attr_u8(kind: int, value: int) -> bytes:
 
 
 def attr_u16(kind: int, value: int) -> bytes:
-    return attr(kind, value.to_bytes(2, "little" if _LITTLE else "big"))
+    return attr(kind, value.to_bytes(2, sys.byteorder))
 
 
 def attr_u32(kind: int, value: int) -> bytes:
-    return attr(kind, value.to_bytes(4, "little" if _LITTLE else "big"))
+    return attr(kind, value.to_bytes(4, sys.byteorder))
 
 
 def attr_str(kind: int, value: str) -> bytes:
@@ -99,9 +98,6 @@ def attr_str(kind: int, value: str) -> bytes:
 
 def nested(kind: int, *attrs: bytes) -> bytes:
     return attr(kind | NLA_F_NESTED, b"".join(attrs))
-
-
-_LITTLE = struct.pack("=H", 1)[0] == 1
 
 
 def attrs(
@@ -116,6 +112,28 @@ def attrs(
             return
         yield kind & NLA_TYPE_MASK, view[offset + 4 : offset + length]
         offset += (length + 3) & ~3
+
+
+def mac_bytes(mac: str) -> bytes:
+    """Six bytes of ``aa:bb:cc:dd:ee:ff``; raises ValueError for anything else."""
+    raw = bytes.fromhex(mac.replace(":", ""))
+    if len(raw) != 6 or raw.hex(":") != mac.lower():
+        raise ValueError(f"not a MAC address: {mac!r}")
+    return raw
+
+
+def mac_text(raw: bytes | memoryview) -> str:
+    return bytes(raw).hex(":")
+
+
+def text(value: memoryview | None) -> str:
+    """Read the text of an attribute, "" if it is missing."""
+    return bytes(value).rstrip(b"\0").decode(errors="replace") if value else ""
+
+
+def number(value: memoryview | None) -> int:
+    """Read the number of an attribute, of any size, 0 if it is missing."""
+    return int.from_bytes(value, sys.byteorder) if value else 0
 
 
 def messages(data: memoryview) -> Iterator[tuple[int, int, int, memoryview]]:
@@ -135,12 +153,10 @@ def _error_text(payload: memoryview, flags: int) -> str:
         return ""
     offset = 20  # errno and the header of the offending message
     if not flags & NLM_F_CAPPED:
-        offset = 4 + (
-            (int.from_bytes(payload[4:8], "little" if _LITTLE else "big") + 3) & ~3
-        )
+        offset = 4 + ((number(payload[4:8]) + 3) & ~3)
     for kind, value in attrs(payload, offset):
         if kind == NLMSGERR_ATTR_MSG:
-            return bytes(value).rstrip(b"\0").decode(errors="replace")
+            return text(value)
     return ""
 
 
@@ -161,7 +177,7 @@ class NetlinkSocket:
             except OSError:
                 pass  # an old kernel: less to read, nothing to lose
         self._socket.bind((0, 0))
-        self._buffer = bytearray(_RECEIVE)
+        self._buffer = bytearray(RECEIVE_BYTES)
         self._sequence = 0
 
     def close(self) -> None:
@@ -264,110 +280,3 @@ class NetlinkSocket:
                         error, request.operation, _error_text(payload, flags)
                     )
                 replies.append(Reply(kind, payload))
-
-
-def _program(types: Sequence[int], live_links: bool) -> bytes:
-    """A classic BPF program (socket(7), linux/filter.h) that lets messages of these
-    types through, and RTM_NEWLINK (16) as `NetlinkMonitor` says.
-
-    The type is at offset 4, struct ifinfomsg's flags are at 24 and its mask of
-    changes at 28. BPF loads in network order, netlink has the host's.
-    """
-    load, load_half, load_byte = 0x20, 0x28, 0x30
-    equal, has_bits, give = 0x15, 0x45, 0x06
-    iff_up = 1
-    steps: list[tuple[int, str, str, int]] = [(load_half, "", "", 4)]
-    steps += [(equal, "give", "", socket.htons(kind)) for kind in types]
-    if live_links:
-        steps += [
-            (equal, "", "drop", socket.htons(16)),
-            (load_byte, "", "", 24 if _LITTLE else 27),
-            (has_bits, "give", "", iff_up),
-            (load, "", "", 28),
-            (equal, "drop", "", 0xFFFFFFFF),  # it has just been made
-            (has_bits, "give", "", socket.htonl(iff_up)),
-        ]
-    places = {"drop": len(steps), "give": len(steps) + 1}
-    program = b""
-    for number, (code, yes, no, value) in enumerate(steps, 1):
-        jumps = [places[word] - number if word else 0 for word in (yes, no)]
-        program += struct.pack("=HBBI", code, *jumps, value)
-    for answer in (0, 0xFFFFFFFF):
-        program += struct.pack("=HBBI", give, 0, 0, answer)
-    return program
-
-
-class NetlinkMonitor:
-    """A non-blocking socket that hears the multicast groups it was given.
-
-    `close()` closes its descriptor.
-    """
-
-    def __init__(
-        self,
-        groups: Sequence[int],
-        types: Sequence[int],
-        *,
-        live_links: bool = False,
-        receive_buffer: int = 8 << 20,
-    ) -> None:
-        """
-        :param groups: RTNLGRP_* numbers.
-        :param types: of the messages wanted; the kernel drops others for us.
-        :param live_links: RTM_NEWLINK as well, but only of a device that is up or
-            has just gone down. One that is being made is told of four times.
-        :param receive_buffer: bytes the kernel may queue for us before it
-            drops; needs CAP_NET_ADMIN to exceed net.core.rmem_max.
-        """
-        self._socket = socket.socket(
-            socket.AF_NETLINK,
-            socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
-            socket.NETLINK_ROUTE,
-        )
-        try:
-            so_rcvbufforce = 33
-            self._socket.setsockopt(socket.SOL_SOCKET, so_rcvbufforce, receive_buffer)
-        except OSError:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self._buffer = bytearray(_RECEIVE)
-        self._filter(types, live_links)
-        self._socket.bind((0, 0))
-        for group in groups:
-            self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
-
-    def _filter(self, types: Sequence[int], live_links: bool) -> None:
-        """Have the kernel drop what is not wanted: each of our own attaches makes
-        a dozen messages."""
-        program = _program(types, live_links)
-        text = ctypes.create_string_buffer(program)
-        so_attach_filter = 26
-        self._socket.setsockopt(
-            socket.SOL_SOCKET,
-            so_attach_filter,
-            struct.pack("@HP", len(program) // 8, ctypes.addressof(text)),
-        )
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def read(self) -> list[Reply] | None:
-        """What came since the last call; empty: nothing more.
-
-        Only the kernel is listened to: messages from another process's port
-        are dropped.
-
-        :raises OSError: ENOBUFS means that messages were lost, and more are, of
-            which nobody is told, until all that is there was read: then the
-            reader must look at the whole state again.
-        """
-        try:
-            count, address = self._socket.recvfrom_into(self._buffer)
-        except BlockingIOError:
-            return None
-        if address[0] != 0:
-            return []
-        data = memoryview(bytes(memoryview(self._buffer)[:count]))
-        return [Reply(kind, payload) for kind, _, _, payload in messages(data)]

@@ -24,10 +24,10 @@ from .netlink import (
     NetlinkError,
     attr,
     attr_str,
+    mac_bytes,
     messages,
     nested,
 )
-from .rtnetlink import mac_bytes
 
 NETLINK_NETFILTER = 12
 NFPROTO_INET, NFPROTO_BRIDGE = 1, 7

@@ -83,7 +83,7 @@ def test_replies_of_anything(data: bytes) -> None:
 
 
 def test_a_link() -> None:
-    body = rtnetlink._IFINFO.pack(0, 1, 7, 0x1003, 0)
+    body = rtnetlink.IFINFO.pack(0, 1, 7, 0x1003, 0)
     body += netlink.attr_str(rtnetlink.IFLA_IFNAME, "tapster1")
     body += netlink.attr_u32(rtnetlink.IFLA_MTU, 9000)
     body += netlink.attr_u32(rtnetlink.IFLA_MASTER, 3)
@@ -110,10 +110,10 @@ def test_a_link() -> None:
 
 
 def test_mac_bytes() -> None:
-    assert rtnetlink.mac_bytes("0A:1b:2c:3d:4e:5f") == bytes.fromhex("0a1b2c3d4e5f")
+    assert netlink.mac_bytes("0A:1b:2c:3d:4e:5f") == bytes.fromhex("0a1b2c3d4e5f")
     for wrong in ("", "0a1b2c3d4e5f     ", "a:1b:2c:3d:4e:5f0", "0a:1b:2c:3d:4e"):
         with pytest.raises(ValueError, match=r"."):
-            rtnetlink.mac_bytes(wrong)
+            netlink.mac_bytes(wrong)
 
 
 def test_an_error_names_its_operation() -> None:

@@ -8,7 +8,8 @@ import errno
 import logging
 
 from ...kernel import rtnetlink
-from ...kernel.netlink import NetlinkMonitor, Reply
+from ...kernel.netlink import Reply
+from ...kernel.netlink_monitor import NetlinkMonitor
 from ..detach import Detacher
 from ..nics.ledger import Ledger
 from ..publish.networks import RunningNetworks
