@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 
 from ..errors import BrokerUnavailable
-from ..kernel.netlink import NetlinkMonitor
+from ..kernel.netlink_monitor import NetlinkMonitor
 from ..kernel.nflog import NflogSocket
 from ..networks.host_context import HostContext
 from ..policy.config.current import CurrentConfig
