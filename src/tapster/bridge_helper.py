@@ -387,13 +387,35 @@ def spawn(program: bytes, runtime: bytes, log: int) -> int:
         posix._exit(127)
 
 
+def receive(sock: _socket.socket, answer: bytearray, fds: list[int]) -> None:
+    """Append one piece of the answer, and the descriptors that came with it.
+
+    :raise Gone: the broker closed the connection without a word.
+    :raise Failure: the broker hung up too early, or says too much.
+    """
+    data, ancillary, flags, _ = sock.recvmsg(
+        REPLY_LIMIT, _socket.CMSG_SPACE(64), _socket.MSG_CMSG_CLOEXEC
+    )
+    answer += data
+    for level, kind, octets in ancillary:
+        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
+            words = [octets[i : i + 4] for i in range(0, len(octets) - 3, 4)]
+            fds += [int.from_bytes(word, sys.byteorder) for word in words]
+    if not data and not answer:
+        raise Gone
+    if not data:
+        raise Failure("the broker hung up in the middle of its answer")
+    if flags & _socket.MSG_CTRUNC or len(answer) > REPLY_LIMIT:
+        raise Failure("the broker's answer is too long")
+
+
 def ask(sock: _socket.socket, request: bytes, deadline: float) -> int:
     """Send the request; return the tap, which the caller closes.
 
     :raise Gone: the broker closed the connection without a word.
     :raise Failure: there is no tap.
     """
-    answer = b""
+    answer = bytearray()
     fds: list[int] = []
     try:
         try:
@@ -401,28 +423,14 @@ def ask(sock: _socket.socket, request: bytes, deadline: float) -> int:
             sock.sendall(request, _socket.MSG_NOSIGNAL)
             while b"\0" not in answer:
                 sock.settimeout(remaining(deadline))
-                data, ancillary, flags, _ = sock.recvmsg(
-                    REPLY_LIMIT, _socket.CMSG_SPACE(64), _socket.MSG_CMSG_CLOEXEC
-                )
-                answer += data
-                for level, kind, octets in ancillary:
-                    if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
-                        for i in range(0, len(octets) - 3, 4):
-                            fd = int.from_bytes(octets[i : i + 4], sys.byteorder)
-                            fds.append(fd)
-                if not data and not answer:
-                    raise Gone
-                if not data:
-                    raise Failure("the broker hung up in the middle of its answer")
-                if flags & _socket.MSG_CTRUNC or len(answer) > REPLY_LIMIT:
-                    raise Failure("the broker's answer is too long")
+                receive(sock, answer, fds)
         except TimeoutError:
             raise too_late() from None
         except (BrokenPipeError, ConnectionResetError):
             if not answer:
                 raise Gone from None
             raise
-        message, _, more = answer.partition(b"\0")
+        message, _, more = bytes(answer).partition(b"\0")
         parse_reply(message)
         if more or len(fds) != 1:
             raise Failure(f"the broker sent {len(fds)} descriptors, or two answers")

@@ -25,7 +25,8 @@ pytestmark = pytest.mark.skipif(not shutil.which(QEMU), reason=f"no {QEMU}")
 CHILD = """
 import fcntl, os, struct, sys
 sys.path[:] = PATH
-from tapster.vmm.qemu import Grant, parse
+from tapster.vmm.net_option import Grant
+from tapster.vmm.qemu import parse
 def tap(name):
     fd = os.open("/dev/net/tun", os.O_RDWR)
     # TUNSETIFF with IFF_TAP | IFF_NO_PI | IFF_VNET_HDR

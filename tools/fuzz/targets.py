@@ -30,6 +30,7 @@ from tapster.policy.foreign.access import Contents
 from tapster.policy.lint import check
 from tapster.policy.lint.values import Host
 from tapster.vmm import qemu
+from tapster.vmm.net_option import Grant
 
 from .wire import wire
 
@@ -96,9 +97,7 @@ def of_qemu(data: bytes) -> None:
         line = qemu.parse(argv)
     except UsageError:
         return
-    grants = [
-        qemu.Grant(40 + i, "52:54:00:00:00:01") for i in range(len(line.requests))
-    ]
+    grants = [Grant(40 + i, "52:54:00:00:00:01") for i in range(len(line.requests))]
     made = line.with_taps(grants)
     if not line.requests:
         assert made == argv

@@ -20,6 +20,7 @@ from tapster.client.attach import Nic, attach
 from tapster.errors import ProtocolError, TapsterError, UsageError
 from tapster.syntax import LABEL_LENGTH
 from tapster.vmm import qemu
+from tapster.vmm.net_option import Grant
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def as_label(text: str) -> str | None:
     return label[: LABEL_LENGTH - 3].rstrip("-") or None
 
 
-def grant(nic: Nic) -> qemu.Grant:
+def grant(nic: Nic) -> Grant:
     """What the VMM inherits of a NIC; `nic` closes it, if there is no VMM.
 
     A descriptor below 3 is free where the user closed it. The tap must not
@@ -203,17 +204,17 @@ def grant(nic: Nic) -> qemu.Grant:
     os.set_inheritable(fd, True)
     if nic.mac is None:
         raise ProtocolError("the broker assigned no MAC address to the guest")
-    return qemu.Grant(fd, nic.mac)
+    return Grant(fd, nic.mac)
 
 
-def fill_in(vmm: Sequence[str], granted: qemu.Grant, ifname: str) -> list[str]:
+def fill_in(vmm: Sequence[str], granted: Grant, ifname: str) -> list[str]:
     """The arguments with {fd}, {ifname} and {mac} replaced; nothing else is."""
     values = {"{fd}": str(granted.fd), "{ifname}": ifname, "{mac}": granted.mac}
     pattern = re.compile("{fd}|{ifname}|{mac}")
     return [vmm[0], *(pattern.sub(lambda m: values[m[0]], word) for word in vmm[1:])]
 
 
-def environment(grants: Sequence[qemu.Grant], nics: Sequence[Nic]) -> dict[str, str]:
+def environment(grants: Sequence[Grant], nics: Sequence[Nic]) -> dict[str, str]:
     """Ours, with the first NIC, and without one that is not this VMM's."""
     names = ("TAPSTER_FD", "TAPSTER_IFNAME", "TAPSTER_MAC")
     result = {k: v for k, v in os.environ.items() if k not in names}

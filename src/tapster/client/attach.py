@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import warnings
 
 from tapster import paths
 from tapster.client.connection import (
@@ -168,6 +167,8 @@ class Nic:
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
             if not sys.is_finalizing():  # where even a warning can't be made
+                import warnings
+
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, 2, source=self)
             self.close()
 

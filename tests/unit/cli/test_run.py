@@ -24,7 +24,8 @@ from fakes.broker import ATTACHED, NIC, FakeBroker, error, say
 from support.command import COMMAND, tapster, world
 from tapster.cli import run
 from tapster.errors import UsageError
-from tapster.vmm.qemu import Grant, NicRequest
+from tapster.vmm.net_option import Grant
+from tapster.vmm.qemu import NicRequest
 
 pytestmark = pytest.mark.usefixtures("no_leaked_fd")
 

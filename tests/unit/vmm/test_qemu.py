@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapster.errors import UsageError
-from tapster.vmm.qemu import CommandLine, Grant, is_qemu, parse
+from tapster.vmm.net_option import Grant
+from tapster.vmm.qemu import CommandLine, is_qemu, parse
 
 QEMU = "qemu-system-x86_64"
 

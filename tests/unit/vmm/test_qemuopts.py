@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapster.vmm.qemu import Grant, parse
+from tapster.vmm.net_option import Grant
+from tapster.vmm.qemu import parse
 from tapster.vmm.qemuopts import Props, escape
 
 
