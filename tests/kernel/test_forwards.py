@@ -101,7 +101,7 @@ def talks(space: Space, address: str, port: int, server: socket.socket) -> str:
 
 
 def asks(client: socket.socket, server: socket.socket, address: str, port: int) -> str:
-    """The same with datagrams; the answer has to come from where it was asked."""
+    """Ask and answer by datagrams; the answer has to come from where it was asked."""
     client.sendto(b"question", (address, port))
     data, peer = server.recvfrom(100)
     assert data == b"question"
@@ -265,7 +265,7 @@ class TestLife:
 
 
 class TestKnownFlows:
-    """Of clients that go on sending from one port, as those of UDP do."""
+    """Clients go on sending from one port, as those of UDP do."""
 
     def test_known_flows_reach_a_guest_that_comes_later(
         self, lab: Lab, daemon: Daemon
@@ -360,7 +360,7 @@ class TestRefusals:
     def test_a_port_that_a_program_has_just_given_up_is_granted(
         self, lab: Lab, daemon: Daemon
     ) -> None:
-        """Its connections are in TIME_WAIT for a minute."""
+        """The program's connections are in TIME_WAIT for a minute."""
         with (
             bound(lab.host, TCP, 8080) as server,
             connected(lab.host, "127.0.0.1", 8080) as client,

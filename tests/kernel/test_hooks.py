@@ -133,7 +133,7 @@ class Later:
         self._sock.close()
 
     def answer(self) -> dict[str, Any]:
-        """Its reply; a descriptor that comes along is closed."""
+        """The broker's reply; a descriptor that comes along is closed."""
         data, fds, _, _ = socket.recv_fds(self._sock, 65536, 4)
         for fd in fds:
             os.close(fd)
@@ -142,7 +142,7 @@ class Later:
 
 
 def pairs(lab: Lab) -> None:
-    """Of each tap each hook heard of one end for each beginning."""
+    """Each hook has heard of one end for each beginning of each tap."""
     begun = [(n, d) for n, e, d, _ in lines(lab) if e == "attach"]
     ended = [(n, d) for n, e, d, _ in lines(lab, "/run/heard") if e == "detach"]
     assert sorted(begun) == sorted(ended) and len(set(begun)) == len(begun)

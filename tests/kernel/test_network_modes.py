@@ -158,7 +158,7 @@ def reached(
     sender: Stack, space: Space, wanted: dict[int, list[str]], last: dict[int, str],
     number: int = 9,
 ) -> list[str]:  # fmt: skip
-    """Of these addresses of a space those that a guest's datagrams reach; at
+    """Those of these addresses of a space that a guest's datagrams reach; at
     `last` they do for certain."""
     found = []
     for family in FAMILIES:
@@ -380,7 +380,7 @@ class TestBridge:
         assert "lan" not in {n["name"] for n in by(lab, DENIED, manage.list_networks)}
 
     def test_a_bridge_is_left_as_it_was_found(self, lab: Lab, daemon: Daemon) -> None:
-        """Its MAC stays set to what it was, so that it does not take over that
+        """The bridge's MAC stays set to what it was, so that it does not take over that
         of a port: that alone is left."""
         host = lab.host
         host.run("ip", "link", "add", "br-lan", "mtu", "1400", "type", "bridge",
@@ -520,7 +520,7 @@ class TestIdentity:
     def test_a_small_subnet_runs_out_of_addresses(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
-        """Of eight addresses three are nobody's and two are reserved."""
+        """Three of eight addresses are nobody's, and two are reserved."""
         given = [
             held.enter_context(attach(lab, uid, network="tiny", name=name)).ipv4
             for uid, name in ((USER, "a"), (OTHER, "b"), (USER, "c"))
