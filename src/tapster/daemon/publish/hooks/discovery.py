@@ -2,9 +2,9 @@
 """Which executables in hooks.d are hooks, and which of them can be trusted.
 
 A hook may do all that the broker may. So only the administrator may have written it, as
-with the configuration beside it: the directories and the file belong to root, and nobody
-else may write to them. The opened file is checked, and that descriptor is what runs
-(`execution.py`).
+with the configuration beside it: the directories and the file belong to root, and
+nobody else may write to them. The opened file is checked, and that descriptor is what
+runs (`execution.py`).
 """
 
 from __future__ import annotations
