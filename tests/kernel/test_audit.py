@@ -101,7 +101,7 @@ class TestLines:
 
         return wait
 
-    def test_an_attach_and_its_end(
+    def test_an_attach_and_its_end_are_lines(
         self, lab: Lab, wait: Callable[..., dict[str, Any]]
     ) -> None:
         with program(lab) as (pid, ifname):
@@ -121,7 +121,7 @@ class TestLines:
         assert (gone["verb"], gone["uid"], gone["pid"]) == (None, USER, pid)
         assert gone["executable"] is gone["command"] is gone["duration"] is None
 
-    def test_a_detach_by_another(
+    def test_a_detach_by_another_says_who_did_it(
         self, lab: Lab, wait: Callable[..., dict[str, Any]]
     ) -> None:
         with attach(lab, USER) as nic, Watcher(lab, USER) as watcher:
@@ -132,7 +132,9 @@ class TestLines:
             assert (told["uid"], told["user"], told["owner"]) == (0, "root", USER)
             assert told["executable"] is None
 
-    def test_a_denial(self, lab: Lab, wait: Callable[..., dict[str, Any]]) -> None:
+    def test_a_denial_says_why(
+        self, lab: Lab, wait: Callable[..., dict[str, Any]]
+    ) -> None:
         with Watcher(lab, 0) as root, Watcher(lab, OTHER) as own:
             with pytest.raises(errors.NotAuthorized):
                 attach(lab, OTHER, network="closed", name="web")
@@ -149,7 +151,7 @@ class TestLines:
                 k: denied[k] for k in open_to_it
             }
 
-    def test_what_is_not_there_is_denied_in_the_same_words(self, lab: Lab) -> None:
+    def test_what_does_not_exist_is_denied_in_the_same_words(self, lab: Lab) -> None:
         with Watcher(lab, OTHER) as own:
             seen = []
             for network in ("closed", "nowhere"):
@@ -159,7 +161,9 @@ class TestLines:
                 seen.append({**told, "time": "", "network": "", "command": ""})
         assert seen[0] == seen[1]
 
-    def test_a_forward(self, lab: Lab, wait: Callable[..., dict[str, Any]]) -> None:
+    def test_a_forward_and_its_end_are_lines(
+        self, lab: Lab, wait: Callable[..., dict[str, Any]]
+    ) -> None:
         forward(lab, USER, "tcp/8080", "web", 80)
         added = wait(event="forward-added")
         assert (added["uid"], added["verb"]) == (USER, "add-forward")
@@ -172,7 +176,7 @@ class TestLines:
         denied = wait(event="denied", uid=USER)
         assert (denied["verb"], denied["port"]) == ("add-forward", "tcp/80")
 
-    def test_a_reload(
+    def test_a_reload_is_a_line(
         self, lab: Lab, daemon: Daemon, wait: Callable[..., dict[str, Any]]
     ) -> None:
         reload(lab)
@@ -181,7 +185,7 @@ class TestLines:
             reload(lab, USER)
         assert wait(event="denied", verb="reload")["uid"] == USER
 
-    def test_what_is_allowed_and_fails(
+    def test_a_request_that_is_allowed_and_fails_is_a_line(
         self, lab: Lab, wait: Callable[..., dict[str, Any]]
     ) -> None:
         with attach(lab, USER, name="web"), pytest.raises(errors.NameInUse):
@@ -189,7 +193,9 @@ class TestLines:
         failed = wait(event="failed")
         assert (failed["uid"], failed["name"]) == (USER, "web")
 
-    def test_no_line_is_a_callers(self, lab: Lab, daemon: Daemon) -> None:
+    def test_no_caller_can_write_a_line_of_its_own(
+        self, lab: Lab, daemon: Daemon
+    ) -> None:
         for name in ("a\ntapsterd: ERROR: b", "\x1b[2J"):
             for what in ({"network": name}, {"bridge": name}, {"name": name}):
                 with pytest.raises(errors.RequestError):
@@ -237,7 +243,9 @@ class TestJournal:
             yield sock
         os.unlink(path)
 
-    def test_has_the_fields(self, lab: Lab, journal: socket.socket) -> None:
+    def test_an_entry_of_the_journal_has_the_fields(
+        self, lab: Lab, journal: socket.socket
+    ) -> None:
         found: dict[str, dict[str, str]] = {}
 
         def read_until(event: str) -> None:
@@ -265,7 +273,7 @@ class TestJournal:
         for entry in (attached, denied):
             check(record_of(entry))
 
-    def test_that_is_away_or_full_keeps_nobody_waiting(
+    def test_a_journal_that_is_away_or_full_keeps_nobody_waiting(
         self, lab: Lab, journal: socket.socket
     ) -> None:
         """A journal that does not read, and then one that is not there."""
@@ -333,7 +341,9 @@ class TestJournald:
         )
         return [json.loads(line) for line in done.stdout.splitlines()]
 
-    def test_finds_records_by_what_is_in_them(self, lab: Lab, journald: None) -> None:
+    def test_journalctl_finds_records_by_what_is_in_them(
+        self, lab: Lab, journald: None
+    ) -> None:
         with broker(lab, prefix=["systemd-cat"], script=AS_A_UNIT):
             with program(lab) as (pid, ifname):
                 pass

@@ -70,13 +70,13 @@ def test_every_user_may_use_the_default_network(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("name", ["br0", "qemubr0", "default"])
-def test_qemus_own_bridge_names_mean_the_default_network(lab: Lab, name: str) -> None:
+def test_qemu_s_own_bridge_names_mean_the_default_network(lab: Lab, name: str) -> None:
     with attach(lab, USER, bridge=name) as nic:
         assert nic.network == "default"
 
 
 class TestQuota:
-    def test_is_16_a_user_and_given_back_at_once(self, lab: Lab) -> None:
+    def test_a_quota_is_16_a_user_and_given_back_at_once(self, lab: Lab) -> None:
         held = [attach(lab, USER) for _ in range(QUOTA)]
         try:
             assert ask(lab, USER, "GetInfo")["networks"][0]["nics"] == QUOTA
@@ -94,7 +94,7 @@ class TestQuota:
         finally:
             all_of(held)
 
-    def test_is_never_met_by_one_that_lets_go_first(self, lab: Lab) -> None:
+    def test_a_quota_is_not_reached_by_a_user_who_closes_first(self, lab: Lab) -> None:
         held = [attach(lab, USER) for _ in range(QUOTA - 1)]
         try:
             for _ in range(60):
@@ -102,11 +102,13 @@ class TestQuota:
         finally:
             all_of(held)
 
-    def test_is_never_met_by_clients_that_drop_the_reply(self, lab: Lab) -> None:
+    def test_a_quota_is_not_reached_by_clients_that_drop_the_reply(
+        self, lab: Lab
+    ) -> None:
         for _ in range(60):
             ask(lab, USER, "Attach")
 
-    def test_refusal_makes_nothing(self, lab: Lab) -> None:
+    def test_a_request_over_quota_makes_nothing(self, lab: Lab) -> None:
         held = [attach(lab, USER) for _ in range(QUOTA)]
         try:
             before = links(lab.host, "tap")
@@ -119,7 +121,9 @@ class TestQuota:
 
 
 class TestBridgeConf:
-    def test_edit_takes_effect_with_the_next_request(self, lab: Lab) -> None:
+    def test_an_edit_of_bridge_conf_takes_effect_with_the_next_request(
+        self, lab: Lab
+    ) -> None:
         for text, granted in (
             ("allow br7\n", True),
             ("deny br7\n", False),
@@ -138,14 +142,14 @@ class TestBridgeConf:
                     attach(lab, USER, bridge="br7")
                 assert "br7" not in ask(lab, USER, "GetInfo")["bridges"]
 
-    def test_missing_file_denies_bridges_only(self, lab: Lab) -> None:
+    def test_a_missing_bridge_conf_denies_bridges_only(self, lab: Lab) -> None:
         os.unlink(inside(lab, "/etc/qemu/bridge.conf"))
         with pytest.raises(errors.NotAuthorized):
             attach(lab, USER, bridge="br7")
         with attach(lab, USER):
             pass
 
-    def test_include_grants_whom_its_mode_lets_read(self, lab: Lab) -> None:
+    def test_an_included_file_grants_to_those_who_may_read_it(self, lab: Lab) -> None:
         lab.bridge_conf("include /etc/qemu/some.conf\n")
         lab.host.run(
             "sh", "-ec",
@@ -159,11 +163,11 @@ class TestBridgeConf:
         with attach(lab, USER, [OTHER], bridge="br7"):
             pass
 
-    def test_root_is_judged_by_it_as_well(self, lab: Lab) -> None:
+    def test_root_is_judged_by_bridge_conf_as_well(self, lab: Lab) -> None:
         with pytest.raises(errors.NotAuthorized):
             attach(lab, 0, bridge="br7")
 
-    def test_alternative_name_is_no_way_around_a_deny(self, lab: Lab) -> None:
+    def test_an_alternative_name_is_no_way_around_a_deny(self, lab: Lab) -> None:
         lab.bridge_conf("allow all\ndeny br7\n")
         with pytest.raises(errors.NotAuthorized):
             attach(lab, USER, bridge="office")
@@ -206,14 +210,14 @@ def test_denied_caller_learns_nothing(lab: Lab) -> None:
 
 
 class TestTwoUsers:
-    def test_neither_sees_the_others_nics(self, lab: Lab) -> None:
+    def test_neither_of_two_users_sees_the_other_s_nics(self, lab: Lab) -> None:
         with attach(lab, USER, name="a") as one, attach(lab, OTHER, name="a") as two:
             assert [n["ifname"] for n in nics(lab, USER)] == [one.ifname]
             assert [n["ifname"] for n in nics(lab, OTHER)] == [two.ifname]
             everything = {n["ifname"]: n["uid"] for n in nics(lab)}
             assert everything == {one.ifname: USER, two.ifname: OTHER}
 
-    def test_neither_detaches_the_others_and_both_answers_are_one(
+    def test_neither_of_two_users_detaches_the_other_s_and_the_answers_are_one(
         self, lab: Lab
     ) -> None:
         with attach(lab, OTHER) as others, attach(lab, USER) as own:
@@ -229,7 +233,7 @@ class TestTwoUsers:
             ask(lab, 0, "Detach", {"ifname": others.ifname})
             assert nics(lab) == []
 
-    def test_neither_hears_of_the_others(self, lab: Lab) -> None:
+    def test_neither_of_two_users_hears_of_the_other_s_nics(self, lab: Lab) -> None:
         with (
             Watcher(lab, USER) as own,
             Watcher(lab, OTHER) as others,
@@ -258,7 +262,7 @@ class TestTwoUsers:
             assert len(root.seen) == 6
             assert all(e["reason"] is None for e in own.seen + others.seen)
 
-    def test_same_names_are_no_conflict_between_them(self, lab: Lab) -> None:
+    def test_two_users_may_have_guests_of_one_name(self, lab: Lab) -> None:
         with attach(lab, USER, name="web"), attach(lab, OTHER, name="web"):
             for uid in (USER, OTHER):
                 with pytest.raises(errors.NameInUse):
@@ -293,7 +297,7 @@ class TestTwoUsers:
     ],
     ids=repr,
 )
-def test_request_that_cannot_be_meant_is_refused_as_such(
+def test_a_request_that_cannot_be_meant_is_refused_as_such(
     lab: Lab, request_: dict[str, str]
 ) -> None:
     lab.bridge_conf("allow all\n")

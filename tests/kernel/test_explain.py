@@ -138,7 +138,7 @@ def outcomes(told: dict[str, Any]) -> dict[str, str]:
 
 
 class TestRoot:
-    def test_is_told_by_which_rule_and_which_were_passed_over(
+    def test_root_is_told_which_rule_decides_and_which_were_passed_over(
         self, lab: Lab, held: ExitStack
     ) -> None:
         told = explain(lab, 0, "alice", network="office", name="WEB1")
@@ -157,7 +157,7 @@ class TestRoot:
         assert told["rule"] == place("behind")
         assert outcomes(told)[place("of the web")] == f"not for the MAC {BAD}"
 
-    def test_is_told_why_not(self, lab: Lab, held: ExitStack) -> None:
+    def test_root_is_told_why_not(self, lab: Lab, held: ExitStack) -> None:
         told = explain(lab, 0, "alice", network="office", name="gateway")
         assert (told["allowed"], told["rule"]) == (False, place("of gateways"))
         assert outcomes(told)[place("of gateways")] == "decides"
@@ -171,7 +171,7 @@ class TestRoot:
         told = explain(lab, 0, "alice", network="gone")
         assert told["reason"] == "no such network or bridge"
 
-    def test_is_told_by_which_line_of_bridge_conf(
+    def test_root_is_told_which_line_of_bridge_conf_decides(
         self, lab: Lab, held: ExitStack
     ) -> None:
         told = explain(lab, 0, "alice", bridge="br6")
@@ -182,7 +182,9 @@ class TestRoot:
         told = explain(lab, 0, "alice", bridge="br9")
         assert (told["allowed"], told["rule"]) == (False, None)
 
-    def test_is_told_what_is_left(self, lab: Lab, held: ExitStack) -> None:
+    def test_root_is_told_how_much_of_a_quota_is_left(
+        self, lab: Lab, held: ExitStack
+    ) -> None:
         def counts(**asked: str) -> list[int | None]:
             told = explain(lab, 0, "alice", **asked)
             keys = ("max_nics", "nics", "network_max_nics", "network_nics")
@@ -198,7 +200,9 @@ class TestRoot:
         told = explain(lab, 0, "alice", network="small")
         assert (told["allowed"], told["rule"]) == (False, place("of pairs"))
 
-    def test_is_told_about_ports(self, lab: Lab, held: ExitStack) -> None:
+    def test_root_is_told_which_ports_may_be_forwarded(
+        self, lab: Lab, held: ExitStack
+    ) -> None:
         asked = {"network": "office", "name": "web1"}
         told = explain(lab, 0, "alice", **asked, forward="tcp/8080")
         assert told["allowed"] and told["rule"] == place("of the web")
@@ -208,7 +212,7 @@ class TestRoot:
             f"udp/8080 is not among what {place('of the web')} allows: tcp/8000-8999"
         )
 
-    def test_goes_by_the_groups_of_the_group_file_and_a_user_by_its_own(
+    def test_root_s_answer_goes_by_the_group_file_and_a_user_s_by_its_own_groups(
         self, lab: Lab, held: ExitStack
     ) -> None:
         assert explain(lab, 0, "alice", network="staff")["allowed"]
@@ -222,7 +226,7 @@ class TestRoot:
         assert told["allowed"] and told["rule"] == place("of staff")
         attach(lab, USER, [STAFF], network="staff").close()
 
-    def test_may_ask_about_a_number_that_is_nobodys_and_no_name_that_is(
+    def test_root_may_ask_about_a_number_without_an_account_but_no_such_name(
         self, lab: Lab, held: ExitStack
     ) -> None:
         told = explain(lab, 0, "3000", network="pair")
@@ -232,7 +236,7 @@ class TestRoot:
                 wire.call("Explain", {"user": user})
             assert no.value.message == "user: there is no such user"
 
-    def test_changes_nothing_by_asking(self, lab: Lab, held: ExitStack) -> None:
+    def test_asking_changes_nothing(self, lab: Lab, held: ExitStack) -> None:
         before = links(lab.host, ""), ruleset(lab.host)
         for asked in ({}, {"network": "small"}, {"bridge": "br7"}):
             assert explain(lab, 0, "alice", **asked)["allowed"]
@@ -291,7 +295,9 @@ def verdict(told: dict[str, Any]) -> str:
 
 
 class TestAUser:
-    def test_is_told_what_a_request_would_tell(self, lab: Lab, held: ExitStack) -> None:
+    def test_a_user_is_told_what_a_request_would_tell(
+        self, lab: Lab, held: ExitStack
+    ) -> None:
         for _ in range(2):
             held.enter_context(attach(lab, USER, network="pair"))
         held.enter_context(attach(lab, OTHER, network="small"))
@@ -307,7 +313,7 @@ class TestAUser:
                 assert told == {**about, "steps": mine}, asked
             until("only what is held", lambda: len(nics(lab)) == 3)
 
-    def test_that_may_not_is_told_the_same_whatever_there_is(
+    def test_a_user_that_is_denied_is_told_the_same_whatever_exists(
         self, lab: Lab, held: ExitStack
     ) -> None:
         """To the word: of another's network, too, and of what is not there."""
@@ -349,7 +355,7 @@ class TestAUser:
             ("tcp/8080", "mail", False),
         ],
     )
-    def test_is_told_of_a_port_what_a_request_would_tell(
+    def test_a_user_is_told_of_a_port_what_a_request_would_tell(
         self, lab: Lab, held: ExitStack, port: str, name: str, allowed: bool
     ) -> None:
         asked = {"network": "office", "name": name}
@@ -363,7 +369,7 @@ class TestAUser:
             with pytest.raises((errors.NotAuthorized, errors.ForwardRefused)):
                 forward(lab, USER, port, name, 80, "office")
 
-    def test_is_told_nothing_of_others(self, lab: Lab, held: ExitStack) -> None:
+    def test_a_user_is_told_nothing_of_others(self, lab: Lab, held: ExitStack) -> None:
         """One answer, whoever there is, and whatever they may have."""
         held.enter_context(attach(lab, OTHER))
         answers = set()
@@ -380,7 +386,7 @@ class TestAUser:
             (errors.NotAuthorized, "only root may ask about other users (use sudo)")
         }
 
-    def test_may_name_itself(self, lab: Lab, held: ExitStack) -> None:
+    def test_a_user_may_name_itself(self, lab: Lab, held: ExitStack) -> None:
         told = explain(lab, USER)
         assert told["allowed"]
         assert explain(lab, USER, "alice") == explain(lab, USER, str(USER)) == told
@@ -399,7 +405,7 @@ class TestAUser:
         ],
         ids=repr,
     )
-    def test_is_told_what_cannot_be_meant(
+    def test_a_user_is_told_which_parameter_cannot_be_meant(
         self, lab: Lab, held: ExitStack, asked: dict[str, str]
     ) -> None:
         with broker(lab, USER) as wire, pytest.raises(errors.InvalidRequest):
@@ -419,7 +425,7 @@ def command(
 
 
 class TestCommand:
-    def test_tells_root_and_its_status_is_the_verdict(
+    def test_the_command_s_status_is_the_verdict(
         self, lab: Lab, held: ExitStack
     ) -> None:
         held.enter_context(attach(lab, USER, network="office", name="web1", mac=GOOD))
@@ -436,7 +442,9 @@ class TestCommand:
         assert (status, told.pop("left")) == (0, 2)
         assert told == explain(lab, 0, "alice", network="office", name="web2")
 
-    def test_tells_a_user_whom_to_ask(self, lab: Lab, held: ExitStack) -> None:
+    def test_the_command_tells_a_user_whom_to_ask(
+        self, lab: Lab, held: ExitStack
+    ) -> None:
         status, lines = command(lab, user=USER)
         assert (status, lines[0]) == (0, f"allowed by {place('of the default')}")
         status, lines = command(lab, "--bridge", "br8", "--mac", GOOD, user=USER)
@@ -449,7 +457,9 @@ class TestCommand:
         assert status == 1
         assert "  rule     /etc/qemu/bridge.conf:3" in lines
 
-    def test_refuses_to_tell_of_others(self, lab: Lab, held: ExitStack) -> None:
+    def test_the_command_tells_a_user_nothing_of_others(
+        self, lab: Lab, held: ExitStack
+    ) -> None:
         for user in ("root", "nobody-of-that-name"):
             done = lab.host.run(
                 *lab.tapster("explain", "--user", user, "--json"),
@@ -461,7 +471,9 @@ class TestCommand:
                 "tapster: only root may ask about other users (use sudo)\n"
             )
 
-    def test_takes_bytes_that_are_no_text(self, lab: Lab, held: ExitStack) -> None:
+    def test_the_command_takes_bytes_that_are_no_text(
+        self, lab: Lab, held: ExitStack
+    ) -> None:
         done = lab.host.run(
             *lab.tapster("explain", "--user", os.fsdecode(b"\xff")), check=False
         )

@@ -117,7 +117,7 @@ def run(lab: Lab, uid: int, groups: tuple[int, ...] = ()) -> dict[str, dict[str,
     return told
 
 
-def test_nobody_is_somebody_else(lab: Lab, daemon: Daemon) -> None:
+def test_a_user_s_subordinate_uids_are_nobody_else(lab: Lab, daemon: Daemon) -> None:
     yes, no = "allowed", "NotAuthorized"
     assert run(lab, USER, (STUDENTS,)) == {
         "as she logged in": {"lab": no, "default": yes, "ci": no},
@@ -128,7 +128,9 @@ def test_nobody_is_somebody_else(lab: Lab, daemon: Daemon) -> None:
     }
 
 
-def test_who_is_in_no_such_group_is_not_denied(lab: Lab, daemon: Daemon) -> None:
+def test_a_user_that_is_in_no_denied_group_is_not_denied(
+    lab: Lab, daemon: Daemon
+) -> None:
     told = run(lab, OTHER)
     assert told["as she logged in"]["lab"] == "allowed"
     assert told["without her groups"]["lab"] == "allowed"

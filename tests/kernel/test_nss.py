@@ -160,7 +160,7 @@ def test_nss_says_who_a_name_is_and_the_kernel_who_asks(
 
 
 class TestReload:
-    def test_of_a_name_that_has_vanished_is_refused(
+    def test_a_reload_with_a_name_that_has_vanished_is_refused(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         lab.config(RULES.replace("byprimary", "usernet"))
@@ -176,7 +176,7 @@ class TestReload:
         assert may(lab, USER, "byname")
         assert may(lab, OTHER, "byprimary") and not may(lab, OTHER, "usernet")
 
-    def test_of_a_group_that_has_vanished_is_refused(
+    def test_a_reload_with_a_group_that_has_vanished_is_refused(
         self, lab: Lab, held: ExitStack
     ) -> None:
         accounts(lab, group="")
@@ -184,7 +184,9 @@ class TestReload:
         assert may(lab, USER, "bygroup", VMS)
         assert not may(lab, USER, "notgroup", VMS)
 
-    def test_takes_a_name_for_whose_it_is_then(self, lab: Lab, held: ExitStack) -> None:
+    def test_a_reload_takes_a_name_for_whose_it_is_then(
+        self, lab: Lab, held: ExitStack
+    ) -> None:
         accounts(lab, PASSWD.replace(f"ann:x:{USER}", f"ann:x:{THIRD}"))
         assert may(lab, USER, "byname") and not may(lab, THIRD, "byname")
         reload(lab)
@@ -197,7 +199,7 @@ class TestUsernet:
     def write(self, lab: Lab, text: str) -> None:
         lab.host.run("sh", "-c", "cat > /run/usernet", input=text)
 
-    def test_names_are_nss_and_membership_the_kernels(
+    def test_lxc_usernet_has_nss_names_and_the_kernel_s_groups(
         self, lab: Lab, held: ExitStack
     ) -> None:
         assert not may(lab, USER, "usernet")
@@ -207,7 +209,9 @@ class TestUsernet:
         assert not may(lab, THIRD, "usernet") and not may(lab, FOURTH, "usernet")
         assert not may(lab, OTHER, "byname")
 
-    def test_edit_counts_with_the_next_request(self, lab: Lab, held: ExitStack) -> None:
+    def test_an_edit_of_lxc_usernet_counts_with_the_next_request(
+        self, lab: Lab, held: ExitStack
+    ) -> None:
         for text, allowed in (
             ("ann tap usernet 2\n", True),
             ("ann tap usernet 0\n", False),
@@ -219,7 +223,7 @@ class TestUsernet:
             self.write(lab, text)
             assert may(lab, USER, "usernet") == allowed
 
-    def test_numbers_add_up(self, lab: Lab, held: ExitStack) -> None:
+    def test_numbers_of_lxc_usernet_add_up(self, lab: Lab, held: ExitStack) -> None:
         self.write(lab, "ann tap usernet 1\n@vms tap usernet 1\n")
         held.enter_context(attach(lab, USER, [VMS], bridge="usernet"))
         with pytest.raises(errors.QuotaExceeded):
@@ -230,7 +234,7 @@ class TestUsernet:
         second.close()
         held.enter_context(attach(lab, USER, [VMS], bridge="usernet"))
 
-    def test_a_groups_number_is_for_all_its_members(
+    def test_a_group_s_number_in_lxc_usernet_is_for_all_its_members(
         self, lab: Lab, held: ExitStack
     ) -> None:
         self.write(lab, "@vms tap usernet 2\nann tap usernet 1\n")
@@ -252,7 +256,7 @@ class TestUsernet:
             ("rm /run/usernet; mkfifo /run/usernet", "not a regular file"),
         ],
     )
-    def test_what_others_may_write_grants_nothing(
+    def test_an_lxc_usernet_that_others_may_write_grants_nothing(
         self, lab: Lab, daemon: Daemon, held: ExitStack, spoil: str, says: str
     ) -> None:
         self.write(lab, "ann tap usernet 1\n")
@@ -286,7 +290,7 @@ class TestFiles:
             (f"chown {USER} $1", "", f"belongs to uid {USER}"),
         ],
     )
-    def test_that_others_may_write_are_refused_and_the_old_policy_stays(
+    def test_files_that_others_may_write_are_refused_and_the_old_policy_stays(
         self,
         lab: Lab,
         daemon: Daemon,
@@ -309,7 +313,7 @@ class TestFiles:
         assert may(lab, USER, "byname") and not may(lab, OTHER, "byname")
         assert not may(lab, USER, "usernet")
 
-    def test_that_are_roots_are_taken_by_the_next_reload(
+    def test_files_that_are_root_s_again_are_taken_by_the_next_reload(
         self, lab: Lab, held: ExitStack
     ) -> None:
         lab.config(RULES + EVERYTHING)

@@ -99,7 +99,7 @@ def denied(lab: Lab, uid: int, **what: str) -> str:
 
 
 class TestNames:
-    def test_a_rule_for_some_names_is_for_no_others(
+    def test_a_rule_for_some_guests_names_is_for_no_others(
         self, lab: Lab, held: ExitStack
     ) -> None:
         for name in ("web-1", "db", None):
@@ -119,7 +119,7 @@ class TestNames:
         with pytest.raises(errors.QuotaExceeded):
             attach(lab, USER, network="office").close()
 
-    def test_a_denied_name_is_denied_everywhere(
+    def test_a_name_that_is_denied_is_denied_everywhere(
         self, lab: Lab, held: ExitStack
     ) -> None:
         for where in ("default", "small", "office"):
@@ -128,7 +128,7 @@ class TestNames:
 
 
 class TestQuotas:
-    def test_a_rule_counts_what_it_is_about_and_no_more(
+    def test_a_quota_counts_what_its_rule_is_about_and_no_more(
         self, lab: Lab, held: ExitStack
     ) -> None:
         held.enter_context(attach(lab, USER, network="office", name="web-1"))
@@ -139,7 +139,9 @@ class TestQuotas:
         held.enter_context(attach(lab, USER, network="office", name="db"))
         held.enter_context(attach(lab, USER, name="web-3"))
 
-    def test_a_network_has_a_total(self, lab: Lab, held: ExitStack) -> None:
+    def test_a_network_has_a_quota_for_all_users(
+        self, lab: Lab, held: ExitStack
+    ) -> None:
         first = attach(lab, USER, network="small")
         with first:
             for uid in (OTHER, THIRD):
@@ -149,7 +151,9 @@ class TestQuotas:
                     attach(lab, uid, network="small").close()
         held.enter_context(attach(lab, OTHER, network="small"))
 
-    def test_a_rule_for_a_bridge_has_its_own(self, lab: Lab, held: ExitStack) -> None:
+    def test_a_rule_for_a_bridge_has_a_quota_of_its_own(
+        self, lab: Lab, held: ExitStack
+    ) -> None:
         held.enter_context(attach(lab, OTHER, bridge="br7"))
         with pytest.raises(errors.QuotaExceeded):
             attach(lab, OTHER, bridge="br7").close()
@@ -175,7 +179,9 @@ class TestTime:
 class TestManagers:
     """Of the group STAFF, on all networks but not on Linux bridges."""
 
-    def test_see_and_change_what_is_others(self, lab: Lab, held: ExitStack) -> None:
+    def test_a_manager_sees_and_changes_what_is_others(
+        self, lab: Lab, held: ExitStack
+    ) -> None:
         nic = held.enter_context(attach(lab, USER, name="web"))
         forward(lab, USER, "tcp/8080", "web", 80)
         with broker(lab, THIRD, (STAFF,)) as manager, Watcher(lab, USER) as watcher:
@@ -193,14 +199,14 @@ class TestManagers:
         assert links(lab.host, "tapster") == []
         assert forwards(lab, USER) == {}
 
-    def test_see_what_happens(self, lab: Lab, held: ExitStack) -> None:
+    def test_a_manager_sees_events_of_others(self, lab: Lab, held: ExitStack) -> None:
         with Watcher(lab, THIRD, (STAFF,)) as watcher:
             held.enter_context(attach(lab, OTHER, bridge="br7"))
             nic = held.enter_context(attach(lab, USER))
             event = watcher.next()
             assert (event["event"], event["ifname"]) == ("attached", nic.ifname)
 
-    def test_are_nobody_where_they_do_not_manage(
+    def test_a_manager_is_nobody_on_other_networks(
         self, lab: Lab, held: ExitStack
     ) -> None:
         nic = held.enter_context(attach(lab, OTHER, bridge="br7"))
@@ -210,7 +216,9 @@ class TestManagers:
                 manager.call("Detach", {"ifname": nic.ifname})
         assert links(lab.host, "tapster") == [nic.ifname]
 
-    def test_may_reload(self, lab: Lab, held: ExitStack) -> None:
+    def test_a_manager_of_all_networks_may_reload(
+        self, lab: Lab, held: ExitStack
+    ) -> None:
         with broker(lab, THIRD, (STAFF,)) as manager:
             manager.call("Reload", {})
         with broker(lab, THIRD) as nobody, pytest.raises(errors.NotAuthorized):
@@ -220,7 +228,9 @@ class TestManagers:
 class TestOwnership:
     """What is another's can neither be changed nor seen, however it is named."""
 
-    def test_of_nics(self, lab: Lab, held: ExitStack) -> None:
+    def test_nics_are_their_owner_s_to_see_and_to_end(
+        self, lab: Lab, held: ExitStack
+    ) -> None:
         nic = held.enter_context(attach(lab, USER, name="web"))
         assert nics(lab, OTHER) == []
         guesses = [nic.ifname, "web", str(USER), "tapstern0000000", "*", ""]
@@ -234,7 +244,9 @@ class TestOwnership:
         held.enter_context(attach(lab, OTHER, name="web"))
         assert network(lab, OTHER, "default")["nics"] == 1
 
-    def test_of_forwards(self, lab: Lab, held: ExitStack) -> None:
+    def test_forwards_are_their_owner_s_to_see_and_to_end(
+        self, lab: Lab, held: ExitStack
+    ) -> None:
         held.enter_context(attach(lab, USER, name="web"))
         forward(lab, USER, "tcp/8080", "web", 80)
         assert forwards(lab, OTHER) == {}
@@ -247,7 +259,9 @@ class TestOwnership:
         assert set(forwards(lab, USER)) == {"tcp/8080"}
         remove(lab, USER, "tcp/8080")
 
-    def test_of_the_denials_that_one_hears_of(self, lab: Lab, held: ExitStack) -> None:
+    def test_a_user_hears_of_its_own_denials_only(
+        self, lab: Lab, held: ExitStack
+    ) -> None:
         """They are the same for what is another's and for what is not there."""
         nic = held.enter_context(attach(lab, USER, name="web"))
         forward(lab, USER, "tcp/8080", "web", 80)
@@ -274,7 +288,9 @@ class TestOwnership:
         ]  # fmt: skip
         remove(lab, USER, "tcp/8080")
 
-    def test_of_events(self, lab: Lab, held: ExitStack) -> None:
+    def test_a_user_hears_of_its_own_events_only(
+        self, lab: Lab, held: ExitStack
+    ) -> None:
         with Watcher(lab, OTHER) as watcher:
             held.enter_context(attach(lab, USER, name="web"))
             forward(lab, USER, "tcp/8080", "web", 80)
@@ -286,7 +302,9 @@ class TestOwnership:
 
 
 class TestRefusals:
-    def test_look_the_same_whatever_there_is(self, lab: Lab, daemon: Daemon) -> None:
+    def test_refusals_look_the_same_whatever_exists(
+        self, lab: Lab, daemon: Daemon
+    ) -> None:
         lab.bridge_conf("deny br7\n")
         try:
             told = {
@@ -309,7 +327,9 @@ class TestRefusals:
         # The log has the truth.
         until("all are told", lambda: daemon.log.count('"denied"') >= len(told))
 
-    def test_of_a_name_that_would_be_taken(self, lab: Lab, held: ExitStack) -> None:
+    def test_a_refusal_does_not_tell_that_a_name_is_taken(
+        self, lab: Lab, held: ExitStack
+    ) -> None:
         held.enter_context(attach(lab, USER, network="office", name="web-1"))
         one = denied(lab, THIRD, network="office", name="web-1")
         two = denied(lab, THIRD, network="office", name="web-2")
@@ -317,7 +337,7 @@ class TestRefusals:
 
 
 class TestBrokenFiles:
-    def test_on_a_reload_the_old_policy_stays(
+    def test_the_old_policy_stays_where_a_reloaded_file_is_broken(
         self, lab: Lab, daemon: Daemon, held: ExitStack
     ) -> None:
         lab.config(BEGINNING + '[[rules]]\nnetworks = ["*", "lba"]\n')

@@ -87,7 +87,7 @@ def held(host: Host) -> Iterator[ExitStack]:
         yield stack
 
 
-def test_what_exists_counts_after_a_restart_too(
+def test_nics_from_before_a_restart_count_for_quotas(
     lab: Lab, host: Host, held: ExitStack
 ) -> None:
     held.enter_context(attach(lab, USER, network="office", name="a"))
@@ -104,7 +104,7 @@ def test_what_exists_counts_after_a_restart_too(
     held.enter_context(attach(lab, 0, network="small"))
 
 
-def test_a_time_is_over_for_those_that_were_there_before_the_broker(
+def test_a_nic_from_before_a_restart_is_taken_away_in_time(
     lab: Lab, host: Host, held: ExitStack
 ) -> None:
     held.enter_context(attach(lab, OTHER, network="office", name="a"))
@@ -114,7 +114,7 @@ def test_a_time_is_over_for_those_that_were_there_before_the_broker(
     assert links(lab.host, "tapster") == []
 
 
-def test_two_hundred_at_once_get_what_the_quota_says(
+def test_two_hundred_requests_at_once_get_what_the_quota_says(
     lab: Lab, host: Host, held: ExitStack
 ) -> None:
     host.restart(
@@ -151,7 +151,7 @@ def test_two_hundred_at_once_get_what_the_quota_says(
     assert len(there) == 10
 
 
-def test_at_the_start_nothing_is_served_that_they_govern(
+def test_a_broker_that_starts_with_broken_files_serves_nothing_by_them(
     lab: Lab, host: Host, held: ExitStack
 ) -> None:
     lab.bridge_conf("allow all\n")
@@ -180,7 +180,7 @@ def findings(lab: Lab, uid: int) -> list[dict[str, Any]]:
     return [finding for finding in found if finding["code"] == "configuration"]
 
 
-def test_at_the_start_running_guests_stay(
+def test_running_guests_stay_where_a_broker_starts_with_broken_files(
     lab: Lab, host: Host, held: ExitStack
 ) -> None:
     nic = held.enter_context(attach(lab, USER, network="office", name="db"))

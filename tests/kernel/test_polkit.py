@@ -153,11 +153,11 @@ def test_polkit_knows_the_actions(ready: Polkitd) -> None:
 # What rules of polkit's decide
 
 
-def test_a_rule_s_yes(alice: Asker) -> None:
+def test_a_rule_of_polkit_s_may_say_yes(alice: Asker) -> None:
     assert is_tap(alice.attach("lan", "web-1"))
 
 
-def test_it_goes_by_details(alice: Asker, daemon: Daemon) -> None:
+def test_a_rule_of_polkit_s_may_go_by_the_details(alice: Asker, daemon: Daemon) -> None:
     since = len(daemon.log)
     assert alice.attach("lan", "mail") == "NotAuthorized"
     assert "polkit wants authentication" in reasons(daemon, since)
@@ -166,13 +166,13 @@ def test_it_goes_by_details(alice: Asker, daemon: Daemon) -> None:
     assert is_tap(alice.attach("lan", "web-1"))
 
 
-def test_and_by_groups(bob: Asker, daemon: Daemon) -> None:
+def test_a_rule_of_polkit_s_may_go_by_groups(bob: Asker, daemon: Daemon) -> None:
     since = len(daemon.log)
     assert bob.attach("lan", "web-1") == "NotAuthorized"
     assert "did not offer" in reasons(daemon, since)
 
 
-def test_to_the_dmz_goes_only_who_is_in_its_group(
+def test_only_members_of_its_group_get_to_the_dmz(
     lab: Lab, ready: Polkitd, alice: Asker
 ) -> None:
     assert alice.attach("dmz", "web-1", interactive=True) == "NotAuthorized"
@@ -185,11 +185,13 @@ def test_to_the_dmz_goes_only_who_is_in_its_group(
         assert is_tap(carol.attached())
 
 
-def test_what_rules_of_ours_allow_is_not_asked_about(bob: Asker) -> None:
+def test_polkit_is_not_asked_about_what_a_rule_of_ours_allows(bob: Asker) -> None:
     assert is_tap(bob.attach("open", "web-1"))
 
 
-def test_a_rule_of_polkit_s_that_goes_is_gone(alice: Asker, ready: Polkitd) -> None:
+def test_a_rule_of_polkit_s_that_is_removed_allows_nothing_more(
+    alice: Asker, ready: Polkitd
+) -> None:
     ready.kill_polkitd()
     ready.rules(_40_admin=ADMIN)
     ready.start()
@@ -215,7 +217,9 @@ def asked(bob: Asker, ready: Polkitd) -> Iterator[Asked]:
         yield Asked(agent, begun.message, begun.cookie)
 
 
-def test_who_authenticates_is_let(asked: Asked, bob: Asker, ready: Polkitd) -> None:
+def test_a_user_who_authenticates_is_allowed(
+    asked: Asked, bob: Asker, ready: Polkitd
+) -> None:
     assert asked.message == (
         "Authentication is required for bob to attach guest db to network lan"
     )
@@ -227,27 +231,35 @@ def test_who_authenticates_is_let(asked: Asked, bob: Asker, ready: Polkitd) -> N
     assert asked.agent.asked.empty()
 
 
-def test_who_does_not_is_not(asked: Asked, bob: Asker, daemon: Daemon) -> None:
+def test_a_user_who_does_not_authenticate_is_denied(
+    asked: Asked, bob: Asker, daemon: Daemon
+) -> None:
     since = len(daemon.log)
     asked.agent.finish(asked.cookie)
     assert bob.attached() == "NotAuthorized"
     assert "polkit does not allow it" in reasons(daemon, since)
 
 
-def test_a_dialogue_may_be_dismissed(asked: Asked, bob: Asker, daemon: Daemon) -> None:
+def test_a_user_who_dismisses_the_dialogue_is_denied(
+    asked: Asked, bob: Asker, daemon: Daemon
+) -> None:
     since = len(daemon.log)
     asked.agent.dismiss(asked.cookie)
     assert bob.attached() == "NotAuthorized"
     assert "dismissed" in reasons(daemon, since)
 
 
-def test_nobody_is_disturbed_who_did_not_offer(bob: Asker, ready: Polkitd) -> None:
+def test_nobody_is_asked_for_a_password_without_having_offered(
+    bob: Asker, ready: Polkitd
+) -> None:
     with Agent(ready, bob.pid, OTHER) as agent:
         assert bob.attach("lan", "db") == "NotAuthorized"
         assert agent.asked.empty()
 
 
-def test_nor_about_what_is_refused_anyway(bob: Asker, ready: Polkitd) -> None:
+def test_nobody_is_asked_for_a_password_for_what_is_refused_anyway(
+    bob: Asker, ready: Polkitd
+) -> None:
     with Agent(ready, bob.pid, OTHER) as agent:
         assert bob.attach("dmz", "db", interactive=True) == "NotAuthorized"
         assert agent.asked.empty()
@@ -259,7 +271,7 @@ def test_without_an_agent_nobody_can_be_asked(bob: Asker, daemon: Daemon) -> Non
     assert "has no agent" in reasons(daemon, since)
 
 
-def test_others_do_not_wait_meanwhile(
+def test_others_do_not_wait_while_a_person_is_asked(
     lab: Lab, asked: Asked, alice: Asker, bob: Asker, ready: Polkitd
 ) -> None:
     assert is_tap(alice.attach("open", "a"))
@@ -273,7 +285,7 @@ def test_others_do_not_wait_meanwhile(
         assert is_tap(bob.attached())
 
 
-def test_a_client_that_dies_takes_the_dialogue_along(
+def test_a_client_that_dies_has_its_dialogue_closed(
     lab: Lab, asked: Asked, bob: Asker, ready: Polkitd, daemon: Daemon
 ) -> None:
     bob.kill()
@@ -288,7 +300,7 @@ def test_a_client_that_dies_takes_the_dialogue_along(
 # What goes wrong
 
 
-def test_a_polkitd_that_dies_is_no_and_the_next_one_is_asked(
+def test_a_polkitd_that_dies_is_no_and_the_next_is_asked(
     asked: Asked, alice: Asker, bob: Asker, ready: Polkitd, daemon: Daemon
 ) -> None:
     since = len(daemon.log)
@@ -301,7 +313,7 @@ def test_a_polkitd_that_dies_is_no_and_the_next_one_is_asked(
     assert is_tap(alice.attach("lan", "web-3"))
 
 
-def test_a_bus_that_dies_is_no_and_the_next_one_is_used(
+def test_a_bus_that_dies_is_no_and_the_next_is_used(
     asked: Asked, alice: Asker, bob: Asker, ready: Polkitd, daemon: Daemon
 ) -> None:
     since = len(daemon.log)
@@ -315,7 +327,7 @@ def test_a_bus_that_dies_is_no_and_the_next_one_is_used(
     assert is_tap(alice.attach("lan", "web-3"))
 
 
-def test_a_client_that_ended_before_it_asked_is_nobody(
+def test_a_client_that_ended_before_it_asked_is_denied(
     lab: Lab, ready: Polkitd, daemon: Daemon
 ) -> None:
     """Its connection is in another process's hands."""
@@ -362,7 +374,7 @@ def put(address: str, *subjects: Any) -> list[tuple[bool, str]]:
     return asyncio.run(ask())
 
 
-def test_a_process_that_is_not_the_one_that_was_told_of_is_refused(
+def test_polkit_refuses_a_process_that_is_not_the_one_it_is_told_of(
     lab: Lab, alice: Asker
 ) -> None:
     started = process.start_time(alice.pid)

@@ -182,7 +182,7 @@ class TestForward:
 
     TO = "to forward tcp/8443 of this host to guest web on network lan"
 
-    def test_a_rule_of_polkit_s_goes_by_the_port(
+    def test_a_rule_of_polkit_s_may_go_by_the_forwarded_port(
         self, lab: Lab, alice: Asker, daemon: Daemon
     ) -> None:
         assert forward(alice, "tcp/8080") == ""
@@ -195,7 +195,7 @@ class TestForward:
         assert forwards(lab) == [(USER, "tcp/8080", "web")]
         remove(lab, USER, "tcp/8080")
 
-    def test_a_person_is_told_which_port(
+    def test_a_person_is_told_which_port_is_forwarded(
         self, lab: Lab, bob: Asker, ready: Polkitd
     ) -> None:
         assert forward(bob, "tcp/8443") == "ForwardRefused"  # nobody was offered
@@ -208,7 +208,7 @@ class TestForward:
         assert forwards(lab) == [(OTHER, "tcp/8443", "web")]
         remove(lab, OTHER, "tcp/8443")
 
-    def test_who_goes_has_forwarded_nothing(
+    def test_a_client_that_goes_has_forwarded_nothing(
         self, lab: Lab, bob: Asker, ready: Polkitd, daemon: Daemon
     ) -> None:
         what = {"network": "lan", "port": "tcp/8443", "guest": "web", "guest_port": 80}
@@ -220,7 +220,7 @@ class TestForward:
         assert forwards(lab) == []
         until("on record", lambda: "its client went" in daemon.log[since:])
 
-    def test_a_rule_that_goes_meanwhile_is_none(
+    def test_a_rule_that_is_removed_while_polkit_is_asked_does_not_count(
         self, lab: Lab, bob: Asker, ready: Polkitd, daemon: Daemon
     ) -> None:
         what = {"network": "lan", "port": "tcp/8443", "guest": "web", "guest_port": 80}
@@ -237,7 +237,7 @@ class TestManage:
 
     DB = "carol to manage guest db on network default"
 
-    def test_lists_show_what_polkit_lets_be_seen(
+    def test_lists_show_what_polkit_allows_to_see(
         self, alice: Asker, bob: Asker, carol: Asker, ready: Polkitd
     ) -> None:
         assert alice.attach("default", "web").startswith("tapster")
@@ -255,7 +255,7 @@ class TestManage:
         assert carol.end()["forwards"] == []
         assert call(alice, "RemoveForward", network="lan", port="tcp/8080") == ""
 
-    def test_what_is_anothers_is_detached_if_polkit_says_so(
+    def test_another_user_s_nic_is_detached_if_polkit_allows_it(
         self, lab: Lab, alice: Asker, bob: Asker, carol: Asker, ready: Polkitd
     ) -> None:
         web, db = (alice.attach("default", name) for name in ("web", "db"))
@@ -270,7 +270,7 @@ class TestManage:
             assert ended(carol) == ""
         assert host.nics(lab) == []
 
-    def test_what_a_rule_does_not_give_any_more_polkit_does_not(
+    def test_polkit_allows_nothing_that_no_rule_gives_any_more(
         self, lab: Lab, alice: Asker, carol: Asker, ready: Polkitd, daemon: Daemon
     ) -> None:
         db = alice.attach("default", "db")
@@ -281,7 +281,7 @@ class TestManage:
                 assert ended(carol) == "NoSuchNic"
         assert [nic["name"] for nic in host.nics(lab)] == ["db"]
 
-    def test_a_forward_of_anothers_is_removed_if_polkit_says_so(
+    def test_another_user_s_forward_is_removed_if_polkit_allows_it(
         self, lab: Lab, alice: Asker, bob: Asker, carol: Asker
     ) -> None:
         assert forward(alice, "tcp/8080") == ""
@@ -291,7 +291,7 @@ class TestManage:
         assert call(carol, "RemoveForward", **what) == ""
         assert forwards(lab) == []
 
-    def test_a_reload_is_asked_about_as_one(
+    def test_polkit_is_asked_about_a_reload_in_its_own_words(
         self, bob: Asker, carol: Asker, ready: Polkitd, daemon: Daemon
     ) -> None:
         since = len(daemon.log)
@@ -307,7 +307,7 @@ class TestManage:
 
 
 class TestNames:
-    def test_a_guest_without_a_name_is_asked_about_by_the_one_it_gets(
+    def test_polkit_is_told_the_name_that_a_guest_without_one_gets(
         self, lab: Lab, alice: Asker, ready: Polkitd
     ) -> None:
         """The yes to vm1, which another guest has by then, is none to vm2."""
