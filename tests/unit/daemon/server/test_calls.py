@@ -19,7 +19,8 @@ from tapster.daemon.server.server_state import ServerState
 from tapster.model import Peer
 from tapster.policy.config.load import Limits
 from tapster.wire.errors import INTERFACE
-from tapster.wire.interface import BrokerInterface, Event, Nic
+from tapster.wire.interface import BrokerInterface
+from tapster.wire.objects import Event, Nic
 
 PEER = Peer(1000, 1000, frozenset(), 1)
 

@@ -24,7 +24,7 @@ from tapster.daemon.server.hangup import HangupWatch
 from tapster.daemon.server.server_state import ServerState
 from tapster.policy.config.load import Limits
 from tapster.wire.errors import INTERFACE
-from tapster.wire.interface import Event
+from tapster.wire.objects import Event
 
 LIMITS = replace(Limits(), stalled_connection_seconds=5, idle_connection_seconds=50)
 
