@@ -26,8 +26,9 @@ from support.peer_helper import (
     why_not,
 )
 from tapster.policy.core.facts import Verdict
-from tapster.policy.foreign.access import Reader, read_as_user
+from tapster.policy.foreign.access import read_as_user
 from tapster.policy.foreign.bridge_conf import decide
+from tapster.policy.foreign.permissions import Reader
 
 ALICE = Reader(1001, 2001, frozenset())
 READERS = [

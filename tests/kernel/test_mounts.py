@@ -9,7 +9,7 @@ from lab import Lab
 # of the one before, though the kernel may use its id again.
 _CODE = """
 import os, subprocess, sys
-from tapster.policy import mounts
+from tapster.policy.foreign import mounts
 
 def look():
     fd = os.open("/run/there", os.O_PATH)

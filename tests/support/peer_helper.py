@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tapster.policy.foreign.access import Reader
+from tapster.policy.foreign.permissions import Reader
 
 HELPER = "/usr/lib/qemu/qemu-bridge-helper"
 CONF = "/etc/qemu/bridge.conf"

@@ -81,14 +81,7 @@ SHOWN_BY = {
     "networks/managed_network": "kernel/test_network.py",
     "networks/own_bridge": "kernel/test_network.py",
     "policy/config/": "unit/policy/config/test_network_file.py",
-    "policy/config/toml_locations": "unit/policy/lint/test_rules.py",
-    "policy/core/patterns": "unit/policy/lint/test_coverage.py",
-    "policy/core/": "unit/policy/core/test_decide.py",
-    "policy/foreign/access": "unit/policy/foreign/test_bridge_conf.py",
-    "policy/foreign/mounts": "unit/policy/foreign/test_bridge_conf.py",
-    "policy/foreign/name_lookup": "unit/policy/foreign/test_lxc_usernet.py",
-    "policy/lint/": "unit/policy/lint/test_sources.py",
-    "policy/lint/reach": "unit/policy/lint/test_coverage.py",
+    "policy/lint/": "unit/cli/test_policy.py",
     "version": "unit/cli/test_main.py",
 }
 

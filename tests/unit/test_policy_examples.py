@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tapster.cli import explain as command
-from tapster.daemon import broker
+from tapster.daemon import detach
 from tapster.daemon.audit.request_context import RequestContext
 from tapster.daemon.decide.question import ATTACH, FORWARD, MANAGE
 from tapster.daemon.decide.refusal import refuse
@@ -36,11 +36,11 @@ from tapster.policy.core.decide import MAX_NICS, Decision
 from tapster.policy.core.explain import explain
 from tapster.policy.core.facts import Facts, Share, Source, Usernet, Verdict
 from tapster.policy.core.rulebook import BUILT_IN, DEFAULT_NETWORK, Rulebook, Target
-from tapster.policy.foreign import bridge_conf, lxc_usernet
+from tapster.policy.foreign import bridge_conf, lxc_usernet_lines
 from tapster.policy.foreign.access import Contents
 from tapster.policy.lint.check import check_files
 from tapster.policy.lint.findings import Severity
-from tapster.policy.lint.values import Host
+from tapster.policy.lint.host import Host
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "policy.md"
 TEXT = PAGE.read_text()
@@ -137,14 +137,14 @@ class Example:
             return None
         lines = [
             line
-            for line in lxc_usernet.parse(self.files[path][0].encode())
+            for line in lxc_usernet_lines.parse(self.files[path][0].encode())
             if line.bridge == bridge.encode()
         ]
         numbers: dict[bytes, int | None] = {
             **{name.encode(): uid for name, uid in self.uids.items()},
             **{f"@{name}".encode(): gid for name, gid in self.gids.items()},
         }
-        grant = lxc_usernet.weigh(path, lines, numbers, peer)
+        grant = lxc_usernet_lines.weigh(path, lines, numbers, peer)
         assert not grant.notes
         shares = []
         for name, number in grant.allotments:  # the first with something left pays
@@ -419,9 +419,7 @@ def test_what_callers_are_told(decision: Decision, problem: str | None) -> None:
 
 def test_what_callers_are_told_of_a_nic_that_is_not_theirs() -> None:
     told = [row[1] for row in rows(section("What is told", 3), "what is so")]
-    (words,) = re.findall(
-        r'NoSuchNic\(\s*"([^"]+)"', inspect.getsource(broker.Broker.detach)
-    )
+    (words,) = re.findall(r'NoSuchNic\(\s*"([^"]+)"', inspect.getsource(detach))
     assert words in told
     assert len(told) == 5  # this one, and those above
 

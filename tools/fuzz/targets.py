@@ -25,10 +25,10 @@ from tapster.networks import definition_json, leases
 from tapster.networks.state_store import StateStore
 from tapster.policy.config import load as config
 from tapster.policy.config.values import Names
-from tapster.policy.foreign import bridge_conf, lxc_usernet
+from tapster.policy.foreign import bridge_conf, bridge_conf_lines, lxc_usernet_lines
 from tapster.policy.foreign.access import Contents
 from tapster.policy.lint import check
-from tapster.policy.lint.values import Host
+from tapster.policy.lint.host import Host
 from tapster.vmm import qemu
 from tapster.vmm.net_option import Grant
 
@@ -57,7 +57,7 @@ def of_bridge_conf(data: bytes) -> None:
             raise FileNotFoundError(errno.ENOENT, "gone")
         return Contents(data[:limit], (1, len(name)), False)
 
-    bridge_conf.parse(data)
+    bridge_conf_lines.parse(data)
     for strict in (False, True):
         verdict = bridge_conf.judge("/main", "br0", load, strict)
         assert verdict.allowed <= (verdict.source is not None)
@@ -66,9 +66,9 @@ def of_bridge_conf(data: bytes) -> None:
 
 
 def of_lxc_usernet(data: bytes) -> None:
-    lines = lxc_usernet.parse(data)
+    lines = lxc_usernet_lines.parse(data)
     numbers = {b"ann": 1000, b"@kvm": 36, b"@ann": 1000, b"ben": None}
-    grant = lxc_usernet.weigh("/main", lines, numbers, _PEER)
+    grant = lxc_usernet_lines.weigh("/main", lines, numbers, _PEER)
     assert grant.nics >= 0
     told = (*grant.locations, *grant.notes)
     assert all(text.isprintable() for text in told), told

@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-import grp
 import json
 import os
-import pwd
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +24,7 @@ from tapster.policy.config.values import Names
 from tapster.policy.lint import check as check_module
 from tapster.policy.lint.check import check_directory, check_files
 from tapster.policy.lint.findings import Finding, Severity
-from tapster.policy.lint.values import Host
+from tapster.policy.lint.host import Host
 
 NOBODY = 65534
 RULE = '[[rules]]\nusers = ["root"]\nnetworks = ["lan"]\n'
@@ -404,62 +401,6 @@ def test_an_error_is_what_the_broker_refuses(text: str) -> None:
     assert bool(errors) is (first is not None)
     if first is not None:
         assert first in [f"{error.location}: {error.message}" for error in errors]
-
-
-# --- this host
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("", True),
-        ("passwd: files systemd\ngroup: files [SUCCESS=merge] systemd\n", True),
-        ("passwd: files sss\ngroup: files\n", False),
-        ("passwd:\tfiles\ngroup: files ldap # x\n", False),
-        ("passwd: files # ldap\nhosts: ldap\n", True),
-        ("initgroups: sss\n", False),
-        ("passwd: compat\n", False),
-    ],
-)
-def test_where_users_can_be_listed(text: str, answer: bool) -> None:
-    assert policy.lists_all(text) is answer
-
-
-@pytest.mark.parametrize("enumerable", [True, False])
-def test_who_is_in_a_group(monkeypatch: pytest.MonkeyPatch, enumerable: bool) -> None:
-    members = {1: ["x"], 2: [], 3: []}
-    monkeypatch.setattr(policy, "is_enumerable", lambda: enumerable)
-    monkeypatch.setattr(
-        grp, "getgrgid", lambda gid: SimpleNamespace(gr_mem=members[gid])
-    )
-    monkeypatch.setattr(pwd, "getpwall", lambda: [SimpleNamespace(pw_gid=2)])
-    policy.primary_groups.cache_clear()
-    told = [policy.has_members(gid) for gid in (1, 2, 3, 4)]
-    assert told == ([True, True, False, None] if enumerable else [True] + [None] * 3)
-    policy.primary_groups.cache_clear()
-
-
-def test_a_name_is_looked_up_once() -> None:
-    asked: list[str] = []
-
-    def resolve(name: str) -> int:
-        asked.append(name)
-        return {"a": 1}[name]
-
-    answer = policy.once(resolve)
-    for _ in range(2):
-        assert answer("a") == 1
-        with pytest.raises(KeyError):
-            answer("b")
-    assert asked == ["a", "b"]
-
-
-def test_this_host_s_devices_and_people() -> None:
-    assert policy.is_bridge("lo") is False
-    for name in ("no-such-device", "", "..", "a/b", "a\0b", "../net/lo"):
-        assert policy.is_bridge(name) is None
-    assert policy.has_user(0) and policy.has_group(0)
-    assert not policy.has_user(2**32 - 7) and not policy.has_group(2**32 - 7)
 
 
 # --- the command line

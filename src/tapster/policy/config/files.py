@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Files that decide, read only if nobody else could have written them.
+"""Files that decide, read only if nobody but root could have written them.
 
-Whoever can write one decides who gets what. What is looked at is the opened
-descriptor, never the path: that may lead elsewhere a moment later.
+Whoever can write such a file decides who gets what. Owner and mode are those of the
+opened descriptor, never of the path: a moment later the path may lead elsewhere.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from ...errors import ConfigError
 MAIN = "tapster.toml"
 DROP_INS = "conf.d"
 
-# A FIFO must not be waited for, and a terminal not become ours.
+# Do not wait for a FIFO's writer, and do not acquire a controlling terminal.
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def read_files(directory: str, owner_only: bool) -> list[tuple[str, str]]:
     """Path and text of `tapster.toml`, then of `conf.d/*.toml` in name order.
 
+    :param directory: of the configuration; it need not exist.
     :param owner_only: refuse what others than root can write to.
     :raises ConfigError: one of them is refused, or cannot be read.
     """
@@ -47,10 +48,10 @@ def read_files(directory: str, owner_only: bool) -> list[tuple[str, str]]:
 
 
 def _is_there(path: str, parent: int | None) -> bool:
-    """Whether there is anything of that name. A link that leads nowhere is: it
-    was meant to be something, and who knows what that denies.
+    """Whether a name exists. A link that leads nowhere does: the file that it was
+    meant to lead to may deny something.
 
-    :raises ConfigError: nobody knows.
+    :raises ConfigError: that cannot be told.
     """
     name = path if parent is None else os.path.basename(path)
     try:
@@ -66,8 +67,12 @@ def _is_there(path: str, parent: int | None) -> bool:
 def opened_directory(
     path: str, parent: int | None, flags: int, owner_only: bool
 ) -> Iterator[int | None]:
-    """A directory's descriptor while it is needed; None if there is no such.
+    """A directory's descriptor, until the block ends; None if it does not exist.
 
+    :param path: of the directory, for messages too.
+    :param parent: a descriptor of the directory that it is in; None to open the path.
+    :param flags: of open(2), besides O_DIRECTORY and O_CLOEXEC.
+    :param owner_only: refuse it if others than root can write to it.
     :raises ConfigError: it is refused, or cannot be opened.
     """
     name = path if parent is None else os.path.basename(path)
@@ -90,9 +95,11 @@ def opened_directory(
 def opened_file(
     path: str, parent: int, owner_only: bool, *, follow: bool = True
 ) -> Iterator[tuple[int, os.stat_result]]:
-    """A regular file's descriptor and status while they are needed.
+    """A regular file's descriptor and status, until the block ends.
 
-    :param parent: of its directory.
+    :param path: of the file; its last part is opened, all of it is for messages.
+    :param parent: a descriptor of its directory.
+    :param owner_only: refuse it if others than root can write to it.
     :param follow: whether it may be reached by a symbolic link of that name.
     :raises ConfigError: it is refused.
     :raises OSError: it cannot be opened.
@@ -124,7 +131,7 @@ def _read(directory: str, name: str, parent: int, owner_only: bool) -> tuple[str
 
 
 def signature(status: os.stat_result) -> tuple[int, ...]:
-    """What is another where a file is another, or was written to."""
+    """Differs if a file is another one, or has been written to since."""
     return (
         status.st_dev,
         status.st_ino,
@@ -137,7 +144,7 @@ def signature(status: os.stat_result) -> tuple[int, ...]:
 def _check(status: os.stat_result, path: str, owner_only: bool) -> None:
     if not owner_only:
         return
-    # Nor may it be our own user's: dnsmasq, which talks to guests, can be that, too.
+    # Our own user's will not do: dnsmasq, which talks to guests, may run as that user.
     if status.st_uid != 0:
         raise ConfigError(
             f"{path}: belongs to uid {status.st_uid}, not to root",

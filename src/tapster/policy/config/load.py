@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """tapster.toml and conf.d: what an administrator may set.
 
-Later files override earlier ones, key by key. What is not known is refused
-with its place, so that a mistyped key is not a setting that never takes effect.
+Later files override earlier ones, key by key. An unknown key is refused with its
+location: a mistyped key must not become a setting that never takes effect.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Authorization:
     """[authorization]"""
 
     bridge_conf: str = BRIDGE_CONF
-    # A missing include denies, where QEMU's helper passes over it.
+    # A missing include denies; QEMU's helper passes over it.
     strict_includes: bool = False
     lxc_usernet: str = ""  # the file's path; empty: there is none
 
@@ -40,11 +40,11 @@ class Authorization:
 class BrokerSettings:
     """[broker]"""
 
-    # A rootless broker ends when it has been without guests for so long.
+    # A rootless broker without guests ends after this time.
     idle_seconds: float = 60.0
-    # A network without guests is taken down after so long.
+    # A network without guests is taken down after this time.
     network_grace_seconds: float = 2.0
-    # Asked for as a bridge, and no Linux bridge: these mean the default network.
+    # As a bridge, these names mean the default network if no such Linux bridge exists.
     default_bridge_names: tuple[str, ...] = ("br0", "qemubr0")
 
 
@@ -59,9 +59,9 @@ class GuardSettings:
 class HookSettings:
     """[hooks]"""
 
-    # One that has not ended after so long is killed, and has failed.
+    # A hook that has not ended after this time is killed, and has failed.
     timeout_seconds: int = 5
-    at_once: int = 32  # that run at the same time; the others wait
+    at_once: int = 32  # hooks that run at the same time; the others wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +71,13 @@ class Limits:
     connections: int = 1024
     connections_per_user: int = 256
     idle_connection_seconds: float = 30.0
-    # Half a message, or a reply that its caller does not read.
+    # How long a message may stay incomplete, or a reply unread.
     stalled_connection_seconds: float = 5.0
-    # Begun and not answered yet, or answered and still about to be.
+    # Calls that have begun and whose reply has not been sent yet.
     calls_per_user: int = 64
-    # What has something done; who is faster waits. See daemon/fairness/pace.py.
-    requests_per_second: int = 50  # of a user
+    # A user's requests that change something; a faster user waits. See
+    # daemon/fairness/pace.py.
+    requests_per_second: int = 50
     requests_at_once: int = 256
     watchers: int = 256
     watchers_per_user: int = 16
@@ -96,7 +97,8 @@ class Config:
         default_factory=lambda: {DEFAULT_NETWORK: NetworkDefinition(DEFAULT_NETWORK)}
     )
     rules: tuple[Rule, ...] = ()  # [[rules]], in the order of the files
-    # Why there is nothing else here: a file is wrong, and nobody may have anything.
+    # A file is wrong, and this is why; then all else is the default, and nobody may
+    # have anything.
     problem: str | None = None
     book: Rulebook = field(init=False, repr=False, compare=False)
 
@@ -109,12 +111,13 @@ def load(
 ) -> Config:
     """Read `tapster.toml`, then `conf.d/*.toml` in name order; none need exist.
 
-    Nothing is changed by it: a broker that reads anew keeps what it has if the
-    files are wrong.
+    Has no effect of its own: a broker that reads anew keeps the configuration it has
+    if the files are wrong.
 
-    :param owner_only: refuse files that others than root can write to; None
-        means as root, since only then do they decide about other users.
-    :param names: who the users and groups of a name are.
+    :param directory: where they are.
+    :param owner_only: refuse files that others than root can write to; None: if this
+        process is root's, since only then do they decide about other users.
+    :param names: the numbers of users' and groups' names.
     :raises ConfigError: a file is wrong; the message starts with file:line:column.
     """
     if owner_only is None:
@@ -123,9 +126,11 @@ def load(
 
 
 def parse(files: Iterable[tuple[str, str]], names: Names = NSS) -> Config:
-    """What files of these paths and texts say together.
+    """The configuration of some files.
 
-    :raises ConfigError: as `load`.
+    :param files: path and text of each, in the order in which they override.
+    :param names: the numbers of users' and groups' names.
+    :raises ConfigError: a file is wrong.
     """
     reading = read((Document(path, text) for path, text in files), names)
     rule_file.check(reading.written, reading.config.networks)
@@ -133,7 +138,7 @@ def parse(files: Iterable[tuple[str, str]], names: Names = NSS) -> Config:
 
 
 class Reading(NamedTuple):
-    """What files say, and where."""
+    """A configuration, and where each part of it is written."""
 
     config: Config
     documents: tuple[Document, ...]
@@ -141,9 +146,11 @@ class Reading(NamedTuple):
 
 
 def read(documents: Iterable[Document], names: Names) -> Reading:
-    """Read files, save that rules may be about networks that there are not.
+    """Read files, but do not refuse rules about networks that do not exist.
 
-    :raises ConfigError: as `load`.
+    :param documents: the files, in the order in which they override.
+    :param names: the numbers of users' and groups' names.
+    :raises ConfigError: a file is wrong in another way.
     """
     config = Config()
     networks = network_file.drafts()
@@ -164,7 +171,7 @@ def read(documents: Iterable[Document], names: Names) -> Reading:
 
 
 def _merge(config: Config, document: Document) -> Config:
-    """The sections of one file over those before it."""
+    """The single settings of one file over those of the files before it."""
     for section, table in document.data.items():
         if section in _LISTS:
             continue
@@ -191,26 +198,46 @@ def _names(thing: Any) -> list[str]:
 
 
 def _convert(default: Any, value: Any) -> Any:
-    """The value in its setting's type; :raises ValueError: it is of another."""
+    """A value in the type of its setting.
+
+    :param default: the setting's value so far.
+    :raises ValueError: it is of another type.
+    """
     if isinstance(default, tuple):
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        raise ValueError("must be a list of strings")
+        return _strings(value)
     if isinstance(default, StrEnum):
         return choice(type(default))(value)
     if isinstance(default, str):
-        if value == "" == default:
-            return value
-        if isinstance(value, str) and value.startswith("/") and "\0" not in value:
-            return value
-        raise ValueError("must be an absolute path")
+        return _path(value, may_be_empty=not default)
     if isinstance(default, bool):
         return boolean(value)
+    return _number(value, type(default))
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise ValueError("must be a list of strings")
+
+
+def _path(value: Any, *, may_be_empty: bool) -> str:
+    if isinstance(value, str):
+        if value.startswith("/") and "\0" not in value:
+            return value
+        if may_be_empty and not value:
+            return value
+    raise ValueError("must be an absolute path")
+
+
+def _number(value: Any, kind: type[int] | type[float]) -> int | float:
+    """
+    :param kind: int for a whole number from 1 up, float for any from 0 up.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise ValueError("must be a number, not negative")
-    if isinstance(default, int) and (not isinstance(value, int) or value < 1):
+    if kind is int and (not isinstance(value, int) or value < 1):
         raise ValueError("must be a whole number from 1 up")
     try:
-        return type(default)(value)
+        return kind(value)
     except OverflowError:
         raise ValueError("is too large") from None

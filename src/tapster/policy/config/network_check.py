@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether the keys of the networks go together, when all files have been read.
+"""Whether the keys of the networks go together, once all files have been read.
 
-What has no effect is refused rather than passed over: an administrator who
-writes it believes that it has one.
+A key that would have no effect is refused: whoever wrote it believes that it has one.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from .network_file import Draft, Setting
 from .toml_locations import Invalid
 
 _IPV6_MTU = 1280  # RFC 8200, section 5
-_OF_OURS = (Mode.NAT, Mode.ISOLATED)
-# The modes that a key is for; those that are not here are for all.
+_OWN_BRIDGE = (Mode.NAT, Mode.ISOLATED)  # modes whose bridge the broker makes
+# The modes that a key is for. A key that is not here is for every mode.
 MODES: dict[str, tuple[Mode, ...]] = {
     "bridge": (Mode.BRIDGE,),
     "address_check": (Mode.BRIDGE,),
@@ -24,14 +23,17 @@ MODES: dict[str, tuple[Mode, ...]] = {
     "forward": (Mode.NAT,),
     **dict.fromkeys(
         ("scope", "subnet", "subnet6", "slaac", "domain", "dns", "dhcp", "mtu"),
-        _OF_OURS,
+        _OWN_BRIDGE,
     ),
-    "host_access": _OF_OURS,
+    "host_access": _OWN_BRIDGE,
 }
 
 
 def check(networks: Collection[Draft]) -> None:
-    """:raises ConfigError: something does not go together; it says what, where."""
+    """Check all networks, each by itself and with the others.
+
+    :raises ConfigError: something does not go together; it says what, and where.
+    """
     for draft in networks:
         _check_mode(draft)
         _check_subnets(draft)
@@ -110,7 +112,7 @@ def _check_reservations(draft: Draft) -> None:
 def _problem(
     address: IPv4Address | IPv6Address, network: IPv4Network | IPv6Network
 ) -> str | None:
-    """Why no guest of the network can have the address, if so."""
+    """Why no guest of the network can have the address; None if one can."""
     if address not in network:
         return f"{address} is not in {network}"
     if address == network[0]:
@@ -144,7 +146,7 @@ def _overlap(one: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network) -
 
 
 def _check_forwards(networks: Collection[Draft]) -> None:
-    """A port of the host leads to one guest."""
+    """Check that no port of the host is forwarded to two guests."""
     seen: dict[object, str] = {}
     for draft in networks:
         for setting, number in _forwards(draft):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """[networks.NAME]: what a network is made of, from all files together.
 
-A file that comes later sets single keys anew. Each value is checked where it is
-written; whether they go together is asked of what came out, and told with the
-place of the key that was set last.
+A later file sets single keys anew. Each value is checked where it is written. Whether
+the values go together is checked once all files are read (`network_check`); an error
+then has the location of the key that was set last.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MOST_NICS = 10_000
 
 
 class Setting(NamedTuple):
-    """A value, and where it was set."""
+    """A value, and the key that set it."""
 
     value: Any
     document: Document
@@ -57,7 +57,7 @@ class Setting(NamedTuple):
 
 @dataclass(slots=True)
 class Draft:
-    """One network as the files so far make it."""
+    """One network, as the files read so far make it."""
 
     name: str
     settings: dict[str, Setting] = field(default_factory=dict)
@@ -80,13 +80,16 @@ class Draft:
 
 
 def drafts() -> dict[str, Draft]:
-    """What there is before the first file."""
+    """The networks that exist before the first file is read."""
     return {DEFAULT_NETWORK: Draft(DEFAULT_NETWORK)}
 
 
 def add(networks: dict[str, Draft], document: Document, names: Names) -> None:
-    """Take in what one file says.
+    """Add what one file says.
 
+    :param networks: the drafts so far, by name; these are changed.
+    :param document: the file.
+    :param names: the numbers of users' names.
     :raises ConfigError: a value is not acceptable, or a key not known.
     """
     try:
@@ -163,7 +166,7 @@ def _rate(value: Any) -> Rate:
 
 
 def build(draft: Draft) -> NetworkDefinition:
-    """The network of a draft whose keys go together."""
+    """The network of a draft that `network_check` has taken."""
     values = {key: setting.value for key, setting in draft.settings.items()}
     if values.get("domain") == NetworkDefinition(draft.name).full_domain:
         del values["domain"]

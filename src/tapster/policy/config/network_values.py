@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Values that are about networks, checked and typed: addresses, ports, rates.
 
-As in `values`, each function takes what tomllib found, raises `Invalid` for
-what it is not, and lets through nothing that the kernel or a peer would refuse.
+Each function takes a value as tomllib returns it, and returns the typed value or raises
+`Invalid`. It lets nothing through that the kernel or another program would refuse.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def forward(value: Any) -> Forward:
 
 
 def rate(value: Any) -> int:
-    """Bits a second: a number of them, or with a unit as tc(8) writes it."""
+    """Bits a second: a number, or a text with a unit as for tc(8); 0 is no limit."""
     if isinstance(value, str):
         found = _RATE.fullmatch(value)
         if found is None:
@@ -185,7 +185,7 @@ def subnet(value: Any) -> IPv4Network:
 
 
 def subnet6(value: Any) -> IPv6Network | None:
-    """An IPv6 subnet; None for none at all."""
+    """An IPv6 subnet; None for "none", a network without IPv6."""
     text = string(value)
     if text == "none":
         return None
@@ -207,7 +207,7 @@ def subnet6(value: Any) -> IPv6Network | None:
 
 
 def _is_usable(address: Address) -> bool:
-    """Whether hosts on a network can have it."""
+    """Whether a host on a network can have the address."""
     if isinstance(address, IPv6Address):
         return not (
             address.is_link_local

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """[[rules]]: who may have what, in the order of the files.
 
-Names of users and groups become numbers here, so that a decision asks nobody;
-one that does not exist is an error, for a rule that denies it would deny no one.
+Names of users and groups become numbers here, so that a decision need not look them
+up. A name that nobody has is an error: a rule that denies it would deny nobody.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from .values import (
 
 
 class Effect(StrEnum):
-    """What a rule does with those whom it is about."""
+    """What a rule does with the requests that it is about."""
 
     ALLOW = "allow"
     DENY = "deny"
     POLKIT = "polkit"
 
 
-# What says how much is allowed, and so nothing where nothing is.
+# Keys that say on which terms something is allowed: a rule that denies has none.
 _OF_ALLOW = ("max_nics", "macs", "trusted", "forward", "ttl", "manage")
 
 
 class Written(NamedTuple):
-    """A rule, and where it stands."""
+    """A rule, and where it is written."""
 
     rule: Rule
     document: Document
@@ -74,7 +74,10 @@ def read(document: Document, names: Names) -> list[Written]:
 
 
 def check(rules: Collection[Written], networks: Collection[str]) -> None:
-    """:raises ConfigError: a rule is about a network that no file defines."""
+    """Check that all networks of the rules exist.
+
+    :raises ConfigError: a rule is about a network that no file defines.
+    """
     for error in unknown_networks(rules, networks):
         raise error
 
@@ -113,7 +116,7 @@ def _linux_bridge(value: Any) -> str:
 
 
 def converters(names: Names) -> dict[str, Callable[[Any], Any]]:
-    """The keys of a rule, and what makes their values."""
+    """For each key of a rule, the function that checks and types its value."""
     everyone = "leave it out for everyone"
     return {
         "users": each(identity("user", names.uid), everyone),

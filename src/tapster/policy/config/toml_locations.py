@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A TOML file that knows where each of its keys is written.
 
-tomllib forgets that, and an error without its place is a search. So the text,
-once tomllib has taken it, is gone through a second time for the keys alone.
+tomllib does not say, and an error without a location sends its reader searching. So
+once tomllib has taken a text, it is scanned a second time, for the keys alone.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 
 from ...errors import ConfigError
 
-Keys = tuple[str | int, ...]  # the way to a value: keys, and places in a list
+Keys = tuple[str | int, ...]  # the way to a value: keys, and indices in lists
 
 _BLANK = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
 _KEY = re.compile(r"""[A-Za-z0-9_-]+|"(?:\\.|[^"\\\n])*"|'[^'\n]*'""")
 _DOT = re.compile(r"[ \t]*\.[ \t]*")
 _EQUALS = re.compile(r"[ \t]*=[ \t]*")
-# Three quotes end a text of many lines, and one or two more are still its own.
+# Before the three quotes that end a text of many lines, it may have two of its own.
 _PLAIN = re.compile(
     r'"""(?:\\.|[^\\])*?"""(?:"{0,2})'
     r"|'''.*?'''(?:'{0,2})"
@@ -34,20 +34,24 @@ _PLAIN = re.compile(
 
 
 class Invalid(ValueError):
-    """A value is not acceptable; `keys` lead from it to the part that is not."""
+    """A value is not acceptable.
+
+    :param message: why not.
+    :param keys: the way from the value to the part of it that is not.
+    """
 
     def __init__(self, message: str, *keys: str | int) -> None:
         super().__init__(message)
         self.keys: Keys = keys
 
     def below(self, key: str | int) -> Invalid:
-        """The same, seen from what the value is in."""
+        """This error, seen from the table or list that the value is in."""
         self.keys = (key, *self.keys)
         return self
 
 
 class UnknownKey(Invalid):
-    """A key that nobody knows, with the nearest that is known."""
+    """A key is not known; the message suggests the nearest that is."""
 
     def __init__(self, key: str, known: Iterable[str]) -> None:
         near = did_you_mean(key, known)
@@ -57,13 +61,15 @@ class UnknownKey(Invalid):
 class Document:
     """One file.
 
+    :param path: for locations.
+    :param text: what is in it.
     :raises ConfigError: it is not TOML.
     """
 
     def __init__(self, path: str, text: str) -> None:
         self.path = path
         self._text = text.replace("\r\n", "\n")  # as tomllib does, for its columns
-        # Where each line starts: a policy may have thousands of rules to be told of.
+        # Where each line starts. A list, as thousands of rules may have to be located.
         self._lines = [0, *(found.end() for found in re.finditer("\n", self._text))]
         try:
             self.data: dict[str, Any] = tomllib.loads(self._text)
@@ -78,16 +84,18 @@ class Document:
         return self.location(*keys).rpartition(":")[0]
 
     def location(self, *keys: str | int) -> str:
-        """file:line:column of a key, or of what it is in if it is not written."""
+        """file:line:column of a key, or of the table it would be in."""
         while keys and keys not in self._offsets:
             keys = keys[:-1]
         return self._at(self._offsets[keys] if keys else 0)
 
     def error(self, keys: Keys, problem: Invalid | str, depth: int = 2) -> ConfigError:
-        """What is wrong with the value of a key.
+        """Say what is wrong with the value of a key.
 
-        :param depth: how many of the keys are those of the table around it,
-            which the message leaves out.
+        :param keys: the way to the value.
+        :param problem: what is wrong with it.
+        :param depth: how many of the keys lead to the table around the value; the
+            message leaves these out.
         """
         text = str(problem)
         if isinstance(problem, Invalid):
@@ -98,7 +106,7 @@ class Document:
         return ConfigError(f"{self.location(*keys)}: {text}")
 
     def _decode_error(self, message: str) -> str:
-        """tomllib says "… (at line L, column C)"; we say file:L:C: …"""
+        """Turn tomllib's "… (at line L, column C)" into "file:L:C: …"."""
         what, _, where = message.rpartition(" (at ")
         found = re.fullmatch(r"line (\d+), column (\d+)\)", where)
         if found:
@@ -111,13 +119,13 @@ class Document:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence about a word that is not known."""
+    """The end of a message about a word that is not known: the nearest that is."""
     near = difflib.get_close_matches(word, [str(name) for name in known], 1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 class _Scanner:
-    """Goes through a text that tomllib has taken."""
+    """Finds the keys of a text that tomllib has taken."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -126,7 +134,7 @@ class _Scanner:
         self._last: dict[Keys, int] = {}  # of each [[list]], its last table
 
     def offsets(self) -> dict[Keys, int]:
-        """Where each key, and each value in a list, is written."""
+        """The offset of each key, and of each value in a list."""
         table: Keys = ()
         while not self._at_end():
             if self._take("["):
@@ -140,7 +148,7 @@ class _Scanner:
         self._skip(_BLANK)
         table: Keys = ()
         for key, offset in self._keys():
-            # What is below a list of tables is below its last one.
+            # A key below a list of tables is in the last of them.
             if table in self._last:
                 table += (self._last[table],)
             table += (key,)
@@ -191,7 +199,7 @@ class _Scanner:
         return self._here == len(self._text)
 
     def _ends(self, bracket: str) -> bool:
-        """Whether a list or table ends here; a comma before that is passed."""
+        """Whether a list or table ends here; skips a comma before its end."""
         self._skip(_BLANK)
         if self._take(","):
             self._skip(_BLANK)

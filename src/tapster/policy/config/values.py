@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Values of any kind as TOML has them, checked and typed.
+"""Values of any kind, checked and typed.
 
-Each function takes what tomllib found and raises `Invalid` for what it is not;
-the message repeats the text, for a list may have many.
+Each function takes a value as tomllib returns it, and returns the typed value or raises
+`Invalid`. The message repeats the value, since a list may have many. Some functions
+take terms and return such a function.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _MAX_ID = 2**32 - 2  # the one above means "no user"
 
 
 class Names(NamedTuple):
-    """Who a user's and a group's name is; KeyError for nobody."""
+    """The numbers of users' and groups' names; KeyError if nobody has the name."""
 
     uid: Callable[[str], int]
     gid: Callable[[str], int]
@@ -40,7 +41,7 @@ NSS = Names(
 
 
 def shown(value: Any) -> str:
-    """A value as a piece of one line."""
+    """A value as a piece of one line of a message."""
     if isinstance(value, (list, dict)):
         return "a list" if isinstance(value, list) else "a table"
     if isinstance(value, bool):
@@ -69,7 +70,8 @@ def table(
 ) -> dict[str, Any]:
     """A table.
 
-    :param convert: the keys that it may have, and what makes their values.
+    :param convert: the keys that it may have, and the functions that check and type
+        their values; None: any keys, with values as they are.
     """
     if not isinstance(value, dict):
         raise Invalid(f"{shown(value)} is not a table")
@@ -87,6 +89,8 @@ def table(
 
 
 def integer(low: int, high: int) -> Callable[[Any], int]:
+    """A whole number from `low` to `high`."""
+
     def convert(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise Invalid(f"{shown(value)} is not a whole number")
@@ -100,9 +104,9 @@ def integer(low: int, high: int) -> Callable[[Any], int]:
 def each(
     convert: Callable[[Any], T], empty: str = ""
 ) -> Callable[[Any], tuple[T, ...]]:
-    """A list of such values.
+    """A list of values that `convert` takes.
 
-    :param empty: why there must be one at least, if that is so.
+    :param empty: what to do instead of writing an empty list; "" if one may be.
     """
 
     def convert_all(value: Any) -> tuple[T, ...]:
@@ -122,9 +126,9 @@ def each(
 
 
 def choice(kind: type[E], *later: str) -> Callable[[Any], E]:
-    """One of a few words.
+    """One of the words of an enumeration.
 
-    :param later: words that will be, and are refused as such.
+    :param later: words of a later version, which are refused as such.
     """
 
     def convert(value: Any) -> E:
@@ -153,7 +157,7 @@ def label(value: Any, longest: int = LABEL_LENGTH) -> str:
 
 
 def name_pattern(value: Any) -> str:
-    """A pattern for guests' names: `*` and `?` stand for what they do in a shell."""
+    """A pattern for guests' names; `*` and `?` mean what they do in a shell."""
     text = string(value).lower()
     if len(text) > LABEL_LENGTH or not _NAME_PATTERN.fullmatch(text):
         raise Invalid(f"{shown(value)} is not a pattern for guests' names, as in web-*")
@@ -161,7 +165,7 @@ def name_pattern(value: Any) -> str:
 
 
 def duration(value: Any) -> int:
-    """Seconds: a number of them, or with a unit, "90s", "30m", "8h" or "7d"."""
+    """Seconds: a number, or a text with a unit, "90s", "30m", "8h" or "7d"."""
     if isinstance(value, str):
         found = _DURATION.fullmatch(value)
         if found is None:
@@ -171,7 +175,11 @@ def duration(value: Any) -> int:
 
 
 def identity(what: str, resolve: Callable[[str], int]) -> Callable[[Any], int]:
-    """A user or a group, by name or number."""
+    """The number of a user or group, which may be written by name or by number.
+
+    :param what: "user" or "group".
+    :param resolve: the number of a name.
+    """
 
     def convert(value: Any) -> int:
         if not isinstance(value, str):

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What patterns for MAC addresses and guests' names can match, and which of them
-match all that others do.
+"""What patterns for MAC addresses and guests' names can match.
 
-A pattern is of `*`, `?` and plain characters, as the configuration has it. Each
-answer that is True is certain; False means that it could not be shown.
+A pattern consists of `*`, `?` and plain characters, as the configuration has it. The
+answer True is certain; False means that it could not be shown.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _UNICAST = frozenset("02468ace")  # the second digit
 
 
 def are_within(inner: Sequence[str], outer: Sequence[str]) -> bool:
-    """Whether all that one list of patterns matches, another does; none is any."""
+    """Whether `outer` matches all that `inner` does. An empty list matches anything."""
     if not outer:
         return True
     return bool(inner) and all(
@@ -27,10 +26,10 @@ def are_within(inner: Sequence[str], outer: Sequence[str]) -> bool:
 
 
 def is_within(inner: str, outer: str) -> bool:
-    """Whether `outer` matches all that `inner` does."""
+    """Whether the pattern `outer` matches all that the pattern `inner` does."""
     if inner == outer:
         return True
-    # Where in `inner` the part of `outer` so far may have ended.
+    # Up to where in `inner` the part of `outer` so far may match.
     ends = {0}
     for sign in outer:
         if sign == "*":
@@ -49,7 +48,7 @@ def is_within(inner: str, outer: str) -> bool:
 
 
 def matches_no_mac(pattern: str) -> bool:
-    """Whether no guest's MAC address is like that."""
+    """Whether a pattern matches no guest's MAC address."""
     ends = {0}
     for sign in pattern:
         if sign == "*":
@@ -73,9 +72,9 @@ def _characters_at(index: int) -> frozenset[str]:
 
 
 def matches_no_name(pattern: str) -> bool:
-    """Whether no guest can have a name like that."""
+    """Whether a pattern matches no name that a guest can have."""
     start, inside, hyphen = "start", "inside", "hyphen"
-    # What the name so far ends in, and how long it is at least.
+    # What a name that matches so far may end in, and how long it is at least.
     ends: dict[str, int] = {start: 0}
     for sign in pattern:
         after: dict[str, int] = {}

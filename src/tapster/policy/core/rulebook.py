@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """All rules, found by whom and what they are about.
 
-A site may have thousands of them, and a request is about few: a decision looks
-up the caller and the target, and walks what is left in the order of the files.
+A site may have thousands of rules, and few are about one request. So a decision looks
+up the rules about the caller and the target, and goes through these in the order of the
+files. What "about" means is in `matching`.
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ from ...model import Peer, Rule
 DEFAULT_NETWORK = "default"
 EVERY_NETWORK = "*"
 DENY = "deny"
-_WILD = re.compile(r"\[.*\]|[][*?]")  # in a pattern
+_WILD = re.compile(r"\[.*\]|[][*?]")  # what in a pattern is no plain text
 
-# Holds as long as no rule of a file names the network.
+# Holds unless a rule of the files names the network.
 BUILT_IN = Rule(
     f"the built-in rule for network {DEFAULT_NETWORK}", networks=(DEFAULT_NETWORK,)
 )
 
 
 class Target(NamedTuple):
-    """What a request turned out to be about: a network or a Linux bridge, or
-    neither; and the guest's name and MAC, None while they may be any."""
+    """What a request turned out to be about.
+
+    A network or a Linux bridge, or neither if there is no such thing; and the guest's
+    name and MAC, None while they may still be any.
+    """
 
     network: str | None = None
     bridge: str | None = None
@@ -65,7 +69,7 @@ class _Index:
         return found
 
     def _groups_of(self, peer: Peer) -> set[int]:
-        """Of some groups and of many, the few are gone through."""
+        """The groups of a caller that rules are about; the smaller set is searched."""
         theirs = peer.groups
         if self.denies:
             if peer.account_groups is None:
@@ -82,9 +86,11 @@ class _Index:
 
 
 class _Trait(NamedTuple):
-    """What all words have that some patterns are about: one of these beginnings,
-    one of these ends, and one of these in it. Few others do, and to see that takes
-    a fraction of the time of matching."""
+    """What a word must have to match one of some patterns.
+
+    One of these beginnings, one of these ends, and one of these pieces. Few words have
+    these and do not match, and to look for them is much faster than to match.
+    """
 
     first: tuple[str, ...]
     last: tuple[str, ...]
@@ -92,7 +98,7 @@ class _Trait(NamedTuple):
 
 
 def _trait(patterns: Sequence[str]) -> _Trait | None:
-    """None if there are no patterns."""
+    """The trait of some patterns; None if there are none, as anything matches."""
     if not patterns:
         return None
     parts = [_WILD.split(pattern) for pattern in patterns]
@@ -107,15 +113,17 @@ class Rulebook:
     """The rules of the files, and the built-in one behind them where it holds."""
 
     def __init__(self, rules: Sequence[Rule] = (), problem: str | None = None) -> None:
-        """:param problem: why nothing may be decided by them: they could not be
-        read whole."""
+        """
+        :param rules: those of the files, in their order.
+        :param problem: why the files could not be read whole; then all is denied.
+        """
         named = any(DEFAULT_NETWORK in rule.networks for rule in rules)
         self.rules = tuple(rules) if named else (*rules, BUILT_IN)
         self.problem = problem
         self.managing = tuple(rule for rule in rules if rule.manage)
         self._guests = [_trait(rule.guests) for rule in self.rules]
         self._macs = [_trait(rule.macs) for rule in self.rules]
-        # Of each two: those that deny, and the others.
+        # By name, two indices: of the rules that deny, and of the others.
         self._networks: dict[str, tuple[_Index, _Index]] = {}
         self._bridges: dict[str, tuple[_Index, _Index]] = {}
         for number, rule in enumerate(self.rules):
@@ -128,16 +136,22 @@ class Rulebook:
                     pair[rule.effect != DENY].add(number, rule)
 
     def denials(self, peer: Peer, target: Target) -> Iterator[Rule]:
-        """The rules about both that deny, in the order of the files. They need not
-        be about the guest, but many that are not are left out."""
+        """Rules about caller and target that deny, in the order of the files.
+
+        Most of those that do not match the guest are left out, but not all.
+        """
         return self._find(peer, target, 0)
 
     def grants(self, peer: Peer, target: Target) -> Iterator[Rule]:
-        """The rules about both that do not deny, in the same way."""
+        """Rules about caller and target that allow, or let polkit decide.
+
+        In the order of the files; most of those that do not match the guest are left
+        out, but not all.
+        """
         return self._find(peer, target, 1)
 
     def about(self, peer: Peer, target: Target) -> list[Rule]:
-        """All rules about both, whatever the guest is called, in that order."""
+        """All rules about caller and target, whatever the guest, in that order."""
         whoever = target._replace(name=None, mac=None)
         found = [self._numbers(peer, whoever, kind) for kind in (0, 1)]
         return [self.rules[number] for number in sorted(itertools.chain(*found))]
@@ -170,7 +184,7 @@ class Rulebook:
 def _likely(
     numbers: Iterable[int], word: str, traits: Sequence[_Trait | None]
 ) -> Iterator[int]:
-    """Those of some rules whose patterns a word may be among."""
+    """Those of some rules whose patterns a word may match."""
     for number in numbers:
         trait = traits[number]
         if trait is None:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which file systems may be asked at all, found out without asking them.
+"""Which file systems may be asked for anything, found out without asking them.
 
-A user may mount a file system that a program of its own serves (FUSE), and have
+A user may mount a file system that the user's own program serves (FUSE), and so have
 whoever looks at a file there wait for ever. A file in /proc may be made from a
-process's memory, and that be mapped from such a file system. So what a descriptor
-is in comes first, and only the kernel's own tables are asked for it.
+process's memory, which may be mapped from such a file system. So the mount of a
+descriptor is looked at before anything else, in the kernel's own tables alone.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _statx = ctypes.CDLL(None, use_errno=True).statx
 
 
 def mount_of(fd: int) -> int:
-    """The id of the mount that a descriptor, O_PATH or not, leads into.
+    """The id of the mount that a descriptor, O_PATH or not, is on.
 
-    :raises OSError: the kernel, or the file system, does not tell.
+    :raises OSError: the kernel or the file system does not say.
     """
     buffer = ctypes.create_string_buffer(256)
     flags = _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC
@@ -44,7 +44,7 @@ def mount_of(fd: int) -> int:
 
 
 def why_not(mount: int) -> str | None:
-    """Why nothing of a mount may be looked at; None if it may.
+    """Why nothing on a mount may be looked at; None if it may be.
 
     :raises OSError: the mounts cannot be listed.
     """
@@ -52,12 +52,12 @@ def why_not(mount: int) -> str | None:
 
 
 class _Table:
-    """The mounts of our namespace, listed again when they have changed: that is what
-    poll(2) tells of the file (proc_pid_mountinfo(5)). A list of some hundred takes
-    longer than all else that a decision does.
+    """The mounts of our namespace, listed again only when they have changed.
 
-    What is looked up is the mount of a descriptor that is open, so while nothing
-    has changed its id is no other mount's.
+    Reading a list of some hundred mounts takes longer than all else in a decision;
+    poll(2) on the file tells whether it has changed (proc_pid_mountinfo(5)). An answer
+    may be kept by the mount's id: each mount asked about has an open descriptor on it,
+    so while nothing has changed no other mount can get that id.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class _Table:
         self._answers: dict[int, str | None] = {}
 
     def why_not(self, mount: int) -> str | None:
-        if self._poll is None or self._pid != os.getpid():  # "self" is who opened it
+        if self._poll is None or self._pid != os.getpid():  # a fork has other mounts
             self._open()
         elif self._poll.poll(0):
             self._answers.clear()

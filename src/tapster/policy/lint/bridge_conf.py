@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What bridge.conf says that its author may not have meant.
 
-The broker reads it at each request, for one bridge and as one caller. Here it is
-looked at whole, by the right to read of who checks: what that is not enough for is
-told as not checked.
+The broker reads it at each request, for one bridge and as one caller. Here all of it is
+looked at, for every bridge, as far as who checks may read it; the rest is told as not
+checked.
 """
 
 from __future__ import annotations
@@ -16,56 +16,51 @@ from typing import NamedTuple
 
 from ..config.load import Reading
 from ..core.rulebook import DENY
-from ..foreign.access import Undecidable
-from ..foreign.bridge_conf import (
-    MAX_BYTES,
-    MAX_DEPTH,
-    MAX_FILES,
-    MAX_LINES,
-    Line,
-    Load,
-    Parsed,
-    parse,
-)
+from ..foreign.bridge_conf_includes import IncludeReader, Load
+from ..foreign.bridge_conf_lines import Line, Parsed, parse
+from ..foreign.permissions import Undecidable
 from .findings import Finding, Severity, at
-from .values import Host, about_bridge
+from .host import Host
+from .networks import about_bridge
 
 _CODE = "bridge-conf"
 ALL = "all"
 _REFUSED = "every request for a Linux bridge is refused"
 _LINES = "a line is allow, deny or include, a space, and a name"
-_OURS = "the broker cannot "  # what `access` says of the rights of who reads
+_OURS = "the broker cannot "  # how `access` begins if who reads lacks a right
 
 
 class Files(NamedTuple):
     """How files are looked at."""
 
     load: Load
-    look: Callable[[bytes], os.stat_result]  # raises OSError
-    is_root: bool  # whether who checks may read all that others may
+    look: Callable[[bytes], os.stat_result]  # as os.stat
+    is_root: bool  # whether who checks may read what any other user may
 
 
 class BridgeConf(NamedTuple):
-    """What there is to say of bridge.conf.
-
-    `allows` and `denies` are bridges, or "all", of which its main file says so to
-    everyone, and the line; no included file may say otherwise.
-    """
+    """What there is to say of bridge.conf."""
 
     findings: list[Finding]
     is_there: bool
-    may_allow: bool  # a bridge to somebody
+    may_allow: bool  # some bridge to somebody
+    # What the main file says to everyone and no included file can change: bridges, or
+    # "all", and file:line.
     allows: dict[str, str]
     denies: dict[str, str]
 
     def allowed(self, bridges: Iterable[str]) -> list[str]:
-        """Those of some bridges that it allows everyone."""
+        """Those of these bridges that everyone may use."""
         return [name for name in bridges if name in self.allows or ALL in self.allows]
 
 
 def lint_bridge_conf(path: str, strict: bool, host: Host, files: Files) -> BridgeConf:
-    """
+    """Check bridge.conf and what it includes.
+
+    :param path: of the main file.
     :param strict: whether a request is refused for an include that is passed over.
+    :param host: whose bridges the names are.
+    :param files: how files are looked at.
     """
     walk = _Walk(strict, host, files)
     is_there = True
@@ -85,7 +80,7 @@ def lint_bridge_conf(path: str, strict: bool, host: Host, files: Files) -> Bridg
 
 
 def denied_bridges(reading: Reading, denies: dict[str, str]) -> Iterator[Finding]:
-    """The rules that allow a Linux bridge which bridge.conf denies everyone."""
+    """Rules that allow a Linux bridge which bridge.conf denies to everyone."""
     for rule, document, keys in reading.written:
         if rule.effect == DENY:
             continue
@@ -114,48 +109,34 @@ def other_writer(status: os.stat_result) -> str | None:
 
 
 class _Walk:
-    """What has been read so far."""
+    """Goes through the files, and keeps what is to be said of them."""
 
     def __init__(self, strict: bool, host: Host, files: Files) -> None:
         self.findings: list[Finding] = []
         self.may_allow = False
         self.denies: dict[str, str] = {}  # by the main file
-        self._allows: dict[str, str] = {}
+        self._allows: dict[str, str] = {}  # by the main file
         self._denied: set[str] = set()  # by any file
-        self._is_sure = True  # that all of it was read, and counts
+        self._is_sure = True  # all of it was read, and counts
+        self._is_over = False  # the broker refuses here: what follows counts for nobody
         self._strict = strict
         self._host = host
         self._files = files
-        self._is_over = False  # nobody gets any further
-        self._bytes_left = MAX_BYTES
-        self._lines_left = MAX_LINES
-        self._files_left = MAX_FILES
-        self._open: list[tuple[int, int]] = []  # a chain of includes
+        self._includes = IncludeReader(files.load)
         self._bridges: set[str] = set()
 
     def read(self, path: bytes) -> Parsed:
-        """Take in a file and what it includes.
+        """Go through a file and what it includes.
 
         :raises OSError: it cannot be read, which an include passes over.
-        :raises Undecidable: the broker refuses to go on.
+        :raises Undecidable: the broker refuses the request.
         """
-        if self._files_left == 0:
-            raise Undecidable(f"more than {MAX_FILES} files")
-        self._files_left -= 1
-        data, identity, is_directory = self._files.load(path, self._bytes_left)
-        self._bytes_left -= len(data)
-        self._lines_left -= data.count(b"\n") + 1
-        if self._lines_left < 0:
-            raise Undecidable(f"more than {MAX_LINES} lines")
-        if is_directory and self._open:
+        data, identity, is_directory = self._includes.load(path)
+        if is_directory and self._includes.depth:
             raise IsADirectoryError(EISDIR, "a directory, which counts as empty")
-        if identity in self._open:
-            raise Undecidable("a file that includes itself")
-        if len(self._open) == MAX_DEPTH:
-            raise Undecidable(f"more than {MAX_DEPTH} files deep")
+        self._includes.enter(identity)
         self._writer(path)
         parsed = parse(data)
-        self._open.append(identity)
         odd = {line.number for line in parsed.lines if line.remark}
         for line in parsed.lines:
             if self._is_over:
@@ -166,8 +147,53 @@ class _Walk:
                 self._warn(_text(path), line.number, line.remark, None)
             else:
                 self._rule(_text(path), line, line.number in odd)
-        self._open.pop()
+        self._includes.leave()
         return parsed
+
+    def allows(self) -> dict[str, str]:
+        """What the main file allows everyone, and no file denies."""
+        if not self._is_sure or ALL in self._denied:
+            return {}
+        if self._denied:  # "all" is not all, then
+            self._allows.pop(ALL, None)
+        return {
+            name: location
+            for name, location in self._allows.items()
+            if name not in self._denied
+        }
+
+    def unreadable(
+        self, path: str, line: int | None, problem: OSError | Undecidable
+    ) -> None:
+        """Say what cannot be read: by who checks, or by the broker either.
+
+        :param path: of the file that is to blame.
+        :param line: of the include that leads there; None for the main file.
+        :param problem: what happened.
+        """
+        text = problem.strerror if isinstance(problem, OSError) else str(problem)
+        is_ours = isinstance(problem, OSError) or str(problem).startswith(_OURS)
+        if is_ours and not self._files.is_root:
+            self.may_allow, self._is_sure = True, False
+            text = f"not checked, as you may not read it: {text}"
+            self._say(path, line, Severity.NOTE, "not-checked", text, None)
+        else:
+            self.refuse(path, line, str(text), None)
+            self._is_over = True
+
+    def refuse(
+        self, path: str, line: int | None, problem: str, hint: str | None
+    ) -> None:
+        """Say what has the broker refuse every request for a Linux bridge.
+
+        :param path: of the file that is to blame.
+        :param line: which line of it, if it is one.
+        :param problem: what is wrong.
+        :param hint: what to do about it.
+        """
+        self._is_sure = False
+        text = f"{problem}: {_REFUSED}"
+        self._say(path, line, Severity.ERROR, _CODE, text, hint)
 
     def _include(self, path: str, line: Line) -> None:
         name = _text(line.argument)
@@ -191,33 +217,17 @@ class _Walk:
                 text = f"{error.remark}; nothing behind it counts"
                 self._pass_over(name, error.number, text, _LINES)
 
-    def allows(self) -> dict[str, str]:
-        """By the main file, if no file denies it."""
-        if not self._is_sure or ALL in self._denied:
-            return {}
-        if self._denied:  # what is all, then
-            self._allows.pop(ALL, None)
-        return {
-            name: location
-            for name, location in self._allows.items()
-            if name not in self._denied
-        }
-
     def _rule(self, path: str, line: Line, is_odd: bool) -> None:
-        name, is_main = _text(line.argument), len(self._open) == 1
-        location = f"{path}:{line.number}"
-        if line.word == b"allow":
-            self.may_allow = True
-            if is_main:
-                self._allows.setdefault(name, location)
-        else:
-            self._denied.add(name)
-            if is_main:
-                self.denies.setdefault(name, location)
+        """
+        :param is_odd: something was said of the line already.
+        """
+        name, is_main = _text(line.argument), self._includes.depth == 1
+        allows = line.word == b"allow"
+        self._keep(name, allows, f"{path}:{line.number}" if is_main else None)
         words = None
         if name == ALL:
-            # Few may be whom an included file says it to.
-            if line.word == b"allow" and is_main:
+            # What an included file allows may be for those few who can read it.
+            if allows and is_main:
                 text = "everyone may use every Linux bridge of this host"
                 hint = "name the bridges"
                 words = Severity.WARNING, "allows-all-bridges", text, hint
@@ -227,7 +237,19 @@ class _Walk:
         if words is not None:
             self._say(path, line.number, *words)
 
+    def _keep(self, name: str, allows: bool, location: str | None) -> None:
+        """
+        :param location: file:line, if it is the main file.
+        """
+        if allows:
+            self.may_allow = True
+        else:
+            self._denied.add(name)
+        if location is not None:
+            (self._allows if allows else self.denies).setdefault(name, location)
+
     def _writer(self, path: bytes) -> None:
+        """Say if others than root may write to a file."""
         try:
             writer = other_writer(self._files.look(path))
         except OSError:
@@ -238,29 +260,8 @@ class _Walk:
             hint = f"chown root {name}; chmod go-w {name}"
             self._say(name, None, Severity.WARNING, "other-writer", text, hint)
 
-    def unreadable(
-        self, path: str, line: int | None, problem: OSError | Undecidable
-    ) -> None:
-        """Say what cannot be read: by us alone, or by the broker either."""
-        text = problem.strerror if isinstance(problem, OSError) else str(problem)
-        is_ours = isinstance(problem, OSError) or str(problem).startswith(_OURS)
-        if is_ours and not self._files.is_root:
-            self.may_allow, self._is_sure = True, False
-            text = f"not checked, as you may not read it: {text}"
-            self._say(path, line, Severity.NOTE, "not-checked", text, None)
-        else:
-            self.refuse(path, line, str(text), None)
-            self._is_over = True
-
-    def refuse(
-        self, path: str, line: int | None, problem: str, hint: str | None
-    ) -> None:
-        """Say what has the broker refuse everything."""
-        self._is_sure = False
-        text = f"{problem}: {_REFUSED}"
-        self._say(path, line, Severity.ERROR, _CODE, text, hint)
-
     def _pass_over(self, path: str, line: int, problem: str, hint: str) -> None:
+        """Say that an include is passed over, or that the broker refuses to."""
         if self._strict:
             self.refuse(path, line, problem, hint)
         else:

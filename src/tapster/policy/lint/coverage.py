@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which rules say nothing, because of what others say.
+"""Which rules have no effect, because of what others say.
 
-A rule is about each of its users and groups on each of its networks and bridges.
-For each such pair another rule is looked for that settles it: one rule for all of
-them, or several. What is found is certain; what is not found may still be so, for
-who is in which group is nobody's business here, and long lists are not searched
-to their end.
+A rule is about each of its users and groups on each of its networks and bridges. For
+each such pair another rule is looked for that settles it first: a rule has no effect if
+each of its pairs is settled, by one rule or by several.
+
+What is found is certain. What is not found may still be so: nothing is assumed about
+who is in which group, and long lists are not searched to their end.
 """
 
 from __future__ import annotations
@@ -29,18 +30,15 @@ EVERY: What = (NETWORK, EVERY_NETWORK)
 
 
 class Shadowed(NamedTuple):
-    """A rule that says nothing, and those that say it all in its place.
+    """A rule that has no effect, and the rules that decide in its place."""
 
-    `manages`: it still says whose users manage what others have.
-    """
-
-    rule: int
+    rule: int  # its number, as those of the others
     by: tuple[int, ...]
-    manages: bool = False
+    manages: bool = False  # one effect is left: who manages what other users have
 
 
 def who(rule: Rule) -> list[Who]:
-    """Whom it is about."""
+    """Whom a rule is about: each of its users and groups, or everyone."""
     if rule.users is None and rule.groups is None:
         return [EVERYONE]
     users = [("user", uid) for uid in sorted(rule.users or ())]
@@ -48,7 +46,7 @@ def who(rule: Rule) -> list[Who]:
 
 
 def what(rule: Rule) -> list[What]:
-    """What it is about."""
+    """What a rule is about: each of its networks and bridges."""
     networks = dict.fromkeys(rule.networks)
     if EVERY_NETWORK in networks:
         networks = {EVERY_NETWORK: None}
@@ -57,11 +55,12 @@ def what(rule: Rule) -> list[What]:
 
 
 def shadowed_grants(rules: Sequence[Rule], networks: Collection[str]) -> list[Shadowed]:
-    """The rules that allow, or let polkit, and never decide.
+    """Rules that allow, or let polkit decide, but never take effect.
 
-    Each request that one is about is denied, or an earlier one decides it.
+    Each request that such a rule is about is denied, or an earlier rule decides it.
 
-    :param networks: all that are defined.
+    :param rules: all rules, in the order of the files.
+    :param networks: the names of all networks that are defined.
     """
     denials, before = denials_of(rules), Index()
     found = []
@@ -73,8 +72,8 @@ def shadowed_grants(rules: Sequence[Rule], networks: Collection[str]) -> list[Sh
         )
         by = _settled(rule, networks, attaching)
         if by is not None and rule.manage:
-            # Who manages is asked of each rule that says so, not of the first; and
-            # managing every network is more than managing each that there is.
+            # Every rule with `manage` counts, not only the first. And who manages
+            # "*" manages more than each network that is defined now.
             more = _settled(rule, (), managing)
             found.append(Shadowed(number, by if more is None else more, more is None))
         elif by is not None:
@@ -84,7 +83,7 @@ def shadowed_grants(rules: Sequence[Rule], networks: Collection[str]) -> list[Sh
 
 
 class Pair(NamedTuple):
-    """One of those whom, and one of what, a rule is about."""
+    """One of those whom, and one thing of what, a rule is about."""
 
     rule: Rule
     what: What
@@ -97,7 +96,13 @@ Find = Callable[[Pair], int | None]
 def _settling(
     rules: Sequence[Rule], denials: Index, before: Index, managing: bool
 ) -> Find:
-    """Finds what settles who may attach and forward, or else who manages."""
+    """Make the search for the rule that settles a pair of a later one.
+
+    :param rules: all rules.
+    :param denials: those that deny.
+    :param before: those before the one that is looked at, without denials.
+    :param managing: whether it is about who manages, not about who attaches.
+    """
 
     def find(at: Pair) -> int | None:
         for number in denials.about(at):
@@ -109,7 +114,7 @@ def _settling(
             if managing and not rule.manage:
                 continue
             if managing and rule.effect == POLKIT and at.rule.effect != POLKIT:
-                continue  # who needs no polkit by another rule is not asked by this one
+                continue  # the later rule still allows without asking polkit
             if is_wide(rule, at.rule):
                 return number
         return None
@@ -118,7 +123,7 @@ def _settling(
 
 
 def shadowed_denials(rules: Sequence[Rule]) -> list[Shadowed]:
-    """The rules that deny only what others do; all of them may go at once."""
+    """Rules that deny only what others do; all of them may be removed at once."""
     denials = denials_of(rules)
     gone: set[int] = set()
 
@@ -139,7 +144,7 @@ def shadowed_denials(rules: Sequence[Rule]) -> list[Shadowed]:
             if by is not None:
                 gone.add(number)
                 found.append(Shadowed(number, by))
-    # While a rule names the default network, the built-in one does not hold.
+    # Without any rule that names the default network, the built-in rule would hold.
     naming = {n for n, rule in enumerate(rules) if DEFAULT_NETWORK in rule.networks}
     if naming and naming <= gone:
         found = [idle for idle in found if idle.rule not in naming]
@@ -147,7 +152,7 @@ def shadowed_denials(rules: Sequence[Rule]) -> list[Shadowed]:
 
 
 class Index:
-    """Rules' numbers, by what and whom they are about."""
+    """Finds the numbers of rules by what and whom they are about."""
 
     def __init__(self) -> None:
         self._plain: dict[tuple[What, Who], list[int]] = {}
@@ -161,7 +166,7 @@ class Index:
                 numbers.append(number)
 
     def about(self, at: Pair) -> Iterator[int]:
-        """Those about all of a pair, the ones for any guest first."""
+        """Rules about all of a pair; those for any guest come first."""
         things = [at.what]
         if at.what[0] == NETWORK and at.what != EVERY:
             things.append(EVERY)
@@ -181,7 +186,7 @@ def denials_of(rules: Sequence[Rule]) -> Index:
 
 
 def _pairs(rule: Rule) -> list[tuple[What, Who]] | None:
-    """All of what and whom it is about; None if that is too much."""
+    """All pairs of what and whom a rule is about; None if they are too many."""
     things, people = what(rule), who(rule)
     if len(things) * len(people) > _MOST_PAIRS:
         return None
@@ -191,9 +196,12 @@ def _pairs(rule: Rule) -> list[tuple[What, Who]] | None:
 def _settled(
     rule: Rule, networks: Collection[str], find: Find
 ) -> tuple[int, ...] | None:
-    """The rules that settle each pair of one; None if a pair is not.
+    """The rules that settle all pairs of a rule; None if some pair is not settled.
 
-    :param networks: what every network is, if each may be settled for itself.
+    :param rule: the one that may have no effect.
+    :param networks: what "*" stands for, if it is enough that each of these is
+        settled; empty if "*" itself has to be.
+    :param find: finds a rule that settles a pair.
     """
     by: set[int] = set()
     for thing, someone in _pairs(rule) or ():
@@ -212,11 +220,12 @@ def _settled(
 
 
 def is_wide(rule: Rule, other: Rule) -> bool:
-    """Whether a rule is about each guest that another is about."""
+    """Whether a rule applies to each guest that another applies to."""
     return are_within(other.guests, rule.guests) and are_within(other.macs, rule.macs)
 
 
 def with_built_in(rules: Sequence[Rule]) -> Iterator[Rule]:
+    """The rules, and the built-in one where it holds."""
     yield from rules
     if not any(DEFAULT_NETWORK in rule.networks for rule in rules):
         yield BUILT_IN

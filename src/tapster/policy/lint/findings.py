@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What `tapster policy check` has to say: one thing about one place each."""
+"""What `tapster policy check` has to say: each finding is one thing about one line."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ class Severity(StrEnum):
 
 
 class Finding(NamedTuple):
-    """What is wrong, and where. `hint` is what to do about it.
-
-    `related` are places, file:line, that have to do with it.
-    """
+    """What is wrong, and where."""
 
     severity: Severity
     code: str  # stays the same when the words change
@@ -35,8 +32,8 @@ class Finding(NamedTuple):
     file: str | None = None
     line: int | None = None
     column: int | None = None
-    hint: str | None = None
-    related: tuple[str, ...] = ()
+    hint: str | None = None  # what to do about it
+    related: tuple[str, ...] = ()  # file:line of other lines that have to do with it
 
     @property
     def location(self) -> str:
@@ -54,13 +51,23 @@ def at(
     hint: str | None = None,
     related: tuple[str, ...] = (),
 ) -> Finding:
-    """A finding about a key of a file."""
+    """A finding about a key of a file.
+
+    :param document: the file.
+    :param keys: the way to the key.
+    :param severity: how bad it is.
+    :param code: what it is called; stays the same when the words change.
+    :param message: one line.
+    :param hint: what to do about it.
+    :param related: file:line of other lines that have to do with it.
+    """
     file, line, column = document.location(*keys).rsplit(":", 2)
     return Finding(severity, code, message, file, int(line), int(column), hint, related)
 
 
 def of_error(error: ConfigError, code: str) -> Finding:
-    """What the reader of the files refuses; its message starts with the place."""
+    """A finding from an error of the files' reader, whose message starts with the
+    location."""
     found = _LOCATION.fullmatch(error.message)
     if found is None:
         return Finding(Severity.ERROR, code, error.message, hint=error.hint)

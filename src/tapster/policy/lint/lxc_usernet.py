@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the file of lxc-usernet says that its author may not have meant.
+"""What the file of lxc-usernet says that its author may not have meant. Pure.
 
-The broker takes all of it: a line that it cannot make out grants nothing. Pure.
+The broker refuses none of it: a line that it cannot make out grants nothing.
 """
 
 from __future__ import annotations
@@ -9,57 +9,81 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..config.values import shown
-from ..foreign.lxc_usernet import Line, parse
+from ..foreign.lxc_usernet_lines import Line, parse
 from .findings import Finding, Severity
-from .values import Host, about_bridge
+from .host import Host
+from .networks import about_bridge
+
+# What is wrong with a line: severity, code, message, hint.
+_Words = tuple[Severity, str, str, str | None]
 
 
 def lint_usernet(path: str, data: bytes, host: Host) -> Iterator[Finding]:
-    """Findings in the order of the lines."""
-    bridges: set[str] = set()
-    seen: set[tuple[bytes, bool, int]] = set()
-    lonely: set[int] = set()
+    """Findings in the order of the lines.
+
+    :param path: the file's, for the findings.
+    :param data: what is in it.
+    :param host: whose users, groups and bridges the names are.
+    """
+    file = _File(host)
     for line in parse(data):
+        for severity, code, message, hint in file.about(line):
+            yield Finding(severity, code, message, path, line.number, hint=hint)
 
-        def finding(
-            severity: Severity,
-            code: str,
-            message: str,
-            hint: str | None = None,
-            line: Line = line,
-        ) -> Finding:
-            return Finding(severity, code, message, path, line.number, hint=hint)
 
+class _File:
+    """What the lines so far were about, so that nothing is told twice."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._bridges: set[str] = set()
+        self._grants: set[tuple[bytes, bool, int]] = set()
+        self._lonely: set[int] = set()  # groups without members
+
+    def about(self, line: Line) -> Iterator[_Words]:
         if line.remark:
-            yield finding(Severity.WARNING, "usernet", line.remark)
+            yield Severity.WARNING, "usernet", line.remark, None
         if line.nics is None:
-            continue
+            return
         name = _text(line.name)
         is_group = name.startswith("@")
-        kind = "group" if is_group else "user"
-        try:
-            resolve = host.names.gid if is_group else host.names.uid
-            number = resolve(name.removeprefix("@"))
-        except (KeyError, ValueError):
+        number = self._number(name)
+        if number is None:
+            kind = "group" if is_group else "user"
             text = f"there is no {kind} {shown(name.removeprefix('@'))}"
-            yield finding(Severity.WARNING, f"unknown-{kind}", text)
-            continue
-        if (line.bridge, is_group, number) in seen:
+            yield Severity.WARNING, f"unknown-{kind}", text, None
+            return
+        if (line.bridge, is_group, number) in self._grants:
             text = f"not the first line for {shown(name)}: the highest number counts"
-            yield finding(Severity.WARNING, "named-twice", text, "they don't add up")
-        seen.add((line.bridge, is_group, number))
+            yield Severity.WARNING, "named-twice", text, "they don't add up"
+        self._grants.add((line.bridge, is_group, number))
         if line.nics <= 0 and not line.remark:
-            yield finding(Severity.NOTE, "usernet", "it grants nothing")
-        if is_group and number not in lonely and host.has_members(number) is False:
-            lonely.add(number)
+            yield Severity.NOTE, "usernet", "it grants nothing", None
+        if is_group and self._is_lonely(number):
             text = f"nobody is in group {shown(name.removeprefix('@'))}"
-            yield finding(Severity.WARNING, "empty-group", text)
+            yield Severity.WARNING, "empty-group", text, None
         bridge = _text(line.bridge)
-        if bridge not in bridges:
-            bridges.add(bridge)
-            words = about_bridge(bridge, host)
+        if bridge not in self._bridges:
+            self._bridges.add(bridge)
+            words = about_bridge(bridge, self._host)
             if words is not None:
-                yield finding(*words)
+                yield words
+
+    def _number(self, name: str) -> int | None:
+        """The uid or, behind an "@", the gid of a name; None if nobody has it."""
+        names = self._host.names
+        resolve = names.gid if name.startswith("@") else names.uid
+        try:
+            return resolve(name.removeprefix("@"))
+        except (KeyError, ValueError):
+            return None
+
+    def _is_lonely(self, gid: int) -> bool:
+        """Whether a group has no members, and that was not told of before."""
+        if gid in self._lonely or self._host.has_members(gid) is not False:
+            return False
+        self._lonely.add(gid)
+        return True
 
 
 def _text(raw: bytes) -> str:

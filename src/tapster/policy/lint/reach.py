@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Whom the rules leave what, once all are taken together.
 
-As in `coverage`, nobody asks who is in which group: anybody may be in any.
+Nothing is assumed about who is in which group: anybody may be in any.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from .coverage import (
 
 
 class _Crowd:
-    """Some people, of whom it is asked whether others may be among them."""
+    """Some users and groups: may others be among them?"""
 
     def __init__(self) -> None:
-        self._anyone = False  # everyone, or a group: who knows who is in it
+        self._anyone = False  # everyone, or a group, in which anybody may be
         self._users: set[Who] = set()
 
     def add(self, people: Iterable[Who]) -> None:
@@ -41,6 +41,7 @@ class _Crowd:
                 self._anyone = True
 
     def may_meet(self, people: Iterable[Who]) -> bool:
+        """Whether somebody may be in this crowd and among these people, too."""
         return any(
             self._anyone
             or someone in self._users
@@ -50,8 +51,9 @@ class _Crowd:
 
 
 def redundant_denials(rules: Sequence[Rule], bridges_elsewhere: bool) -> list[int]:
-    """The rules that deny only what nothing allows.
+    """Rules that deny only what nothing allows.
 
+    :param rules: all rules.
     :param bridges_elsewhere: whether other files may allow Linux bridges.
     """
     allowed: dict[What, _Crowd] = {}
@@ -73,7 +75,7 @@ def redundant_denials(rules: Sequence[Rule], bridges_elsewhere: bool) -> list[in
         number
         for number, rule in enumerate(rules)
         if rule.effect == DENY
-        # One that names the default network says more than what it denies.
+        # Naming the default network has an effect of its own: no built-in rule.
         and DEFAULT_NETWORK not in rule.networks
         and not (rule.bridges and bridges_elsewhere)
         and not any(is_allowed(thing, who(rule)) for thing in what(rule))
@@ -81,7 +83,11 @@ def redundant_denials(rules: Sequence[Rule], bridges_elsewhere: bool) -> list[in
 
 
 def closed_networks(rules: Sequence[Rule], networks: Collection[str]) -> list[str]:
-    """The networks that nobody may use."""
+    """The networks that nobody may use.
+
+    :param rules: all rules.
+    :param networks: the names of all networks that are defined.
+    """
     denials = denials_of(rules)
     closed = dict.fromkeys(networks)
     for rule in with_built_in(rules):
@@ -95,7 +101,13 @@ def closed_networks(rules: Sequence[Rule], networks: Collection[str]) -> list[st
 
 
 def _left(rules: Sequence[Rule], rule: Rule, thing: What, denials: Index) -> list[Who]:
-    """Whom a rule is about and no other denies the thing."""
+    """Those whom a rule is about and whom no rule denies a thing for all its guests.
+
+    :param rules: all rules.
+    :param rule: the one whose people and guests they are.
+    :param thing: the network or bridge.
+    :param denials: the rules that deny.
+    """
     return [
         someone
         for someone in who(rule)
@@ -111,11 +123,13 @@ def _left(rules: Sequence[Rule], rule: Rule, thing: What, denials: Index) -> lis
 def bypasses(
     rules: Sequence[Rule], on: Mapping[str, Collection[str]]
 ) -> Iterator[tuple[int, str, str]]:
-    """The rules that deny a Linux bridge or a network of it, and not the other,
-    which somebody whom they are about may use.
+    """Rules that deny a Linux bridge or a network on it, and leave the other open.
 
+    Somebody whom such a rule is about may use the other, and so the same wire.
+
+    :param rules: all rules.
     :param on: the networks of each Linux bridge.
-    :returns: the rule's number, what kind of thing the other is, and its name.
+    :returns: for each, the rule's number, and the kind and name of what is left open.
     """
     of = {network: bridge for bridge, networks in on.items() for network in networks}
     denials = denials_of(rules)
@@ -139,7 +153,12 @@ def bypasses(
 def _users_of_bridges(
     rules: Sequence[Rule], on: Mapping[str, Collection[str]], denials: Index
 ) -> dict[What, _Crowd]:
-    """Who may use each of these Linux bridges, and of their networks."""
+    """Who may use each of these Linux bridges and their networks.
+
+    :param rules: all rules.
+    :param on: the networks of each Linux bridge.
+    :param denials: the rules that deny.
+    """
     crowds: dict[What, _Crowd] = {}
     for bridge, networks in on.items():
         crowds[BRIDGE, bridge] = _Crowd()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What the rules say together that their author may not have meant. Pure.
 
-The broker takes all of it. What is said is true of every request that may come;
-where that cannot be known, nothing is said.
+The broker refuses none of it. A finding is true of every request that may come; where
+that cannot be known, nothing is said.
 """
 
 from __future__ import annotations
@@ -16,28 +16,36 @@ from ..config.toml_locations import Document, Keys
 from ..core.rulebook import DEFAULT_NETWORK, DENY, EVERY_NETWORK
 from .coverage import BRIDGE, EVERYONE, shadowed_denials, shadowed_grants, who
 from .findings import Finding, Severity, at
+from .host import Host
+from .networks import lint_networks
 from .reach import bypasses, closed_networks, redundant_denials
-from .values import Host, lint_words
+from .values import lint_values
 
 _MOST_LOCATIONS = 3  # in a message
 _NARROW = "have less denied: a rule that denies wins"
 
 
 class Elsewhere(NamedTuple):
-    """What files say that are not the configuration's own."""
+    """What bridge.conf and lxc-usernet allow besides the rules."""
 
-    may_allow: bool = False  # some Linux bridge to somebody
-    bridges: Collection[str] = ()  # these to everyone
+    may_allow: bool = False  # they may allow some Linux bridge to somebody
+    bridges: Collection[str] = ()  # Linux bridges that they allow everyone
 
 
 def lint(reading: Reading, host: Host, elsewhere: Elsewhere) -> list[Finding]:
-    """Findings in no order."""
+    """All findings about the rules and networks of a configuration, in no order.
+
+    :param reading: the configuration, and where each part of it is written.
+    :param host: whose users, groups and bridges the names are.
+    :param elsewhere: what other files allow.
+    """
     return [
         *_shadowed_grants(reading),
         *_shadowed_denials(reading, elsewhere.may_allow),
         *_closed_networks(reading),
         *_bypasses(reading, elsewhere.bridges),
-        *lint_words(reading, host),
+        *lint_values(reading, host),
+        *lint_networks(reading, host),
     ]
 
 
@@ -85,7 +93,12 @@ def _shadowed_denials(reading: Reading, bridges_elsewhere: bool) -> Iterator[Fin
 
 
 def _several(locations: Sequence[str], many: str, one: str) -> str:
-    """Rules, and what they do."""
+    """Where rules stand, and what they do.
+
+    :param locations: of the rules.
+    :param many: the verb for several of them.
+    :param one: the verb for one.
+    """
     if len(locations) == 1:
         return f"{locations[0]} {one}"
     said = list(locations[:_MOST_LOCATIONS])
@@ -109,8 +122,8 @@ def _closed_networks(reading: Reading) -> Iterator[Finding]:
 
 
 def _network(reading: Reading, name: str) -> tuple[Document, Keys] | None:
-    """Where it is written first. Only the default network need not be: it is closed
-    by a rule, then."""
+    """Where a network is written first; None if it is the default one and no file
+    has it."""
     for document in reading.documents:
         if name in document.data.get("networks", {}):
             return document, ("networks", name)
@@ -118,7 +131,10 @@ def _network(reading: Reading, name: str) -> tuple[Document, Keys] | None:
 
 
 def _why_closed(name: str, about: Sequence[Rule]) -> tuple[Severity, str, str]:
-    """:param about: the rules that are about it."""
+    """Why nobody may use a network, and what to do about it.
+
+    :param about: the rules that are about the network.
+    """
     add = f'add a rule with networks = ["{name}"]'
     naming = [rule for rule in about if name in rule.networks]
     for rule in about:

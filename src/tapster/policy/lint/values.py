@@ -1,64 +1,49 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What single rules and networks say that their author may not have meant.
+"""What single rules say that their author may not have meant.
 
-Most of it is about names: whether there is what they mean on this host, of which
-`Host` tells. Nothing here asks the host itself.
+Most of it is about names: whether this host has what they mean, which `Host` tells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ...model import Mode, NetworkDefinition
 from ..config.load import Reading
 from ..config.rule_file import Written
-from ..config.toml_locations import Document, Keys
-from ..config.values import Names, shown
+from ..config.values import shown
 from ..core.patterns import matches_no_mac, matches_no_name
 from ..core.rulebook import EVERY_NETWORK
 from .coverage import EVERYONE, who
 from .findings import Finding, Severity, at
+from .host import Host
 
 _PRIVILEGED = 1024  # below it only root binds a port
 _SAY_WHO = "say for which users or groups"
 
 
-class Host(NamedTuple):
-    """What this host knows of people, and of bridges."""
-
-    names: Names
-    has_user: Callable[[int], bool]
-    has_group: Callable[[int], bool]
-    # Whether anybody is in a group; None where it cannot be told.
-    has_members: Callable[[int], bool | None]
-    # Whether an interface is a Linux bridge; None where there is none.
-    is_bridge: Callable[[str], bool | None]
-
-
-def lint_words(reading: Reading, host: Host) -> Iterator[Finding]:
-    """Findings in no order."""
+def lint_values(reading: Reading, host: Host) -> Iterator[Finding]:
+    """Findings about each rule by itself, in no order."""
     lonely: set[int] = set()
     for written in reading.written:
         yield from _people(written, host, lonely)
         yield from _patterns(written)
         if written.rule.effect == "allow" and who(written.rule) == [EVERYONE]:
-            # With polkit, somebody else says who everyone is.
+            # With effect "polkit", polkit still says who "everyone" is.
             yield from _for_everyone(written)
         yield from _terms(written, reading.config.networks)
-    yield from _bridges(reading, host)
-    yield from _reservations(reading)
 
 
 def _people(written: Written, host: Host, lonely: set[int]) -> Iterator[Finding]:
     """About users and groups, in the words of the file.
 
-    :param lonely: the groups that were told of.
+    :param lonely: the groups without members that were told of; more are added.
     """
     rule = _raw(written)
-    for key, kind, resolve, exists in (
-        ("users", "user", host.names.uid, host.has_user),
-        ("groups", "group", host.names.gid, host.has_group),
+    for key, kind, resolve in (
+        ("users", "user", host.names.uid),
+        ("groups", "group", host.names.gid),
     ):
         seen: dict[int, Any] = {}
         for index, word in enumerate(rule.get(key, ())):
@@ -66,32 +51,20 @@ def _people(written: Written, host: Host, lonely: set[int]) -> Iterator[Finding]
                 number = resolve(word) if isinstance(word, str) else word
             except (KeyError, ValueError):
                 continue  # an error, and told as one
-            keys = (*written.keys, key, index)
+            found: tuple[Severity, str, str, str | None] | None
             if number in seen:
-                again = f"{shown(word)} is named twice"
-                if word != seen[number]:
-                    again = f"{shown(word)} is {kind} {shown(seen[number])} again"
-                yield at(written.document, keys, Severity.NOTE, "named-twice", again)
-                continue
-            seen[number] = word
-            if not isinstance(word, str) and not exists(number):
-                text = f"no {kind} has the number {word}"
-                code = f"nameless-{kind}"
-                yield at(written.document, keys, Severity.NOTE, code, text)
-            elif (
-                kind == "group"
-                and number not in lonely
-                and host.has_members(number) is False
-            ):
-                lonely.add(number)
-                text = f"nobody is in group {shown(word)}"
-                hint = "usermod -a -G GROUP USER adds somebody, from the next login on"
-                code = "empty-group"
-                yield at(written.document, keys, Severity.WARNING, code, text, hint)
+                found = _named_twice(kind, word, seen[number])
+            elif kind == "user":
+                found = _about_user(number, word, host)
+            else:
+                found = _about_group(number, word, host, lonely)
+            seen.setdefault(number, word)
+            if found is not None:
+                yield at(written.document, (*written.keys, key, index), *found)
 
 
 def _raw(written: Written) -> dict[str, Any]:
-    """A rule as it is written; the reader has taken it."""
+    """A rule as it is written, before its values are typed."""
     found: Any = written.document.data
     for key in written.keys:
         found = found[key]
@@ -99,7 +72,36 @@ def _raw(written: Written) -> dict[str, Any]:
     return rule
 
 
+# What is wrong with one name: severity, code, message, hint.
+_Words = tuple[Severity, str, str, str | None]
+
+
+def _named_twice(kind: str, word: object, first: object) -> _Words:
+    again = f"{shown(word)} is named twice"
+    if word != first:
+        again = f"{shown(word)} is {kind} {shown(first)} again"
+    return Severity.NOTE, "named-twice", again, None
+
+
+def _about_user(uid: int, word: object, host: Host) -> _Words | None:
+    if isinstance(word, str) or host.has_user(uid):
+        return None
+    return Severity.NOTE, "nameless-user", f"no user has the number {word}", None
+
+
+def _about_group(gid: int, word: object, host: Host, lonely: set[int]) -> _Words | None:
+    if not isinstance(word, str) and not host.has_group(gid):
+        return Severity.NOTE, "nameless-group", f"no group has the number {word}", None
+    if gid in lonely or host.has_members(gid) is not False:
+        return None
+    lonely.add(gid)
+    text = f"nobody is in group {shown(word)}"
+    hint = "usermod -a -G GROUP USER adds somebody, from the next login on"
+    return Severity.WARNING, "empty-group", text, hint
+
+
 def _patterns(written: Written) -> Iterator[Finding]:
+    """About patterns that match no guest."""
     rule, document, keys = written
     for index, pattern in enumerate(rule.macs):
         if matches_no_mac(pattern):
@@ -124,6 +126,7 @@ def _patterns(written: Written) -> Iterator[Finding]:
 
 
 def _for_everyone(written: Written) -> Iterator[Finding]:
+    """About what should be allowed to some, and is allowed to everyone."""
     rule, document, keys = written
     if rule.trusted:
         yield at(
@@ -158,6 +161,10 @@ def _for_everyone(written: Written) -> Iterator[Finding]:
 def _terms(
     written: Written, networks: Mapping[str, NetworkDefinition]
 ) -> Iterator[Finding]:
+    """About terms that do more on the rule's networks than they seem to, or nothing.
+
+    :param networks: all that are defined, by name.
+    """
     rule, document, keys = written
     everywhere = EVERY_NETWORK in rule.networks
     if rule.trusted and everywhere:
@@ -180,73 +187,3 @@ def _terms(
             'it is about no network of mode "nat", and no other forwards ports',
             "remove it",
         )
-
-
-def _bridges(reading: Reading, host: Host) -> Iterator[Finding]:
-    """About Linux bridges, each where it is named first."""
-    named: dict[str, tuple[Document, Keys]] = {}
-    for name, network in reading.config.networks.items():
-        for document in reversed(reading.documents):
-            if "bridge" in document.data.get("networks", {}).get(name, {}):
-                keys: Keys = ("networks", name, "bridge")
-                named.setdefault(network.bridge or "", (document, keys))
-                break
-    for rule, document, keys in reading.written:
-        for index, name in enumerate(rule.bridges):
-            named.setdefault(name, (document, (*keys, "bridges", index)))
-    for name, (document, keys) in named.items():
-        words = about_bridge(name, host)
-        if words is not None:
-            yield at(document, keys, *words)
-
-
-def about_bridge(name: str, host: Host) -> tuple[Severity, str, str, str] | None:
-    """Severity, code, message and hint, if it is not a Linux bridge of this host."""
-    found = host.is_bridge(name)
-    if found is None:
-        text = f"there is no Linux bridge {shown(name)} on this host"
-        return Severity.NOTE, "no-such-bridge", text, "it may come later"
-    if not found:
-        text = f"{shown(name)} is not a Linux bridge"
-        return Severity.WARNING, "not-a-bridge", text, "only Linux bridges are used"
-    return None
-
-
-def _reservations(reading: Reading) -> Iterator[Finding]:
-    """What two networks of one Linux bridge reserve for two guests; within one
-    network that is an error."""
-    networks = reading.config.networks
-    seen: dict[tuple[str, object], tuple[str, str]] = {}
-    for name, network in networks.items():
-        if network.bridge is None:
-            continue
-        for guest, what in network.reservations.items():
-            for value in (what.ipv4, what.ipv6, what.mac):
-                if value is None:
-                    continue
-                mine = (guest, name)
-                other, its = seen.setdefault((network.bridge, value), mine)
-                if other == guest:
-                    continue
-                first, there = _reservation(reading, its, other)
-                document, keys = _reservation(reading, name, guest)
-                yield at(
-                    document,
-                    keys,
-                    Severity.WARNING,
-                    "reserved-twice",
-                    f"{value} is guest {other}'s on network {its}, which is on Linux "
-                    f"bridge {network.bridge} too",
-                    "no two guests of a bridge can have it",
-                    (first.line(*there),),
-                )
-
-
-def _reservation(reading: Reading, network: str, guest: str) -> tuple[Document, Keys]:
-    """Where it was written last."""
-    keys: Keys = ("networks", network, "reservations", guest)
-    for document in reversed(reading.documents):
-        found = document.data.get("networks", {}).get(network, {})
-        if guest in found.get("reservations", {}):
-            return document, keys
-    raise KeyError(guest)

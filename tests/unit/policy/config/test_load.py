@@ -6,38 +6,28 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.configuring import fails, parsed
+from support.toml_texts import LINES, TABLES
 from tapster.errors import ConfigError
 from tapster.model import NetworkDefinition, OnTamper
 from tapster.policy.config.load import SECTIONS, Config, load, parse
 from tapster.policy.config.network_file import CONVERT
 from tapster.policy.config.rule_file import converters
-from tapster.policy.config.toml_locations import Document, Keys
-from tapster.policy.config.values import NSS, Names
+from tapster.policy.config.toml_locations import Document
+from tapster.policy.config.values import NSS
 
 EXAMPLE = Path(__file__).resolve().parents[4] / "data" / "tapster.toml.example"
-PLACE = re.compile(r"f\.toml:(\d+):(\d+): ")
-
-FAKE = Names({"alice": 1000, "bob": 1001}.__getitem__, {"kvm": 36}.__getitem__)
+LOCATION = re.compile(r"0:(\d+):(\d+): ")
 
 
 def read(text: str) -> Config:
-    return parse([("f.toml", text)], FAKE)
-
-
-def fails(text: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        read(text)
-    message = str(caught.value)
-    assert PLACE.match(message), message
-    assert "\n" not in message
-    return message
+    return parsed(text)
 
 
 def test_without_files(tmp_path: Path) -> None:
@@ -133,7 +123,7 @@ def test_every_type() -> None:
 )
 def test_the_place_of_an_error(text: str, line: int, column: int, says: str) -> None:
     message = fails(text)
-    assert message.startswith(f"f.toml:{line}:{column}: ")
+    assert message.startswith(f"0:{line}:{column}: ")
     assert says in message
 
 
@@ -275,139 +265,7 @@ def test_the_example_shows_every_key() -> None:
     assert not lan.is_isolating
 
 
-# --- places
-
-
-TOML = """\
-a.b . "c d" = 1 # a comment with [brackets] and = signs
-'e' = [1, {x = 2, "y" = [
-  3, # three ]
-  \'\'\'
-]\'\'\'\',
-]}]
-s = \"\"\"
-k = 1 \\\"\"\" [no] \"\"\"\"\"
-t = { u = "}\\" = ", v.w = 'x' }
-[[r]]
-[ r . "n" ]
-k = 1979-05-27 07:32:00
-[[r]]
-n.k = inf
-[[r.m]]
-[r.m.o]
-"""
-
-
-def every(data: object, before: Keys = ()) -> Iterator[Keys]:
-    """The way to each key and to each value in a list."""
-    items: Iterable[tuple[str | int, object]] = ()
-    if isinstance(data, dict):
-        items = data.items()
-    elif isinstance(data, list):
-        items = enumerate(data)
-    for key, value in items:
-        yield (*before, key)
-        yield from every(value, (*before, key))
-
-
-def test_places() -> None:
-    document = Document("f", TOML)
-    found = {keys: document.location(*keys)[2:] for keys in every(document.data)}
-    assert found == {
-        ("a",): "1:1",
-        ("a", "b"): "1:3",
-        ("a", "b", "c d"): "1:7",
-        ("e",): "2:1",
-        ("e", 0): "2:8",
-        ("e", 1): "2:11",
-        ("e", 1, "x"): "2:12",
-        ("e", 1, "y"): "2:19",
-        ("e", 1, "y", 0): "3:3",
-        ("e", 1, "y", 1): "4:3",
-        ("s",): "7:1",
-        ("t",): "9:1",
-        ("t", "u"): "9:7",
-        ("t", "v"): "9:21",
-        ("t", "v", "w"): "9:23",
-        ("r",): "10:3",
-        ("r", 0): "10:3",
-        ("r", 0, "n"): "11:7",
-        ("r", 0, "n", "k"): "12:1",
-        ("r", 1): "13:3",
-        ("r", 1, "n"): "14:1",
-        ("r", 1, "n", "k"): "14:3",
-        ("r", 1, "m"): "15:5",
-        ("r", 1, "m", 0): "15:5",
-        ("r", 1, "m", 0, "o"): "16:6",
-    }
-    assert document.location("r", 1, "zzz", 3) == document.location("r", 1)
-    assert document.location("zzz") == "f:1:1"
-    assert document.line("r", 0, "n") == "f:11"
-    crlf = Document("f", TOML.replace("\n", "\r\n"))
-    assert {keys: crlf.location(*keys)[2:] for keys in every(crlf.data)} == found
-
-
 # --- whatever is in a file
-
-
-WORDS = """
-nat isolated bridge ovn user shared br0 10.1.2.0/24 10.1.2.3/24 none fe80::/64
-fd00::/64 lab.internal 9.9.9.9 fd00::9 any internet tcp/22 udp/5-3 100mbit
-1.0000000001gbit tcp/80$web:80 lease 02:00:00:00:00:01 52:54:00:* alice kvm
-allow deny polkit * default lan
-"""
-TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["C"]))
-QUOTED = TEXTS.map(lambda s: "'" + s.replace("'", "") + "'")
-TRIPLE = st.text("a\n#[]{}=,.'\\", max_size=8).map(
-    lambda s: '"""' + s.replace("\\", "\\\\") + '"""'
-)
-SCALARS = st.one_of(
-    st.integers().map(str),
-    st.floats().map(str),
-    st.booleans().map(lambda b: str(b).lower()),
-    st.just("0x" + "f" * 5000),  # more than Python writes
-    st.just("1979-05-27T07:32:00Z"),
-    QUOTED,
-    TRIPLE,
-    st.sampled_from(WORDS.split()).map(lambda word: repr(word.replace("$", " "))),
-)
-KEYS = st.sampled_from(
-    [
-        *CONVERT,
-        *converters(NSS),
-        *("reservations", "web", "ipv4", "ipv6", "mac", "user", "ingress"),
-        *("bridge_conf", "idle_seconds", "default_bridge_names", "connections"),
-        *("zzz", "'it is'", '"a\\"b"', "''"),
-    ]
-)
-VALUES = st.recursive(
-    SCALARS,
-    lambda inner: (
-        st.lists(inner, max_size=3).map(lambda v: f"[{', '.join(v)}]")
-        | st.dictionaries(KEYS, inner, max_size=3).map(
-            lambda v: "{" + ", ".join(f"{k} = {x}" for k, x in v.items()) + "}"
-        )
-    ),
-    max_leaves=4,
-)
-HEADERS = st.sampled_from(
-    [
-        *("[authorization]", "[broker]", "[limits]", "[zzz]", "[networks]"),
-        *("[networks.default]", "[networks.lan]", "[ networks . 'lab' ]"),
-        *("[networks.lan.reservations]", "[networks.lan.rate]", "[rules]"),
-        *("[[rules]]", "[[rules]]", "[[networks.lan]]", "[rules.macs]"),
-    ]
-)
-LINES = st.one_of(
-    HEADERS,
-    st.tuples(KEYS, VALUES).map(" = ".join),
-    st.tuples(KEYS, KEYS, VALUES).map(lambda t: f"{t[0]}.{t[1]} = {t[2]}"),
-    st.just("# = ["),
-)
-# A table and some of its keys: what gets past the first line more often.
-TABLES = st.tuples(HEADERS, st.dictionaries(KEYS, VALUES, max_size=4)).map(
-    lambda t: "\n".join([t[0], *(f"{k} = {v}" for k, v in t[1].items())])
-)
 
 
 @given(st.lists(LINES).map("\n".join) | st.lists(TABLES).map("\n".join) | st.text())
@@ -415,26 +273,11 @@ def test_nothing_but_a_config_error(text: str) -> None:
     try:
         config = read(text)
     except ConfigError as error:
-        assert PLACE.match(str(error))
+        assert LOCATION.match(str(error))
         assert "\n" not in str(error)
         assert len(str(error)) < 1000
     else:
         assert "default" in config.networks
-
-
-@given(st.lists(LINES).map("\n".join) | st.lists(TABLES).map("\n".join))
-def test_every_key_is_found_where_it_is(text: str) -> None:
-    try:
-        document = Document("f", text)
-    except ConfigError as error:
-        assert "not understood" not in str(error)
-        return
-    lines = text.split("\n")
-    for keys in every(document.data):
-        line, column = map(int, document.location(*keys).split(":")[1:])
-        there = lines[line - 1][column - 1 :]
-        if isinstance(keys[-1], str) and re.fullmatch(r"\w+", keys[-1]):
-            assert there.lstrip("'\"").startswith(keys[-1])
 
 
 def test_the_names_of_this_machine() -> None:

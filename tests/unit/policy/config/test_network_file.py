@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tapster.errors import ConfigError
+from support.configuring import fails, parsed
 from tapster.model import (
     AddressCheck,
     Egress,
@@ -22,33 +22,21 @@ from tapster.model import (
     Reservation,
     Scope,
 )
-from tapster.policy.config.load import parse
 from tapster.policy.config.network_check import MODES
 from tapster.policy.config.network_file import CONVERT
-from tapster.policy.config.values import Names
 
 PAGE = Path(__file__).resolve().parents[4] / "docs/man/tapster.toml.5"
-FAKE = Names({"alice": 1000}.__getitem__, {"kvm": 36}.__getitem__)
 SHARED = 'scope = "shared"\n'
 BRIDGE = 'mode = "bridge"\nbridge = "br0"\n'
 
 
 def networks(*texts: str) -> Mapping[str, NetworkDefinition]:
-    """Of files called 0, 1 and so on."""
-    return parse([(str(n), text) for n, text in enumerate(texts)], FAKE).networks
+    return parsed(*texts).networks
 
 
 def net(keys: str) -> NetworkDefinition:
     """A network x of these keys, the first of them in line 2."""
     return networks(f"[networks.x]\n{keys}\n")["x"]
-
-
-def fails(*texts: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        networks(*texts)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def net_fails(keys: str) -> str:
@@ -470,6 +458,6 @@ def test_every_key_is_in_its_page() -> None:
 
 def test_the_examples_of_the_page() -> None:
     example = PAGE.read_text().split(".Bd -literal\n")[1].split(".Ed")[0]
-    config = parse([("f", example)], FAKE)
+    config = parsed(example)
     assert list(config.networks) == ["default", "lan", "lab"]
     assert config.rules

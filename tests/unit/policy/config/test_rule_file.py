@@ -8,35 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from tapster.errors import ConfigError
+from support.configuring import fails, parsed
 from tapster.model import Peer, Port, Rule
-from tapster.policy.config.load import parse
 from tapster.policy.config.rule_file import converters
-from tapster.policy.config.values import NSS, Names
+from tapster.policy.config.values import NSS
 from tapster.policy.core.decide import decide
 from tapster.policy.core.rulebook import Rulebook, Target
 
 PAGE = Path(__file__).resolve().parents[4] / "docs/man/tapster.toml.5"
-FAKE = Names({"alice": 1000, "bob": 1001}.__getitem__, {"kvm": 36}.__getitem__)
 
 
 def rules(*texts: str) -> tuple[Rule, ...]:
-    """Of files called 0, 1 and so on."""
-    return parse([(str(n), text) for n, text in enumerate(texts)], FAKE).rules
+    return parsed(*texts).rules
 
 
 def rule(keys: str) -> Rule:
     """A rule of these keys, the first of them in line 3."""
     (found,) = rules(f"[networks.lan]\n[[rules]]\n{keys}\n")
     return found
-
-
-def fails(*texts: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        rules(*texts)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_a_rule_of_everything() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`tapster.policy.core.decide`: who may have what, from facts alone."""
+"""Who may have what, from facts alone."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
+from support.policies import (
+    ALICE,
+    BOB,
+    BR0,
+    BROKEN,
+    DEFAULT,
+    LAN,
+    MAC,
+    MANY,
+    NO,
+    PEERS,
+    ROOT,
+    RULES,
+    SILENT,
+    TARGETS,
+    VERDICTS,
+    YES,
+    allow,
+    deny,
+)
 from tapster.model import Peer, Port, Rule
 from tapster.policy.core import decide as policy
 from tapster.policy.core.decide import MAX_NICS, Decision
-from tapster.policy.core.explain import explain
-from tapster.policy.core.facts import Facts, Share, Source, Usernet, Verdict
-from tapster.policy.core.matching import (
-    covers,
-    matches_any,
-    matches_peer,
-    matches_target,
-)
+from tapster.policy.core.facts import Facts, Share, Usernet, Verdict
 from tapster.policy.core.rulebook import Rulebook, Target
 from tapster.policy.foreign.access import Contents
 from tapster.policy.foreign.bridge_conf import judge
-
-ALICE = Peer(1000, 1000, frozenset({1000, 36}), 1)
-BOB = Peer(1001, 100, frozenset(), 2)
-ROOT = Peer(0, 0, frozenset({0}), 3)
-SOURCE = Source("/etc/qemu/bridge.conf", 1, "a line")
-YES = Verdict(True, "allowed by a line", SOURCE, ())
-NO = Verdict(False, "denied by a line", SOURCE, ())
-BROKEN = Verdict(False, "an unknown word", None, (), undecided=True)
-SILENT = Verdict(False, "no rule of bridge.conf allows it", None, ())
-DEFAULT = Target(network="default")
-LAN = Target(network="lan")
-BR0 = Target(bridge="br0")
-MAC = "52:54:00:00:00:01"
 
 
 def decide(
@@ -64,14 +64,6 @@ def may_forward(
 
 def terms(decision: Decision) -> tuple[bool, bool, int | None]:
     return decision.over_quota, decision.trusted, decision.max_nics
-
-
-def allow(location: str = "f:1", **keys: object) -> Rule:
-    return Rule(location, **{"networks": ("lan",), **keys})  # type: ignore[arg-type]
-
-
-def deny(location: str = "f:9", **keys: object) -> Rule:
-    return allow(location, effect="deny", **keys)
 
 
 # --- without rules of a file
@@ -491,41 +483,6 @@ def test_ports_on_networks_that_one_may_not_use() -> None:
 # --- whatever the rules are
 
 
-IDS = st.none() | st.frozensets(st.sampled_from([0, 1, 2, 36]), min_size=1)
-NAMES = st.lists(st.sampled_from(["default", "lan", "br0", "*"]), unique=True)
-RULES = st.builds(
-    Rule,
-    location=st.sampled_from(["f:1", "f:2", "f:3"]),
-    users=IDS,
-    groups=IDS,
-    networks=NAMES.map(tuple),
-    bridges=NAMES.map(tuple),
-    effect=st.sampled_from(["allow", "allow", "polkit", "deny"]),
-    trusted=st.booleans(),
-    guests=st.sampled_from([(), (), ("web*",), ("db", "a?")]),
-    macs=st.sampled_from([(), (), ("52:54:*",)]),
-    max_nics=st.none() | st.integers(1, 3),
-    manage=st.booleans(),
-).map(lambda rule: replace(rule, macs=()) if rule.effect == "deny" else rule)
-PEERS = st.builds(
-    Peer,
-    st.sampled_from([0, 1, 2]),
-    st.sampled_from([0, 1, 36]),
-    st.frozensets(st.sampled_from([0, 1, 2, 36])),
-    st.just(1),
-    st.none() | st.frozensets(st.sampled_from([1, 36])),
-    st.booleans(),
-)
-TARGETS = st.builds(
-    lambda target, name, mac: target._replace(name=name, mac=mac),
-    st.sampled_from([DEFAULT, LAN, BR0, Target()]),
-    st.sampled_from([None, "web1", "db", "mail"]),
-    st.sampled_from([None, MAC, "02:00:00:00:00:01"]),
-)
-VERDICTS = st.sampled_from([YES, NO, SILENT])
-MANY = st.lists(RULES, max_size=6)
-
-
 @given(PEERS, TARGETS, VERDICTS, MANY, st.data())
 def test_the_order_decides_nothing_but_the_terms(
     peer: Peer, target: Target, verdict: Verdict, rules: list[Rule], data: st.DataObject
@@ -592,86 +549,6 @@ def test_a_bridge_conf_that_cannot_be_judged_denies_what_a_rule_allows() -> None
     """Who knows what the rest of it would have denied."""
     assert not decide(ALICE, BR0, 0, BROKEN, [BRIDGE]).allowed
     assert decide(ALICE, BR0, 0, SILENT, [BRIDGE]).allowed
-
-
-# --- the index, and the explanation
-
-
-@given(PEERS, TARGETS, MANY)
-def test_the_rulebook_finds_what_a_walk_through_all_rules_finds(
-    peer: Peer, target: Target, rules: list[Rule]
-) -> None:
-    book = Rulebook(rules)
-    for find, deny in ((book.denials, True), (book.grants, False)):
-        walked = [
-            rule
-            for rule in book.rules
-            if matches_target(rule, target)
-            and matches_peer(rule, peer)
-            and (rule.effect == "deny") is deny
-        ]
-        found = list(find(peer, target))
-        rest = iter(walked)
-        assert all(rule in rest for rule in found)  # in that order, and no other
-        # Only what is not for the guest may have been left out.
-        fitting = [rule for rule in walked if covers(rule, target)]
-        assert [rule for rule in found if covers(rule, target)] == fitting
-        anyone = target._replace(name=None, mac=None)
-        assert list(find(peer, anyone)) == walked
-
-
-PIECES = st.sampled_from(["a", "b", "-", "*", "?", "[ab]", "[!a]", "[]a]", "[", "]"])
-PATTERNS = st.lists(
-    st.lists(PIECES, max_size=4).map("".join), max_size=2, unique=True
-).map(tuple)
-WORDS = st.text("abB-", min_size=1, max_size=4)
-
-
-@given(PATTERNS, WORDS)
-@example(("[ab]-*",), "b-a")
-def test_the_rulebook_leaves_out_no_rule_about_the_guest(
-    patterns: tuple[str, ...], word: str
-) -> None:
-    fits = not patterns or matches_any(word, patterns)
-    for rule, target in (
-        (allow(guests=patterns), LAN._replace(name=word)),
-        (allow(macs=patterns), LAN._replace(mac=word)),
-    ):
-        assert covers(rule, target) is fits
-        assert policy.decide(ALICE, target, Rulebook([rule])).allowed is fits
-
-
-@given(PEERS, TARGETS, VERDICTS, MANY, st.integers(0, 4), st.integers(0, 2))
-def test_an_explanation_is_of_the_same_decision(
-    peer: Peer,
-    target: Target,
-    verdict: Verdict,
-    rules: list[Rule],
-    nics: int,
-    number: int,
-) -> None:
-    # Each its own location, to tell them apart.
-    rules = [replace(rule, location=f"f:{n}") for n, rule in enumerate(rules)]
-    book = Rulebook(rules)
-    facts = Facts(lambda *_: nics, verdict, Usernet((Share("a", number, nics),), "u:1"))
-    decision = policy.decide(peer, target, book, facts)
-    steps = explain(peer, target, book, decision)
-    assert [step.location for step in steps] == [
-        rule.location for rule in book.rules if matches_target(rule, target)
-    ]
-    deciding = [step for step in steps if step.outcome == "decides"]
-    assert [step.location for step in deciding] == (
-        [decision.location] if decision.rule else []
-    )
-    # A rule that is said not to be about this decides nothing: without it all is
-    # as it was, save that the built-in rule may come back.
-    for step in steps:
-        if step.outcome.startswith("not ") and step.location.startswith("f:"):
-            rest = [rule for rule in rules if rule.location != step.location]
-            if Rulebook(rest).rules[len(rest) :] == book.rules[len(rules) :]:
-                again = policy.decide(peer, target, Rulebook(rest), facts)
-                assert again.rule == decision.rule
-                assert again.allowed == decision.allowed
 
 
 @given(PEERS, TARGETS, MANY)

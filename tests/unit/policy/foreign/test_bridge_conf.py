@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""bridge.conf: what a line means, what a set of rules decides, what is read."""
+"""bridge.conf: what a set of files decides."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import signal
-import struct
 from pathlib import Path
 
 import pytest
@@ -15,20 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapster.policy.core.facts import Source, Verdict
-from tapster.policy.foreign import access, bridge_conf, mounts
-from tapster.policy.foreign.access import Contents, Reader, Undecidable, acl_permits
+from tapster.policy.foreign import bridge_conf, bridge_conf_includes
+from tapster.policy.foreign.access import Contents
 from tapster.policy.foreign.bridge_conf import (
     decide,
     judge,
     judge_all,
-    parse,
 )
+from tapster.policy.foreign.permissions import Reader, Undecidable
 
 ME = Reader(os.getuid(), os.getgid(), frozenset(os.getgroups()))
-
-
-def rules(data: bytes) -> list[tuple[bytes, bytes]]:
-    return [(line.word, line.argument) for line in parse(data).lines if line.word]
 
 
 def over(files: dict[str, bytes], bridge: str = "br0", strict: bool = False) -> Verdict:
@@ -48,68 +41,6 @@ def over(files: dict[str, bytes], bridge: str = "br0", strict: bool = False) -> 
     others = [bridge, "br0", "br1", "all", "", "x" * 16]
     assert judge_all("/m", others, load, strict)[bridge] == verdict
     return verdict
-
-
-@pytest.mark.parametrize(
-    ("line", "rule"),
-    [
-        (b"allow br0", (b"allow", b"br0")),
-        (b"deny\tbr0", (b"deny", b"br0")),
-        (b" \t\f\r allow \t br0 \f\r\t", (b"allow", b"br0")),
-        (b"allow br0 # why", (b"allow", b"br0 # why")),
-        (b"allow br0\v", (b"allow", b"br0\v")),
-        (b"allow ", (b"allow", b"")),
-        (b"allow\t", (b"allow", b"")),
-        (b"allow br0\0 anything", (b"allow", b"br0")),
-        (b"include /a b/c ", (b"include", b"/a b/c")),
-        (b"include " + b"/" * 300, (b"include", b"/" * 300)),
-        (b"allow 123456789012345", (b"allow", b"123456789012345")),
-        (b"allow \xff\xa0", (b"allow", b"\xff\xa0")),
-    ],
-)
-def test_line_is_a_rule(line: bytes, rule: tuple[bytes, bytes]) -> None:
-    for end in (b"", b"\n"):
-        assert rules(line + end) == [rule]
-
-
-@pytest.mark.parametrize(
-    "line", [b"", b" ", b"#", b" # allow br0", b"\r", b"\0allow br0", b" \0bogus"]
-)
-def test_line_means_nothing(line: bytes) -> None:
-    parsed = parse(line + b"\nallow br0\n")
-    assert rules(line + b"\nallow br0\n") == [(b"allow", b"br0")]
-    assert parsed.error is None
-
-
-@pytest.mark.parametrize(
-    ("line", "remark"),
-    [
-        (b"bogus", "a word alone"),
-        (b"allow", "a word alone"),
-        (b"allow\r", "a word alone"),
-        (b"allow\vbr0", "a word alone"),
-        (b"Allow br0", "unknown word"),
-        (b"allow\tbr0 ", "unknown word"),
-        (b"\vallow br0", "unknown word"),
-        (b"\xef\xbb\xbfallow br0", "unknown word"),
-        (b"allow 1234567890123456", "name too long"),
-        (b"deny br0 # because of", "name too long"),
-    ],
-)
-def test_line_is_an_error_and_ends_the_file(line: bytes, remark: str) -> None:
-    parsed = parse(b"allow br0\n\n" + line + b"\nallow br1\n")
-    assert [rule.argument for rule in parsed.lines] == [b"br0"]
-    assert parsed.error is not None
-    assert (parsed.error.number, parsed.error.remark) == (3, remark)
-
-
-def test_long_line_goes_on_as_another() -> None:
-    assert rules(b"#" + b" " * 4094 + b"allow br0") == [(b"allow", b"br0")]
-    assert rules(b"#" + b" " * 4093 + b"allow br0") == []  # cut within `allow`
-    assert rules(b"#" * 4095 + b"\nallow br0") == [(b"allow", b"br0")]
-    parsed = parse(b"\n#" + b"x" * 5000)
-    assert parsed.lines[0].remark == "long line, read in pieces"
-    assert parsed.error is not None and parsed.error.number == 2
 
 
 @given(st.binary(), st.text(max_size=20))
@@ -200,13 +131,13 @@ def test_includes_are_bounded() -> None:
     deep = {f"/{i}": b"include /%d" % (i + 1) for i in range(40)}
     verdict = over({"/m": b"allow all\ninclude /0", **deep})
     assert (verdict.allowed, "32 files deep" in verdict.reason) == (False, True)
-    wide = b"allow all\n" + b"include /gone\n" * bridge_conf.MAX_FILES
+    wide = b"allow all\n" + b"include /gone\n" * bridge_conf_includes.MAX_FILES
     verdict = over({"/m": wide})
     assert (verdict.allowed, "1024 files" in verdict.reason) == (False, True)
-    big = (b"#" * 1023 + b"\n") * (bridge_conf.MAX_BYTES // 2048 + 1)
+    big = (b"#" * 1023 + b"\n") * (bridge_conf_includes.MAX_BYTES // 2048 + 1)
     verdict = over({"/m": b"allow all\ninclude /x\ninclude /x", "/x": big})
     assert (verdict.allowed, "too large" in verdict.reason) == (False, True)
-    long = b"\n" * (bridge_conf.MAX_LINES // 2)
+    long = b"\n" * (bridge_conf_includes.MAX_LINES // 2)
     verdict = over({"/m": b"allow all\ninclude /x", "/x": long})
     assert verdict.allowed
     verdict = over({"/m": b"allow all\ninclude /x\ninclude /x", "/x": long})
@@ -285,12 +216,14 @@ def on_disk(tmp_path: Path, reader: Reader = ME, strict: bool = False) -> Verdic
 def test_strict_includes_on_disk(tmp_path: Path) -> None:
     other = tmp_path / "x"
     (tmp_path / "m").write_text(f"allow br0\ninclude {other}\n")
-    place = f"{tmp_path}/m:2: include {other}: "
+    location = f"{tmp_path}/m:2: include {other}: "
     assert on_disk(tmp_path).allowed
-    assert on_disk(tmp_path, strict=True).reason == f"{place}No such file or directory"
+    assert (
+        on_disk(tmp_path, strict=True).reason == f"{location}No such file or directory"
+    )
     other.mkdir()
     assert on_disk(tmp_path).allowed
-    assert on_disk(tmp_path, strict=True).reason == f"{place}a directory"
+    assert on_disk(tmp_path, strict=True).reason == f"{location}a directory"
     other.rmdir()
     other.write_text("deny br1\n")
     assert on_disk(tmp_path, strict=True).allowed
@@ -303,221 +236,3 @@ def test_an_edit_counts_at_once(tmp_path: Path) -> None:
     assert on_disk(tmp_path).allowed
     main.write_text("deny br0\n")
     assert not on_disk(tmp_path).allowed
-
-
-def test_nothing_but_files_is_opened(tmp_path: Path) -> None:
-    (tmp_path / "m").write_text(f"allow br0\ninclude {tmp_path}/x\n")
-    other = tmp_path / "x"
-    os.mkfifo(other)
-    assert not on_disk(tmp_path).allowed
-    for target, allowed in [
-        (str(tmp_path), True),
-        ("/dev/null", True),
-        ("/dev/tty", False),
-        ("/proc/self/fd/0", False),
-        ("/proc/version", False),
-        ("/proc", False),
-        ("/sys/kernel", False),
-        ("gone", True),
-        (str(other), True),
-        ("m", False),
-    ]:
-        other.unlink()
-        other.symlink_to(target)
-        assert on_disk(tmp_path).allowed == allowed, target
-
-
-def test_a_large_file_is_refused(tmp_path: Path) -> None:
-    main = tmp_path / "m"
-    main.write_bytes(b"allow br0\n" + b"#" * bridge_conf.MAX_BYTES)
-    assert "too large" in on_disk(tmp_path).reason
-    main.write_bytes(b"allow br0\n" + b"\n" * bridge_conf.MAX_LINES)
-    assert "16384 lines" in on_disk(tmp_path).reason
-    main.write_bytes(b"allow br0\n#".ljust(4000, b"x"))
-    assert on_disk(tmp_path).allowed
-
-
-def test_the_way_is_bounded(tmp_path: Path) -> None:
-    """Who can write an included file, or a link on the way to one, could have the
-    broker look up names for minutes."""
-    (tmp_path / "d").mkdir()
-    main = tmp_path / "m"
-    way = f"{tmp_path}" + "/d/.." * 500
-    main.write_text("allow br0\n" + f"include {way}/gone\n" * 7)
-    assert on_disk(tmp_path).allowed
-    main.write_text("allow br0\n" + f"include {way}/gone\n" * 9)
-    verdict = on_disk(tmp_path)
-    assert (verdict.allowed, verdict.undecided) == (False, True)
-    assert verdict.reason.endswith("more than 8192 steps on the way")
-    (tmp_path / "l0").symlink_to("d/../" * 500)
-    for number in range(1, 20):
-        (tmp_path / f"l{number}").symlink_to(f"l{number - 1}/" + "d/../" * 500)
-    main.write_text(f"allow br0\ninclude {tmp_path}/l19/gone\n")
-    verdict = on_disk(tmp_path)
-    assert verdict.reason == (
-        f"{main}:2: include {tmp_path}/l19/gone: more than 8192 steps on the way"
-    )
-
-
-def test_a_lease_is_not_waited_for(tmp_path: Path) -> None:
-    """A file's owner may make others wait who open it (fcntl(2), F_SETLEASE)."""
-    other = tmp_path / "x"
-    other.touch()
-    (tmp_path / "m").write_text(f"allow br0\ninclude {other}\n")
-    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
-    try:
-        with other.open("r+") as held:
-            try:
-                fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-            except OSError as error:
-                pytest.skip(f"no leases here: {error.strerror}")
-            verdict = on_disk(tmp_path)
-            fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    finally:
-        signal.signal(signal.SIGIO, before)
-    assert (verdict.allowed, verdict.undecided) == (False, True)
-    assert "the broker cannot read it: Resource temporarily" in verdict.reason
-    assert on_disk(tmp_path).allowed
-
-
-@pytest.mark.parametrize("what", ["file", "link", "directory"])
-def test_a_swap_after_the_check_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    """What was judged is what is read, whatever has its name by then."""
-    good, bad = tmp_path / "good", tmp_path / "bad"
-    for directory, text in ((good, "#"), (bad, "allow br0")):
-        directory.mkdir()
-        (directory / "f").write_text(text)
-    way = tmp_path / "way"
-    way.symlink_to("good")
-    (tmp_path / "m").write_text(f"include {way}/f\n")
-    checked = os.stat(good / "f" if what == "file" else good)
-    if what == "link":
-        checked = os.lstat(way)
-    swapped: list[int] = []
-
-    def swap(number: int) -> None:
-        if number == checked.st_ino and not swapped:
-            swapped.append(number)
-            if what == "file":
-                os.replace(bad / "f", good / "f")
-            elif what == "link":
-                way.unlink()
-                way.symlink_to("bad")
-            else:
-                good.rename(tmp_path / "away")
-                bad.rename(good)
-
-    def has_permission(fd: int, st: os.stat_result, want: int, reader: Reader) -> bool:
-        allowed = real(fd, st, want, reader)
-        swap(st.st_ino)
-        return allowed
-
-    def readlink(fd: int) -> bytes:
-        target = real_readlink(fd)
-        swap(os.fstat(fd).st_ino)
-        return target
-
-    real, real_readlink = access.has_permission, access._readlink
-    monkeypatch.setattr(access, "has_permission", has_permission)
-    monkeypatch.setattr(access, "_readlink", readlink)
-    verdict = on_disk(tmp_path)
-    assert swapped
-    assert verdict.reason == f"no rule of {tmp_path}/m allows it"
-    monkeypatch.undo()
-    assert on_disk(tmp_path).allowed
-
-
-@pytest.mark.parametrize(
-    ("kind", "options", "says"),
-    [
-        ("ext4", "rw", None),
-        ("tmpfs", "rw,user_id=1000", None),
-        ("proc", "rw", "on proc, where"),
-        ("sysfs", "rw", "on sysfs, where"),
-        ("fuse", "rw,user_id=1000,group_id=1000", "that a user serves"),
-        ("fuse.sshfs", "rw,user_id=1000,group_id=0,allow_other", "that a user serves"),
-        ("fuse.x", "rw,user_id=0,user_id=1000", "that a user serves"),
-        ("fuse.x", "rw", "that a user serves"),
-        ("fuseblk", "rw,user_id=0,group_id=0,allow_other", None),
-        ("fuse.overlay", "rw,user_id=0,group_id=0", None),
-    ],
-)
-def test_which_file_systems_may_be_asked(
-    kind: str, options: str, says: str | None
-) -> None:
-    found = mounts._objection(kind, options)
-    assert found == says or (found is not None and says is not None and says in found)
-
-
-def test_a_mount_that_is_not_listed_is_not_asked() -> None:
-    assert mounts.why_not(2**40) == "on a mount that is not listed"
-
-
-def test_descriptors_are_closed(tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
-    (tmp_path / "l").symlink_to(tmp_path)
-    for target in ("/l/l/f", "/f/x", "/l/../gone", "/m", "//./l/", "/loop"):
-        text = f"allow br0\ninclude {tmp_path}{target}\n"
-        (tmp_path / "m").write_text(text)
-        (tmp_path / "f").touch()
-        (tmp_path / "loop").unlink(missing_ok=True)
-        (tmp_path / "loop").symlink_to("loop")
-        assert on_disk(tmp_path).allowed == (target != "/m")
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-def test_links_in_sticky_directories(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "f").write_text("allow br0\n")
-    sticky = tmp_path / "sticky"
-    sticky.mkdir()
-    sticky.chmod(0o1777)
-    (sticky / "l").symlink_to(tmp_path / "f")
-    setting = tmp_path / "setting"
-    monkeypatch.setattr(access, "_PROTECTED_SYMLINKS", str(setting))
-    stranger = Reader(ME.uid + 1, ME.gid, ME.groups)
-    link, inside = os.lstat(sticky / "l"), os.stat(sticky)
-    foreign = os.stat_result((*inside[:4], inside.st_uid + 2, *inside[5:]))
-    access._check_sticky(inside, link, stranger)  # the directory owner's own link
-    access._check_sticky(foreign, link, ME)
-    with pytest.raises(PermissionError):
-        access._check_sticky(foreign, link, stranger)
-    setting.write_text("1\n")
-    with pytest.raises(PermissionError):
-        access._check_sticky(foreign, link, stranger)
-    setting.write_text("0\n")
-    access._check_sticky(foreign, link, stranger)
-
-
-def acl(*entries: tuple[int, int, int]) -> bytes:
-    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *e) for e in entries)
-
-
-NONE = 0xFFFFFFFF
-BASE = [(1, 7, NONE), (2, 6, 1001), (4, 0, NONE), (8, 4, 2002), (16, 4, NONE)]
-
-
-@pytest.mark.parametrize(
-    ("reader", "want", "allowed"),
-    [
-        (Reader(1001, 1, frozenset()), access.READ, True),
-        (Reader(1001, 1, frozenset()), access.SEARCH, False),
-        (Reader(1002, 2002, frozenset()), access.READ, True),
-        (Reader(1002, 1, frozenset({2002, 50})), access.READ, True),
-        (Reader(1002, 50, frozenset()), access.READ, False),
-        (Reader(1002, 1, frozenset()), access.READ, True),
-    ],
-)
-def test_acl(reader: Reader, want: int, allowed: bool) -> None:
-    assert acl_permits(acl(*BASE, (32, 4, NONE)), 50, want, reader) == allowed
-
-
-@given(st.binary() | st.binary().map(lambda b: b"\2\0\0\0" + b))
-def test_a_broken_acl_is_undecidable_or_no_error(data: bytes) -> None:
-    try:
-        acl_permits(data, 50, access.READ, Reader(1001, 1, frozenset()))
-    except Undecidable:
-        pass

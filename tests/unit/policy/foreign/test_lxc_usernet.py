@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""lxc-usernet: what a line means, what lines come to, and who waits for names."""
+"""lxc-usernet: which file is read, and who waits for its names."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import re
 import stat
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -17,255 +14,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.usernet import ALICE, FAKE, GIDS, TEXTS, UIDS, numbers
 from tapster.model import Peer
 from tapster.policy.config.values import Names
 from tapster.policy.foreign import lxc_usernet, name_lookup
-from tapster.policy.foreign.lxc_usernet import Allotment, Grant, look_up, parse, weigh
+from tapster.policy.foreign.lxc_usernet import look_up
+from tapster.policy.foreign.lxc_usernet_lines import (
+    Allotment,
+    Grant,
+    Line,
+    parse,
+    weigh,
+)
 from tapster.policy.foreign.name_lookup import NameLookup
-
-# alice is in g by what a process inherits, and in her own group by her gid.
-UIDS = {"alice": 1001, "toor": 1001, "bob": 1002}
-GIDS = {"alice": 1001, "g": 3001, "h": 3002, "other": 3003}
-FAKE = Names(UIDS.__getitem__, GIDS.__getitem__)
-ALICE = Peer(1001, 1001, frozenset({3001, 3002}), 1)
-
-
-def numbers(data: bytes) -> dict[bytes, int | None]:
-    found: dict[bytes, int | None] = {}
-    for line in parse(data):
-        name = os.fsdecode(line.name)
-        table = GIDS if name.startswith("@") else UIDS
-        found[line.name] = table.get(name.removeprefix("@"))
-    return found
-
-
-def weighed(data: bytes, peer: Peer = ALICE) -> Grant:
-    """`weigh` over the lines of a text for br0."""
-    lines = [line for line in parse(data) if line.bridge == b"br0"]
-    return weigh("/f", lines, numbers(data), peer)
-
-
-# --- as LXC
-
-
-@pytest.mark.parametrize(
-    ("data", "lxc", "number"),
-    [
-        # What lxc-user-nic 5.0.2 gave alice, asked until it refused.
-        (b"alice tap br0 2\n", 2, 2),
-        (b"alice tap br0 2\nalice tap br0 3\n", 3, 3),
-        (b"alice tap br0 3\nalice tap br0 2\n", 3, 3),
-        (b"alice tap br0 2\n@g tap br0 3\n", 5, 5),
-        (b"@g tap br0 3\nalice tap br0 2\n@h tap br0 1\n@g tap br0 4\n", 7, 7),
-        (b"alice tap br0 4\nalice tap br0 -10\n", 0, 0),
-        (b"alice tap br0 4\n@g tap br0 -1\n", 4, 4),
-        (b"alice tap br0 0\n", 0, 0),
-        (b"1001 tap br0 3\n", 0, 0),
-        (b" alice tap br0 3\n", 0, 0),
-        (b"\talice tap br0 3\n", 0, 0),
-        (b"alice\ttap\tbr0\t3\n", 3, 3),
-        (b"alice tap br0 3 # why\n", 3, 3),
-        (b"alice tap br0 3x\n", 3, 3),
-        (b"alice tap br0 0x3\n", 0, 0),
-        (b"alice tap br0 +3\n", 3, 3),
-        (b"alice tap br0 3.9\r\n", 3, 3),
-        (b"alice tap br0\n3\n", 0, 0),
-        (b"alice tap br0 3\0 9\n", 3, 3),
-        (b"alice veth br0 3\n", 0, 0),
-        (b"alice TAP br0 3\n", 0, 0),
-        (b"alice tap br1 3\n", 0, 0),
-        (b"alice tap br0 2147483648\n", 0, 0),
-        (b"alice tap br0 3", 3, 3),
-        (b"#alice tap br0 3\n", 0, 0),
-        (b"alice \v tap br0 3\n", 3, 3),
-        (b"alice\vtap br0 3\n", 0, 0),
-        (b"alice tap br0 \v3\n", 3, 3),
-        (b"@ tap br0 3\n", 0, 0),
-        (b"alice tap br0 " + b"0" * 50 + b"3\n", 3, 3),
-        (b"alice tap br0 - 3\n", 0, 0),
-        (b"alice" + b" " * 200 + b"tap br0 3\n", 3, 3),
-        (b"bob tap br0 3\n", 0, 0),
-        (b"@other tap br0 3\n", 0, 0),
-        # What differs.
-        (b"@alice tap br0 3\n", 0, 3),
-        (b"toor tap br0 3\n", 0, 3),
-        (b"@g tap br0 0\nalice tap br0 2\n", 3, 2),
-        (b"@g tap br0 -1\nalice tap br0 2\n", 3, 2),
-        (b"alice tap br0 4294967299\n", 3, 0),
-        (b"alice tap br0 99999999999999999999\n@g tap br0 4\n", 5, 0),
-    ],
-)
-def test_numbers_are_lxcs(data: bytes, lxc: int, number: int) -> None:
-    assert weighed(data).nics == number
-    if number != lxc:
-        return
-    # Nor does a line behind or before it change what it means.
-    for other in (b"", b"\n", b"bob tap br0 9\n", b"alice veth br0 9\n", b"x\n"):
-        assert weighed(other + data).nics == number
-        assert weighed(data.rstrip(b"\n") + b"\n" + other).nics == number
-
-
-SCANF = ctypes.CDLL(None).sscanf
-FORMAT = b"%99[^ \t] %99[^ \t] %99[^ \t] %d"
-
-
-def scanned(line: bytes) -> tuple[bytes, bytes, bytes, int] | None:
-    """The fields of a line, by the C library."""
-    fields = [ctypes.create_string_buffer(100) for _ in range(3)]
-    number = ctypes.c_int()
-    if SCANF(line, FORMAT, *fields, ctypes.byref(number)) != 4:
-        return None
-    name, kind, bridge = (field.value for field in fields)
-    return name, kind, bridge, number.value
-
-
-PIECES = st.sampled_from(
-    [
-        *(b"alice", b"@g", b"tap", b"tap", b"veth", b"br0", b"3", b"-2", b"+7", b"0x1"),
-        *(b" ", b" ", b" ", b"\t", b"\v", b"\r", b"\f", b"\0", b"#", b"\xff"),
-        *(b"x" * 98, b"x" * 99, b"x" * 100, b"2147483647", b"-2147483648", b"4.5"),
-    ]
-)
-TEXTS = st.one_of(
-    st.lists(PIECES, max_size=12).map(b"".join),
-    st.tuples(PIECES, PIECES, PIECES, PIECES).map(b" ".join),
-    st.integers(-(2**31), 2**31 - 1).map(lambda n: b"alice tap br0 %d" % n),
-    st.binary(max_size=60).map(lambda b: b"alice tap " + b),
-)
-
-
-@settings(max_examples=5 * settings().max_examples)
-@given(TEXTS)
-def test_fields_are_scanfs(text: bytes) -> None:
-    text = text.replace(b"\n", b"")
-    found = [line for line in parse(text) if line.nics is not None]
-    expected = scanned(text + b"\n")
-    if expected is None or expected[1] != b"tap" or text.startswith(b"#"):
-        assert found == []
-    elif not re.search(rb"[0-9]{10}", text):  # too large for an int, if larger yet
-        (line,) = found
-        assert (line.name, line.bridge, line.nics) == (
-            expected[0],
-            expected[2],
-            expected[3],
-        )
-
-
-def by_lxc(data: bytes, peer: Peer, names: dict[bytes, int | None]) -> int:
-    """How many NICs LXC gives: each counts to the first name that has room; the
-    very first one to the first name."""
-    mine = []
-    for text in data.split(b"\n"):
-        fields = scanned(text + b"\n")
-        if fields is None or fields[1:3] != (b"tap", b"br0"):
-            continue
-        number = names[fields[0]]
-        if number in ({peer.gid, *peer.groups} if b"@" in fields[0] else {peer.uid}):
-            mine.append((fields[0], fields[3]))
-    if sum(number for _, number in mine) <= 0:
-        return 0
-    held = Counter([mine[0][0]])
-    while free := [name for name, number in mine if held[name] < number]:
-        held[free[0]] += 1
-    return held.total()
-
-
-LINE = st.tuples(
-    st.sampled_from([b"alice", b"bob", b"@g", b"@h", b"@other"]),
-    st.sampled_from([b"tap", b"tap", b"tap", b"veth"]),
-    st.sampled_from([b"br0", b"br0", b"br0", b"br1"]),
-    st.integers(-3, 5).map(lambda n: b"%d" % n),
-).map(b" ".join)
-
-
-@settings(max_examples=5 * settings().max_examples)
-@given(st.lists(LINE, max_size=8).map(b"\n".join))
-def test_lines_come_to_what_they_do_for_lxc(data: bytes) -> None:
-    found, lxc = weighed(data), by_lxc(data, ALICE, numbers(data))
-    first = next(iter(found.allotments), Allotment("", 1))
-    assert lxc - found.nics == (found.nics > 0 and first.nics == 0)
-    assert sum(allotment.nics for allotment in found.allotments) == found.nics
-
-
-# --- whatever is in a file
-
-
-@given(st.binary() | st.lists(TEXTS).map(b"\n".join))
-def test_bytes_never_raise(data: bytes) -> None:
-    found = weighed(data)
-    assert found.nics >= 0
-    assert all(text.isprintable() for text in (*found.notes, *found.locations))
-    if found.nics:
-        assert b"tap" in data and found.locations
-
-
-@given(st.lists(LINE, max_size=8), st.sampled_from([b"\xff", b"x", b"@zzz"]))
-def test_lines_about_others_change_nothing(lines: list[bytes], name: bytes) -> None:
-    more = [line.replace(b"alice", name) for line in lines]
-    assert weighed(b"\n".join(lines)).allotments == (
-        weighed(
-            b"\n".join([*lines, *(m for m in more if m.startswith(name))])
-        ).allotments
-    )
-
-
-def test_what_is_odd_is_told() -> None:
-    data = (
-        b"alice tap br0 2\n"
-        b"eve tap br0 2\n"
-        b"@nobodys tap br0 2\n"
-        b"\xff\x1b[1m tap br0 1\n"
-        b" alice tap br0 2\n"
-        b"alice tap br0\n"
-        b"alice tap br0 3x\n"
-        b"@g tap br0 1\0x\n"
-        b"@h tap br0 99999999999\n"
-        b"#alice tap br0\n"
-        b"eve veth br0 2\n"
-        b"eve tap br1 2\n"
-    )
-    found = weighed(data)
-    assert found.nics == 0
-    assert found.locations == ("/f:1", "/f:7", "/f:8", "/f:9")
-    assert found.notes == (
-        "/f:2: there is no user eve",
-        "/f:3: there is no group nobodys",
-        "/f:4: there is no user \\\\xff\\x1b[1m",
-        "/f:5: space before the name: it counts for nothing",
-        "/f:6: no number: it counts for nothing",
-        "/f:7: the number is taken for 3",
-        "/f:8: cut at a NUL byte",
-        "/f:9: no such number: whom it is about has nothing",
-    )
-
-
-def test_notes_are_bounded() -> None:
-    notes = weighed(b"eve tap br0 1\n" * 50).notes
-    assert len(notes) == lxc_usernet.MAX_NOTES + 1
-    assert notes[-1] == "and 18 more"
-    locations = weighed(b"alice tap br0 1\n" * 50).locations
-    assert len(locations) == lxc_usernet.MAX_LOCATIONS
-
-
-def test_whose_number_it_is_is_told() -> None:
-    data = b"@g tap br0 3\nalice tap br0 2\n@g tap br0 4\n@h tap br0 0\n"
-    found = weighed(data)
-    assert found.allotments == (
-        Allotment("@g", 4),
-        Allotment("alice", 2),
-        Allotment("@h", 0),
-    )
-    assert found.nics == 6
-    bob = Peer(1002, 1002, frozenset({3001}), 1)
-    assert weighed(data, bob).allotments == (Allotment("@g", 4),)
-
-
-@pytest.mark.parametrize("digits", [b"9" * 5000, b"-" + b"9" * 5000])
-def test_numbers_of_any_length(digits: bytes) -> None:
-    zeros = b"0" * 5000
-    assert weighed(b"alice tap br0 +%s3\n@g tap br0 -%s1\n" % (zeros, zeros)).nics == 3
-    assert weighed(b"alice tap br0 " + digits + b"\n@g tap br0 4\n").nics == 0
-
 
 # --- files
 
@@ -329,7 +90,7 @@ def test_another_file_in_its_place_counts_at_once(file: Path) -> None:
 def test_a_file_is_read_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[bytes] = []
 
-    def counted(data: bytes) -> list[lxc_usernet.Line]:
+    def counted(data: bytes) -> list[Line]:
         read.append(data)
         return parse(data)
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from support.policies import allow, deny
 from tapster.model import Peer, Port, Rule
 from tapster.policy.core.decide import (
     Decision,
@@ -25,9 +25,6 @@ from tapster.policy.core.facts import Facts, Verdict
 from tapster.policy.core.matching import matches_peer
 from tapster.policy.core.patterns import (
     are_within,
-    is_within,
-    matches_no_mac,
-    matches_no_name,
 )
 from tapster.policy.core.rulebook import Rulebook, Target
 from tapster.policy.lint import coverage
@@ -51,15 +48,15 @@ EVERYBODY = [
     for number in range(4)
     for groups in itertools.combinations((1, 2, 36), number)
 ]
-PLACES = [
+WHERE = [
     *(Target(network=name) for name in NETWORKS),
     *(Target(bridge=name) for name in ON),
 ]
 NAMES = (None, "a", "ab", "b")
 MACS = (None, "52:54:00:00:00:01", "52:54:01:00:00:01", "02:54:00:00:00:01")
 TARGETS = [
-    place._replace(name=name, mac=mac)
-    for place, name, mac in itertools.product(PLACES, NAMES, MACS)
+    target._replace(name=name, mac=mac)
+    for target, name, mac in itertools.product(WHERE, NAMES, MACS)
 ]
 
 IDS = st.none() | st.frozensets(st.sampled_from([1, 2, 36]), min_size=1, max_size=2)
@@ -170,14 +167,6 @@ def test_a_way_around_a_rule_is_there_for_somebody(rules: list[Rule]) -> None:
 # --- examples: that anything is found at all
 
 
-def allow(**keys: object) -> Rule:
-    return Rule("f:1", **{"networks": ("lan",), **keys})  # type: ignore[arg-type]
-
-
-def deny(**keys: object) -> Rule:
-    return allow(effect="deny", **keys)
-
-
 ALICE, BOB = frozenset({1}), frozenset({2})
 BOTH = ALICE | BOB
 ALL = ("*",)
@@ -254,171 +243,6 @@ def test_denials_in_the_shadow_of_others(
     rules: list[Rule], found: dict[int, tuple[int, ...]]
 ) -> None:
     assert {n: by for n, by, _ in shadowed_denials(rules)} == found
-
-
-@pytest.mark.parametrize(
-    ("rules", "vain"),
-    [
-        ([deny()], [0]),
-        ([deny(), allow(users=ALICE)], []),
-        ([deny(users=BOB), allow(users=ALICE)], [0]),
-        ([deny(users=BOB), allow(groups=ALICE)], []),
-        ([deny(networks=ALL)], []),  # the built-in rule
-        ([deny(networks=ALL), allow(networks=("default",), users=ALICE)], []),
-        ([deny(networks=ALL, users=BOB), allow(networks=("default",), users=ALICE)],
-         [0]),
-        ([deny(networks=("default",))], []),
-        ([deny(), allow(networks=ALL)], []),
-        ([deny(networks=(), bridges=("br0",)), allow(networks=ALL)], [0]),
-        ([deny(networks=(), bridges=("br0",)), allow(bridges=("br0",))], []),
-    ],
-)  # fmt: skip
-def test_denials_of_what_nothing_allows(rules: list[Rule], vain: list[int]) -> None:
-    assert redundant_denials(rules, bridges_elsewhere=False) == vain
-    with_bridges = [n for n in vain if not rules[n].bridges]
-    assert redundant_denials(rules, bridges_elsewhere=True) == with_bridges
-
-
-@pytest.mark.parametrize(
-    ("rules", "closed"),
-    [
-        ([], ["lan", "wan"]),
-        ([allow()], ["wan"]),
-        ([allow(networks=ALL, users=ALICE)], []),
-        ([allow(users=BOTH), deny(users=ALICE)], ["wan"]),
-        ([allow(users=BOTH), deny(users=ALICE), deny(users=BOB)], ["lan", "wan"]),
-        ([allow(users=BOB), deny(guests=("*",))], ["wan"]),
-        ([deny(networks=("default",), users=ALICE)], ["default", "lan", "wan"]),
-        ([deny(networks=ALL)], ["default", "lan", "wan"]),
-        ([allow(effect="polkit"), allow(networks=("wan",))], []),
-    ],
-)
-def test_networks_that_nobody_may_use(rules: list[Rule], closed: list[str]) -> None:
-    assert closed_networks(rules, NETWORKS) == closed
-
-
-BR0 = {"networks": (), "bridges": ("br0",)}
-
-
-@pytest.mark.parametrize(
-    ("rules", "found"),
-    [
-        ([deny(**BR0), allow()], [(0, "network", "lan")]),
-        ([deny(), allow(**BR0)], [(0, "bridge", "br0")]),
-        ([deny(networks=ALL), allow(**BR0)], [(0, "bridge", "br0")]),
-        ([deny(bridges=("br0",)), allow(), allow(**BR0)], []),
-        ([deny(**BR0), deny(), allow()], []),
-        ([deny(**BR0, users=BOB), allow(users=ALICE)], []),
-        ([deny(**BR0, users=BOB), allow(users=BOTH), deny(users=BOB)], []),
-        ([deny(**BR0, users=BOTH), allow(users=ALICE), deny(users=ALICE)], []),
-        ([deny(**BR0, groups=BOB), allow(users=BOTH)], [(0, "network", "lan")]),
-        ([deny(**BR0), allow(networks=("default",))], []),
-    ],
-)
-def test_ways_around_a_rule(
-    rules: list[Rule], found: list[tuple[int, str, str]]
-) -> None:
-    assert list(bypasses(rules, ON)) == found
-
-
-# --- patterns
-
-SIGNS = st.text("ab-*?", max_size=5)
-WORDS = ["".join(w) for n in range(6) for w in itertools.product("ab-", repeat=n)]
-
-
-@settings(max_examples=3 * settings().max_examples, deadline=None)
-@given(SIGNS, SIGNS)
-def test_a_pattern_is_within_another(inner: str, outer: str) -> None:
-    if is_within(inner, outer):
-        for word in WORDS:
-            assert fnmatchcase(word, outer) or not fnmatchcase(word, inner)
-
-
-@pytest.mark.parametrize(
-    ("inner", "outer", "within"),
-    [
-        ("web-1", "web-*", True),
-        ("web-1*", "web-*", True),
-        ("web-*", "web-1*", False),
-        ("web-?", "web-*", True),
-        ("web-*", "web-?", False),
-        ("a*b", "*", True),
-        ("*ab", "*b", True),
-        ("a?c", "a?*", True),
-        ("a*", "a?*", False),
-        ("52:54:00:*", "52:*:*", True),
-    ],
-)
-def test_patterns_within_others(inner: str, outer: str, within: bool) -> None:
-    assert is_within(inner, outer) is within
-    assert are_within([inner], [outer, "x"]) is within
-    assert are_within([inner, "y"], [outer]) is (within and outer == "*")
-    assert are_within([inner], [])
-    assert not are_within([], [outer])
-
-
-LABELS = [
-    word
-    for word in WORDS
-    if word and not word.startswith("-") and not word.endswith("-")
-]
-
-
-@settings(max_examples=3 * settings().max_examples, deadline=None)
-@given(SIGNS.filter(bool))
-def test_names_that_nobody_can_have(pattern: str) -> None:
-    # Whatever a pattern of five signs matches, it matches one of five letters.
-    some = any(fnmatchcase(name, pattern) for name in LABELS)
-    assert matches_no_name(pattern) is not some
-
-
-@pytest.mark.parametrize(
-    ("pattern", "impossible"),
-    [
-        ("a" * 63, False),
-        ("*" + "-" * 61 + "a", False),
-        ("?" + "-" * 62, True),
-        ("*" * 63, False),
-        ("??*" + "a" * 60, False),
-        ("web-", True),
-        ("-*", True),
-        ("*-web", False),
-    ],
-)
-def test_names_at_their_limits(pattern: str, impossible: bool) -> None:
-    assert matches_no_name(pattern) is impossible
-
-
-@settings(max_examples=3 * settings().max_examples, deadline=None)
-@given(st.binary(min_size=6, max_size=6), st.data())
-def test_a_pattern_of_a_mac_matches_it(raw: bytes, data: st.DataObject) -> None:
-    mac = bytes([raw[0] & ~1, *raw[1:]]).hex(":")
-    start, end = sorted(data.draw(st.tuples(*[st.integers(0, 17)] * 2)))
-    blur = data.draw(st.sampled_from(["*", "?" * (end - start), mac[start:end] + "*"]))
-    pattern = mac[:start] + blur + mac[end:]
-    assert fnmatchcase(mac, pattern)
-    assert not matches_no_mac(pattern)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "impossible"),
-    [
-        ("52:54:00", True),
-        ("52:54:00*", False),
-        ("*", False),
-        ("?" * 17, False),
-        ("?" * 16, True),
-        ("53:*", True),
-        ("?3:*", True),
-        ("5254*", True),
-        ("*:::*", True),
-        ("52:54:00:12:34:567", True),
-        ("*0a", False),
-    ],
-)
-def test_macs_that_nobody_can_have(pattern: str, impossible: bool) -> None:
-    assert matches_no_mac(pattern) is impossible
 
 
 # --- many rules

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`tapster.policy.lint.bridge_conf` and `lint_usernet`: what is said of the files
-agrees with what requests get by them."""
+"""What is said of bridge.conf agrees with what requests get by it."""
 
 from __future__ import annotations
 
@@ -13,21 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapster.policy.config.values import Names
-from tapster.policy.foreign.access import Contents, Undecidable
-from tapster.policy.foreign.bridge_conf import MAX_DEPTH, MAX_FILES, judge
+from support.linting import HOST
+from tapster.policy.foreign.access import Contents
+from tapster.policy.foreign.bridge_conf import judge
+from tapster.policy.foreign.bridge_conf_includes import MAX_DEPTH, MAX_FILES
+from tapster.policy.foreign.permissions import Undecidable
 from tapster.policy.lint.bridge_conf import BridgeConf, Files, lint_bridge_conf
 from tapster.policy.lint.findings import Severity
-from tapster.policy.lint.lxc_usernet import lint_usernet
-from tapster.policy.lint.values import Host
 
-HOST = Host(
-    Names({"alice": 1000, "al": 1000}.__getitem__, {"kvm": 36, "none": 7}.__getitem__),
-    {1000}.__contains__,
-    {36, 7}.__contains__,
-    {36: True, 7: False}.get,
-    {"br0": True, "br1": True, "eth0": False}.get,
-)
 REFUSED = "every request for a Linux bridge is refused"
 Tree = Mapping[str, bytes | int | str]
 
@@ -66,9 +58,6 @@ def said(tree: Tree, *, strict: bool = False, is_root: bool = True) -> list[str]
     return [f"{f.location}: {f.severity}: {f.message}" for f in found]
 
 
-# --- bridge.conf
-
-
 def test_a_file_in_order() -> None:
     tree = {"/m": b"# bridges\nallow br0\ninclude /a\n", "/a": b"deny br1\n"}
     found = check(tree)
@@ -88,9 +77,9 @@ def test_what_refuses_all() -> None:
         ({"/m": "neither a regular file nor a directory"}, "/m", "neither a regular"),
         ({"/m": b"include /f", "/f": "neither a regular file"}, "/m:1", "neither a"),
     ]
-    for tree, place, why in trees:
+    for tree, location, why in trees:
         (only,) = said(tree)
-        assert only.startswith(f"{place}: error: ")
+        assert only.startswith(f"{location}: error: ")
         assert why in only
         assert only.endswith(REFUSED)
         assert check(tree).allowed(["br0"]) == []
@@ -205,44 +194,5 @@ def test_what_is_said_is_what_requests_get(
         if not found.may_allow:
             assert not verdict.allowed
         for note in verdict.notes:  # all that the log is told
-            places = [f"{f.file}:{f.line}: " for f in found.findings]
-            assert strict or any(place in note for place in places)
-
-
-# --- lxc-usernet
-
-
-def test_lines_of_a_usernet_file() -> None:
-    text = (
-        b"alice tap br0 4\n"
-        b"@kvm veth br9 4\n"  # is LXC's own business
-        b"eve tap br0 4\n"
-        b"@nobody tap br0 4\n"
-        b"@none tap br1 4\n"
-        b" alice tap br0 4\n"
-        b"al tap br0 2\n"
-        b"alice tap br7 0\n"
-        b"alice tap eth0 3 # why\n"
-        b"alice tap br1 3x\n"
-    )
-    found = [
-        f"{f.location}: {f.severity}: {f.message}"
-        for f in lint_usernet("/u", text, HOST)
-    ]
-    assert found == [
-        "/u:3: warning: there is no user 'eve'",
-        "/u:4: warning: there is no group 'nobody'",
-        "/u:5: warning: nobody is in group 'none'",
-        "/u:6: warning: space before the name: it counts for nothing",
-        "/u:7: warning: not the first line for 'al': the highest number counts",
-        "/u:8: note: it grants nothing",
-        "/u:8: note: there is no Linux bridge 'br7' on this host",
-        "/u:9: warning: 'eth0' is not a Linux bridge",
-        "/u:10: warning: the number is taken for 3",
-    ]
-
-
-@given(st.binary(max_size=200))
-def test_any_usernet_file_is_survived(data: bytes) -> None:
-    for finding in lint_usernet("/u", data + b" tap br0 1\nalice tap " + data, HOST):
-        assert finding.line is not None
+            locations = [f"{f.file}:{f.line}: " for f in found.findings]
+            assert strict or any(location in note for location in locations)
