@@ -96,7 +96,7 @@ def parse_arguments(arguments: list[bytes]) -> tuple[bool, bytes, int]:
     As QEMU's own helper does, options may come in any order and the last one
     wins. The two words of the interface first proposed to QEMU are taken too.
 
-    :raise Usage: for anything else.
+    :raises Usage: for anything else.
     """
     vnet = False
     bridge: bytes | None = None
@@ -142,7 +142,7 @@ def check_bridge(name: bytes) -> str:
 def parse_reply(message: bytes) -> None:
     """Return if the broker granted the tap as descriptor 0 of this message.
 
-    :raise Failure: it did not, or what it said makes no sense.
+    :raises Failure: it did not, or what it said makes no sense.
     """
 
     # This is json.loads() without json's Python modules: its scanner reads the
@@ -190,7 +190,7 @@ def too_late() -> Failure:
 def remaining(deadline: float) -> float:
     """Seconds left.
 
-    :raise Failure: none is.
+    :raises Failure: none is.
     """
     left = deadline - monotonic()
     if left <= 0:
@@ -201,7 +201,7 @@ def remaining(deadline: float) -> float:
 def connect(path: bytes, deadline: float) -> _socket.socket:
     """Connect, waiting only where the broker's backlog is full.
 
-    :raise OSError: what connect() said.
+    :raises OSError: what connect() said.
     """
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
@@ -267,7 +267,7 @@ def find_broker(deadline: float) -> tuple[_socket.socket, bool]:
 def private_directory(path: bytes, forbidden: int) -> bool:
     """Whether the directory exists.
 
-    :raise Failure: it is somebody else's, or its mode has `forbidden` bits.
+    :raises Failure: it is somebody else's, or its mode has `forbidden` bits.
     """
     try:
         status = posix.lstat(path)
@@ -390,8 +390,8 @@ def spawn(program: bytes, runtime: bytes, log: int) -> int:
 def receive(sock: _socket.socket, answer: bytearray, fds: list[int]) -> None:
     """Append one piece of the answer, and the descriptors that came with it.
 
-    :raise Gone: the broker closed the connection without a word.
-    :raise Failure: the broker hung up too early, or says too much.
+    :raises Gone: the broker closed the connection without a word.
+    :raises Failure: the broker hung up too early, or says too much.
     """
     data, ancillary, flags, _ = sock.recvmsg(
         REPLY_LIMIT, _socket.CMSG_SPACE(64), _socket.MSG_CMSG_CLOEXEC
@@ -412,8 +412,8 @@ def receive(sock: _socket.socket, answer: bytearray, fds: list[int]) -> None:
 def ask(sock: _socket.socket, request: bytes, deadline: float) -> int:
     """Send the request; return the tap, which the caller closes.
 
-    :raise Gone: the broker closed the connection without a word.
-    :raise Failure: there is no tap.
+    :raises Gone: the broker closed the connection without a word.
+    :raises Failure: there is no tap.
     """
     answer = bytearray()
     fds: list[int] = []
@@ -443,7 +443,7 @@ def ask(sock: _socket.socket, request: bytes, deadline: float) -> int:
 def open_requester(number: int) -> _socket.socket:
     """The inherited socket, without taking its descriptor away from anybody.
 
-    :raise Failure: it is not what QEMU passes; nothing was sent.
+    :raises Failure: it is not what QEMU passes; nothing was sent.
     """
     try:
         sock = _socket.socket(fileno=number)
@@ -486,7 +486,7 @@ def deliver(requester: _socket.socket, tap: int, deadline: float) -> None:
 def attach(vnet: bool, bridge: str, number: int, deadline: float) -> None:
     """The whole way: QEMU has the tap when this returns.
 
-    :raise Failure: QEMU got nothing.
+    :raises Failure: QEMU got nothing.
     """
     requester = open_requester(number)
     try:

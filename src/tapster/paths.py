@@ -18,7 +18,7 @@ def runtime_directory() -> str:
 
     `$XDG_RUNTIME_DIR`, or `/run/user/UID`, or `/tmp/tapster-UID`.
 
-    :raise BrokerUnavailable: the last, in a place where all users may write, is
+    :raises BrokerUnavailable: the last, in a place where all users may write, is
         there and is somebody else's or open to others.
     """
     path = os.environ.get("XDG_RUNTIME_DIR", "")
@@ -40,7 +40,7 @@ def runtime_directory() -> str:
 def is_private(path: str, forbidden: int) -> bool:
     """Whether the directory exists; if so it is ours and lacks these mode bits.
 
-    :raise BrokerUnavailable: it is not.
+    :raises BrokerUnavailable: it is not.
     """
     try:
         status = os.lstat(path)

@@ -28,7 +28,7 @@ _PATIENCE = 5.0  # seconds for it to register; then it is as if there were none
 def ask_again(call: Callable[[], T]) -> T:
     """Call for a second time, now with a person who may be asked.
 
-    :raise TapsterError: as the call.
+    :raises TapsterError: as the call.
     """
     with _agent():
         return call()

@@ -56,7 +56,7 @@ def ask(options: argparse.Namespace, call: Callable[[bool], T]) -> T:
     """Have a call answered, by a person too, if it is refused and there is one.
 
     :param call: takes whether polkit may ask somebody.
-    :raise TapsterError: as the call.
+    :raises TapsterError: as the call.
     """
     try:
         return call(False)

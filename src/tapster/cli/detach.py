@@ -41,7 +41,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """:raise TapsterError: there is no such NIC, or no broker, or it says no."""
+    """:raises TapsterError: there is no such NIC, or no broker, or it says no."""
     options = parse(arguments)
     nics = client.list_nics(rootless=options.rootless)
     nic = find(options.nic, nics, os.geteuid())
@@ -62,7 +62,7 @@ def find(word: str, nics: Sequence[dict[str, Any]], uid: int) -> dict[str, Any] 
     user's own guest of that name. A name is its user's choice, so another's guest
     is never found by it.
 
-    :raise UsageError: several are.
+    :raises UsageError: several are.
     """
     for nic in nics:
         if nic["ifname"] == word:

@@ -50,7 +50,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """:raise TapsterError: a broker runs, and says no, or makes no sense."""
+    """:raises TapsterError: a broker runs, and says no, or makes no sense."""
     options = parse(arguments)
     try:
         findings = manage.diagnose(rootless=options.rootless)

@@ -52,7 +52,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Returns when Ctrl-C or SIGTERM ends it.
 
-    :raise BrokerUnavailable: there is no broker, or it has gone away.
+    :raises BrokerUnavailable: there is no broker, or it has gone away.
     """
     options = parse(arguments)
     try:

@@ -79,7 +79,7 @@ def make_parser() -> ArgumentParser:
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
-    """:raise UsageError: a port is not written as one, or can't be forwarded."""
+    """:raises UsageError: a port is not written as one, or can't be forwarded."""
     options = make_parser().parse_args(arguments)
     if options.forward is not None:
         from tapster.cli.forward import parse_port
@@ -91,7 +91,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """:raise TapsterError: there is no broker, or it does not tell."""
+    """:raises TapsterError: there is no broker, or it does not tell."""
     options = parse(arguments)
     asked = {key: getattr(options, key) for key in ASKED}
     told = manage.explain(options.user, **asked, rootless=options.rootless)

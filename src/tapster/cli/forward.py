@@ -108,7 +108,7 @@ def _add_network(parser: ArgumentParser) -> None:
 def parse(arguments: Sequence[str]) -> Namespace:
     """The options; of `add` also `guest_port`.
 
-    :raise UsageError: a port or a guest is not written as one.
+    :raises UsageError: a port or a guest is not written as one.
     """
     makers = {"add": make_add_parser, "rm": make_rm_parser, "ls": make_ls_parser}
     options = subcommands.parse(make_parser, makers, arguments)
@@ -122,7 +122,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
 def parse_port(text: str) -> tuple[str, int]:
     """A port of the host as it is asked for, "tcp/8080", and its number.
 
-    :raise UsageError: it is none.
+    :raises UsageError: it is none.
     """
     match = re.fullmatch("(tcp|udp)/([0-9]{1,5})", text)
     if not match or not 1 <= int(match[2]) <= 65535:
@@ -135,7 +135,7 @@ def parse_guest(text: str, number: int) -> tuple[str, int]:
     """A guest's name and its port.
 
     :param number: the port where none is named.
-    :raise UsageError: it is none.
+    :raises UsageError: it is none.
     """
     match = re.fullmatch("([^:]+)(?::([0-9]{1,5}))?", text)
     inside = int(match[2] or number) if match else 0
@@ -146,7 +146,7 @@ def parse_guest(text: str, number: int) -> tuple[str, int]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """:raise TapsterError: there is no broker, or it says no."""
+    """:raises TapsterError: there is no broker, or it says no."""
     options = parse(arguments)
     where = {"rootless": options.rootless}
     match options.command:

@@ -64,7 +64,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """:raise TapsterError: a broker runs, or should, and gives no list."""
+    """:raises TapsterError: a broker runs, or should, and gives no list."""
     options = parse(arguments)
     try:
         nics = client.list_nics(rootless=options.rootless)

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command.
 
     :param argv: without the program's name; that of the process if None.
-    :return: the exit status: 1 for an error, 2 for a wrong command line, 126 and
+    :returns: the exit status: 1 for an error, 2 for a wrong command line, 126 and
         127 for a VMM that cannot be executed, as of a shell.
     """
     # Python has None for a stream that was closed before; argparse has not.

@@ -104,7 +104,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """:raise TapsterError: there is no broker, or it says no."""
+    """:raises TapsterError: there is no broker, or it says no."""
     options = parse(arguments)
     if options.command == "reload":
         changes = look.ask(
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str]) -> int:
 def show(name: str, networks: Sequence[dict[str, Any]], as_json: bool) -> None:
     """Print a network, each instance that there is.
 
-    :raise NotAuthorized: none has that name.
+    :raises NotAuthorized: none has that name.
     """
     found = [network for network in networks if network["name"] == name]
     if not found:

@@ -102,8 +102,8 @@ def parse(arguments: Sequence[str]) -> Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Does not return if all goes well: the process is the VMM's from then on.
 
-    :raise CannotExecute: there is no such VMM.
-    :raise TapsterError: there is no tap, and why.
+    :raises CannotExecute: there is no such VMM.
+    :raises TapsterError: there is no tap, and why.
     """
     options = parse(arguments)
     vmm: list[str] = options.vmm
@@ -140,7 +140,7 @@ def obtain(wanted: dict[str, Any], options: Namespace) -> Nic:
 def find_program(name: str) -> str:
     """The path that execvp() would execute, before any tap is drawn for it.
 
-    :raise CannotExecute: there is none.
+    :raises CannotExecute: there is none.
     """
     candidates = [name]
     if "/" not in name:
@@ -160,7 +160,7 @@ def make_plan(
 ) -> list[dict[str, Any]]:
     """The parameters of each NIC's attach().
 
-    :raise UsageError: it is not clear which NIC --mac is for.
+    :raises UsageError: it is not clear which NIC --mac is for.
     """
     without_mac = sum(request.mac is None for request in requests)
     if options.mac is not None and requests and without_mac != 1:
@@ -229,7 +229,7 @@ def execute(program: str, vmm: list[str], environ: dict[str, str]) -> Never:
 
     Python ignores two signals, and what is ignored stays so in a new program.
 
-    :raise CannotExecute: the kernel refuses.
+    :raises CannotExecute: the kernel refuses.
     """
     signal(SIGPIPE, SIG_DFL)
     signal(SIGXFSZ, SIG_DFL)

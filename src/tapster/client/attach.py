@@ -58,8 +58,8 @@ def connect(
 
     :param start: whether a rootless broker is started where none answers.
     :param timeout: seconds for this, and then for each call.
-    :raise NotRunning: none answers, and none was to be started.
-    :raise BrokerUnavailable: none answers, or none could be started.
+    :raises NotRunning: none answers, and none was to be started.
+    :raises BrokerUnavailable: none answers, or none could be started.
     """
     deadline = time.monotonic() + timeout
     chosen = socket or os.environ.get("TAPSTER_SOCKET")
@@ -128,7 +128,7 @@ class Nic:
     def fd(self) -> int:
         """The tap's descriptor, still owned by this object.
 
-        :raise ValueError: it was closed or taken.
+        :raises ValueError: it was closed or taken.
         """
         if self._fd < 0:
             raise ValueError(f"the descriptor of {self.ifname} was closed or taken")
@@ -141,7 +141,7 @@ class Nic:
     def take(self) -> int:
         """The tap's descriptor, which the caller closes from now on.
 
-        :raise ValueError: it was closed or taken.
+        :raises ValueError: it was closed or taken.
         """
         fd = self.fd
         self._fd = -1
@@ -200,11 +200,11 @@ def attach(
     :param timeout: seconds to find the broker, and again for its answer.
     :param interactive: whether polkit may ask a person, where a rule wants polkit;
         the answer may take PERSON seconds more then.
-    :return: the owner of the tap's descriptor, which the caller closes.
-    :raise InvalidRequest: a parameter cannot be right.
-    :raise RequestError: the broker said no, and why.
-    :raise BrokerUnavailable: no broker answers, and none could be started.
-    :raise ProtocolError: the broker's answer makes no sense.
+    :returns: the owner of the tap's descriptor, which the caller closes.
+    :raises InvalidRequest: a parameter cannot be right.
+    :raises RequestError: the broker said no, and why.
+    :raises BrokerUnavailable: no broker answers, and none could be started.
+    :raises ProtocolError: the broker's answer makes no sense.
     """
     parameters = check_request(network, bridge, name, mac)
     parameters["vnet_hdr"] = bool(vnet_hdr)
@@ -229,7 +229,7 @@ def detach(ifname: str, *, interactive: bool = False, **where: Any) -> None:
     :param ifname: the tap's.
     :param interactive: as `attach()`.
     :param where: as `connect()`, but no broker is started unless asked for.
-    :raise NoSuchNic: there is none, or it is another's.
+    :raises NoSuchNic: there is none, or it is another's.
     """
     ask("Detach", {"ifname": ifname}, where, interactive)
 
@@ -310,7 +310,7 @@ def check_request(
 
     The broker checks all of it again, and more; this is for a quick answer.
 
-    :raise InvalidRequest: one cannot be right.
+    :raises InvalidRequest: one cannot be right.
     """
     given = {"network": network, "bridge": bridge, "name": name, "mac": mac}
     parameters: dict[str, Any] = {k: v for k, v in given.items() if v is not None}

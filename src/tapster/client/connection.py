@@ -41,7 +41,7 @@ class Gone(BrokerUnavailable):
 def open_socket(path: str, deadline: float) -> sockets.socket:
     """Connect, waiting only where the broker's backlog is full.
 
-    :raise OSError: what connect() said.
+    :raises OSError: what connect() said.
     """
     sock = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
     try:
@@ -93,7 +93,7 @@ def try_open_socket(path: str, deadline: float) -> sockets.socket | None:
 def seconds_left(deadline: float) -> float:
     """Seconds left.
 
-    :raise BrokerUnavailable: none is.
+    :raises BrokerUnavailable: none is.
     """
     left = deadline - time.monotonic()
     if left <= 0:
@@ -147,9 +147,9 @@ class Connection:
         :param method: the bare name, or that of another interface with dots.
         :param fds: whether descriptors are expected. If so the caller closes
             them; otherwise, and on any error, none is left open.
-        :raise RequestError: the broker said no.
-        :raise BrokerUnavailable: it hung up, or the time was over.
-        :raise ProtocolError: its reply makes no sense.
+        :raises RequestError: the broker said no.
+        :raises BrokerUnavailable: it hung up, or the time was over.
+        :raises ProtocolError: its reply makes no sense.
         """
         received: list[int] = []
         try:

@@ -37,9 +37,9 @@ def list_networks(**where: Any) -> list[dict[str, Any]]:
 def reload(*, interactive: bool = False, **where: Any) -> list[str]:
     """Have the broker read its configuration anew; returns what changed.
 
-    :raise NotAuthorized: the caller is not root and does not manage every
+    :raises NotAuthorized: the caller is not root and does not manage every
         network, and the broker is not its own.
-    :raise ConfigInvalid: it is wrong, and nothing changed.
+    :raises ConfigInvalid: it is wrong, and nothing changed.
     """
     changes = ask("Reload", {}, where, interactive).get("changes")
     if not isinstance(changes, list) or not is_strings(changes):
@@ -61,7 +61,7 @@ def add_forward(
     :param port: of the host, "tcp/8080".
     :param guest: its name; it need not be attached.
     :param network: the guest's; the default one if None.
-    :raise ForwardRefused: the port is taken, privileged or not granted.
+    :raises ForwardRefused: the port is taken, privileged or not granted.
     """
     parameters = {"port": port, "guest": guest, "guest_port": guest_port}
     reply = ask("AddForward", _with_network(parameters, network), where, interactive)
@@ -73,7 +73,7 @@ def remove_forward(
 ) -> None:
     """Undo `add_forward()`, the caller's own or one that it manages.
 
-    :raise NoSuchForward: there is none, or it is another's.
+    :raises NoSuchForward: there is none, or it is another's.
     """
     parameters = _with_network({"port": port}, network)
     ask("RemoveForward", parameters, where, interactive)
@@ -100,8 +100,8 @@ def explain(
 
     :param user: name or number; the caller if None. Of others only root is told.
     :param forward: a port of the host, "tcp/8080", if that is the question.
-    :raise InvalidRequest: a parameter cannot be right, or there is no such user.
-    :raise NotAuthorized: it is about another user, and the caller is not root.
+    :raises InvalidRequest: a parameter cannot be right, or there is no such user.
+    :raises NotAuthorized: it is about another user, and the caller is not root.
     """
     parameters = check_request(network, bridge, name, mac)
     given = {"user": user, "forward": forward}

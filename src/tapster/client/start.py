@@ -86,7 +86,7 @@ def start_broker(path: str, deadline: float) -> sockets.socket:
     That takes until `deadline`, or START_TIMEOUT, at most. Its log is emptied
     first where it has grown beyond LOG_LIMIT, as nothing rotates it.
 
-    :raise BrokerUnavailable: with the broker's own words, or it took too long.
+    :raises BrokerUnavailable: with the broker's own words, or it took too long.
     """
     directory = os.path.dirname(path)
     log_path = os.path.join(directory, "broker.log")

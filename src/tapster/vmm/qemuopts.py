@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 class Props:
     """The properties in one option's value, in the order they were written.
 
-    :raise ValueError: the value is JSON and cannot be read.
+    :raises ValueError: the value is JSON and cannot be read.
     """
 
     __slots__ = ("_items", "_json")
