@@ -6,9 +6,9 @@
     with tapster.attach(name="web1") as nic:
         start_a_vmm(nic.fd, nic.mac)
 
-This is all there is to the public API: `attach()`, the `Nic` it returns, and
-the errors it raises (`tapster.errors` draws their tree). What is in here is
-looked up on first use, so that `tapster.version` alone costs nothing.
+The public API is `attach()`, the `Nic` that it returns, and the errors that it
+raises; `tapster.errors` draws their tree. Each name is imported when it is first
+used, so that a program that reads only the version does not load the client.
 """
 
 from tapster.version import __version__

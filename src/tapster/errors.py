@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Everything this project raises on purpose.
+"""The exceptions that this project raises on purpose.
 
-A user meets each of these as one line and, where there is one, a hint that
-says what to do; `cli.main` prints them, nothing below it exits.
+A user sees an error as one line, with a hint about what to do if there is one.
+`cli.main` alone prints errors and chooses the exit status; code below it raises.
 
     TapsterError
      ├── UsageError              the command line or an argument is wrong
@@ -19,7 +19,7 @@ says what to do; `cli.main` prints them, nothing below it exits.
           ├── NoSuchNic          nothing of that name that the caller may see
           ├── ForwardRefused     the port is taken, privileged or not granted
           ├── NoSuchForward      no such port is forwarded by the caller
-          ├── ConfigInvalid      the broker's configuration is wrong, see ConfigError
+          ├── ConfigInvalid      the broker's configuration is wrong (see ConfigError)
           ├── BrokerBusy         a limit of the broker was met; try again
           └── BrokerFailure      the broker's fault; its log has the details
 """
@@ -28,7 +28,7 @@ from __future__ import annotations
 
 
 class TapsterError(Exception):
-    """Base of all errors this project raises on purpose.
+    """Base of all errors that this project raises on purpose.
 
     :param message: one line, without a full stop.
     :param hint: what the reader can do about it, one line, or None.
@@ -53,7 +53,7 @@ class UsageError(TapsterError):
 
 
 class ConfigError(TapsterError):
-    """A configuration file is wrong; the message starts with its place."""
+    """A configuration file is wrong; the message starts with file:line:column."""
 
 
 class BrokerUnavailable(TapsterError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The facts that every part of the daemon shares: frozen, and nothing more."""
+"""Plain frozen data that all parts of the daemon share."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ BRIDGE_PREFIX = "tapbr"
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who asks, as the kernel tells it about the other end of the socket."""
+    """Who is at the other end of the socket: what the kernel says, not the message."""
 
     uid: int
     gid: int
     groups: frozenset[int]
     pid: int
-    # A process can leave groups, in a user namespace (user_namespaces(7)): those that
-    # its account has. None: that is not known.
+    # The groups of its account. A process in a user namespace can have dropped some
+    # of them (user_namespaces(7)), so `groups` may lack one. None: not known.
     account_groups: frozenset[int] | None = frozenset()
-    # It is no account's uid, but one of those that subuid(5) gives to some user.
+    # The uid belongs to no account, but to a range that subuid(5) gives to a user.
     subordinate: bool = False
 
     @property
@@ -34,7 +34,7 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class AttachRequest:
-    """What a caller asks for. All of it is the caller's word."""
+    """What a caller asks for, in its own words: nothing in it is verified."""
 
     network: str | None = None
     bridge: str | None = None
@@ -46,7 +46,7 @@ class AttachRequest:
 
 
 class State(StrEnum):
-    """What a NIC is doing."""
+    """Whether a NIC can be used, and if not, why."""
 
     ACTIVE = "active"  # open for its MAC
     WAITING = "waiting"  # shut until the guest shows its first MAC
@@ -55,38 +55,38 @@ class State(StrEnum):
 
 
 class OnTamper(StrEnum):
-    """What a NIC whose holder tampered with its tap comes to."""
+    """What is done to a NIC whose holder tampered with its tap."""
 
     QUARANTINE = "quarantine"  # on no bridge from then on
-    RESTORE = "restore"  # it is undone and told, and the guest stays
-    DETACH = "detach"  # the tap is taken away
+    RESTORE = "restore"  # the change is undone and reported; the guest stays
+    DETACH = "detach"  # the tap is removed
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """What a guest was given on a network that gives addresses."""
+    """The addresses of a guest, on a network that assigns them."""
 
     ipv4: str | None = None
     ipv6: str | None = None
 
 
 class Mode(StrEnum):
-    """What a network connects its guests with."""
+    """What guests of a network are connected to."""
 
-    NAT = "nat"  # a bridge and subnet of ours, and the outside by masquerade
-    ISOLATED = "isolated"  # a bridge and subnet of ours, and nothing else
-    BRIDGE = "bridge"  # a Linux bridge of the host's, which stays as it is
+    NAT = "nat"  # a bridge and subnet of ours; the outside through NAT
+    ISOLATED = "isolated"  # a bridge and subnet of ours; no way out
+    BRIDGE = "bridge"  # a Linux bridge of the host, which is not changed
 
 
 class Scope(StrEnum):
-    """Whether each user has an instance of a network, or all have the same."""
+    """Whether each user has an instance of a network, or all users share one."""
 
     USER = "user"
     SHARED = "shared"
 
 
 class Egress(StrEnum):
-    """Where guests of a NATed network get by themselves."""
+    """Where guests of a NATed network may connect to."""
 
     ANY = "any"
     INTERNET = "internet"  # neither private networks nor the host's own
@@ -94,11 +94,11 @@ class Egress(StrEnum):
 
 
 class AddressCheck(StrEnum):
-    """How guests of a `bridge` network are held to their addresses."""
+    """How it is known which addresses a guest of a `bridge` network may use."""
 
-    LEASE = "lease"  # by what the DHCP server answered them, or is reserved
-    RESERVED = "reserved"  # by the configuration: no reservation, no address
-    OFF = "off"
+    LEASE = "lease"  # those that DHCP gave it, or that are reserved for it
+    RESERVED = "reserved"  # only those that the configuration reserves for it
+    OFF = "off"  # any
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Port:
         return f"{self.protocol}/{self.first}{end}"
 
     def covers(self, other: Port) -> bool:
-        """Whether all of `other` is in this one."""
+        """Whether this range includes all of `other`."""
         return (
             self.protocol == other.protocol
             and self.first <= other.first
@@ -124,7 +124,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """What comes to `port` of the host (a single one) goes to a guest's."""
+    """A single port of the host whose traffic goes to a port of a guest."""
 
     port: Port
     guest: str
@@ -136,7 +136,7 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Bits a second, as the guest sees it: `egress` is what it sends. 0: no limit."""
+    """Limits in bits per second, 0 for none. `egress` is what the guest sends."""
 
     egress: int = 0
     ingress: int = 0
@@ -144,7 +144,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What a guest of this name gets; `user` is a uid, None for anyone's guest."""
+    """What is kept for the guest of a name, of user `user` (uid; None: any user)."""
 
     ipv4: IPv4Address | None = None
     ipv6: IPv6Address | None = None
@@ -154,11 +154,11 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class NetworkDefinition:
-    """One network as it is configured; the defaults are those of the file.
+    """One network as it is configured, with the defaults of the configuration file.
 
-    `domain` empty means "<name>.internal". `subnet` and `subnet6` None mean that
-    a free one is found; `ipv6` False that there is none. `dns` empty means the
-    host's resolvers. `isolation` None means: if the network is shared.
+    An empty `domain` means "<name>.internal", an empty `dns` the host's resolvers.
+    Where `subnet` or `subnet6` is None, the broker chooses a free one; `ipv6` False
+    means no IPv6 at all. Where `isolation` is None, a shared network is isolating.
     """
 
     name: str
@@ -180,11 +180,11 @@ class NetworkDefinition:
     forward: tuple[Forward, ...] = ()
     address_check: AddressCheck = AddressCheck.LEASE
     reservations: Mapping[str, Reservation] = field(default_factory=dict)  # by name
-    max_nics: int | None = None  # of all users together; None: no limit
+    max_nics: int | None = None  # for all users together; None: no limit
 
     @property
     def full_domain(self) -> str:
-        """The domain of its guests' names."""
+        """The domain that the names of its guests are in."""
         return self.domain or f"{self.name}.internal"
 
     @property
@@ -195,7 +195,7 @@ class NetworkDefinition:
 
     @property
     def is_isolating(self) -> bool:
-        """Whether its ports do not see each other."""
+        """Whether its guests cannot reach each other."""
         return self.is_shared if self.isolation is None else self.isolation
 
 
@@ -212,10 +212,10 @@ class Rule:
     networks: tuple[str, ...] = ()
     bridges: tuple[str, ...] = ()  # Linux bridges
     effect: str = "allow"  # or "deny", or "polkit": allow if polkit(8) does
-    max_nics: int | None = None  # a user, on all that the rule is about
+    max_nics: int | None = None  # per user, on all networks of the rule together
     macs: tuple[str, ...] = ()  # patterns; empty: any
     trusted: bool = False
     forward: tuple[Port, ...] | None = None  # None: ports from 1024 up
     guests: tuple[str, ...] = ()  # patterns of guests' names; empty: any
-    ttl: int | None = None  # seconds until a NIC is taken away; None: never
-    manage: bool = False  # whether other users' NICs are seen and changed
+    ttl: int | None = None  # seconds until a NIC is removed; None: never
+    manage: bool = False  # whether other users' NICs may be seen and changed

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where a broker's socket is: what clients look for and the daemon makes."""
+"""Where a broker's socket is: the daemon makes it there, and clients look there."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ SYSTEM_SOCKET = f"{SYSTEM_DIRECTORY}/{SOCKET_NAME}"
 
 
 def runtime_directory() -> str:
-    """Where the rootless broker's directory `tapster` is; it may not exist yet.
+    """The directory in which the rootless broker has its directory `tapster`.
 
-    `$XDG_RUNTIME_DIR`, or `/run/user/UID`, or `/tmp/tapster-UID`.
+    It is `$XDG_RUNTIME_DIR`, or else `/run/user/UID`, or else `/tmp/tapster-UID`,
+    and may not exist yet.
 
-    :raises BrokerUnavailable: the last, in a place where all users may write, is
-        there and is somebody else's or open to others.
+    :raises BrokerUnavailable: it is the one in /tmp, where all users may write, and
+        it belongs to somebody else or is open to others.
     """
     path = os.environ.get("XDG_RUNTIME_DIR", "")
     if path.startswith("/"):
@@ -38,9 +39,11 @@ def runtime_directory() -> str:
 
 
 def is_private(path: str, forbidden: int) -> bool:
-    """Whether the directory exists; if so it is ours and lacks these mode bits.
+    """Whether the directory exists. One that does is this user's own.
 
-    :raises BrokerUnavailable: it is not.
+    :param forbidden: mode bits that it must not have, such as 0o077.
+    :raises BrokerUnavailable: it exists, and belongs to somebody else, is no
+        directory, or has one of these bits.
     """
     try:
         status = os.lstat(path)

@@ -1,4 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a program imports to ask the broker: standard library only, and no event
-loop.
-"""
+"""What a program imports to ask the broker: standard library only, no event loop."""

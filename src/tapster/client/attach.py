@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Asking the broker, from a program that has no event loop.
+"""Ask the broker for a tap, and about taps, in one function call each.
 
-A caller wants a tap in one function call. These are the calls, with `Nic` as
-the owner of a tap's descriptor. `tapster.paths` knows where brokers are,
-`tapster.start` starts the user's own, and `tapster.connection` talks to it.
+A `Nic` owns the descriptor of its tap. `tapster.paths` says where brokers are,
+`client.start` starts the user's own broker, and `client.connection` talks to it.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-PERSON = 300.0  # seconds that polkit gives a person to answer, and we the broker
+PERSON = 300.0  # seconds that a person has to answer polkit's question
 
 
 class NotRunning(BrokerUnavailable):
-    """No broker runs where one was looked for, and none was to be started."""
+    """No broker is running, and the caller did not want one to be started."""
 
 
 def connect(
@@ -51,15 +50,17 @@ def connect(
     start: bool = True,
     timeout: float = TIMEOUT,
 ) -> Connection:
-    """Connect to the broker that answers first.
+    """Connect to a broker.
 
-    In order: `socket`; `$TAPSTER_SOCKET`, and neither of these falls back; the
-    system's, unless `rootless`; the user's own, which is started if it may.
+    A socket that is named, by `socket` or else by `$TAPSTER_SOCKET`, is the only
+    one that is tried. Otherwise it is the system's broker, or else the user's own.
 
-    :param start: whether a rootless broker is started where none answers.
-    :param timeout: seconds for this, and then for each call.
-    :raises NotRunning: none answers, and none was to be started.
-    :raises BrokerUnavailable: none answers, or none could be started.
+    :param socket: path of the broker's socket.
+    :param rootless: do not try the system's broker.
+    :param start: start the user's own broker if it is not running.
+    :param timeout: seconds to connect, and then for each call.
+    :raises NotRunning: no broker answers, and `start` is False.
+    :raises BrokerUnavailable: no broker answers, or it could not be started.
     """
     deadline = time.monotonic() + timeout
     chosen = socket or os.environ.get("TAPSTER_SOCKET")
@@ -89,11 +90,11 @@ def connect(
 
 
 class Nic:
-    """A network interface card of a guest: its tap, and who owns the descriptor.
+    """A network interface card of a guest, and the owner of its tap's descriptor.
 
-    This object does: closing it, or leaving its `with` block, or losing it,
-    takes the guest off the network, and the broker removes the device. `take()`
-    passes the descriptor on to somebody else.
+    When the last copy of the descriptor is closed, the guest is off the network and
+    the tap is gone. `close()` closes this one, and so do the end of a `with` block
+    and the garbage collector. `take()` gives the descriptor to the caller instead.
 
     Attributes: `fd` (int, close-on-exec), `ifname` of the tap, `mac` of the
     guest ("52:54:..."; None while it is not known), `ipv4` and `ipv6` (str
@@ -135,7 +136,7 @@ class Nic:
         return self._fd
 
     def fileno(self) -> int:
-        """The same as `fd`, for select() and its like."""
+        """`fd`, for select() and its like."""
         return self.fd
 
     def take(self) -> int:
@@ -148,7 +149,7 @@ class Nic:
         return fd
 
     def close(self) -> None:
-        """Close the tap, unless it was closed or taken. Any number of times."""
+        """Close the descriptor, unless it was closed or taken. May be called again."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -190,19 +191,20 @@ def attach(
 ) -> Nic:
     """Attach a guest to a network: a tap, wired, locked and up.
 
-    :param network: one of the broker's networks; its default one if None.
-    :param bridge: a Linux bridge instead, 1 to 15 bytes.
-    :param name: of the guest: the same name gets the same MAC and address again.
-    :param mac: of the guest, "52:54:00:12:34:56"; the broker's choice if None.
+    :param network: name of one of the broker's networks; the default one if None.
+    :param bridge: name of a Linux bridge instead, 1 to 15 bytes.
+    :param name: the guest's. A guest that comes back under its name gets the MAC
+        and addresses that it had.
+    :param mac: the guest's, "52:54:00:12:34:56"; if None, the broker chooses one.
     :param vnet_hdr: whether frames carry a virtio-net header (IFF_VNET_HDR).
-    :param socket: path of the broker's socket; `connect()` looks for it if None.
-    :param rootless: pass over the system's broker.
+    :param socket: path of the broker's socket; if None, `connect()` looks for it.
+    :param rootless: do not try the system's broker.
     :param timeout: seconds to find the broker, and again for its answer.
-    :param interactive: whether polkit may ask a person, where a rule wants polkit;
-        the answer may take PERSON seconds more then.
-    :returns: the owner of the tap's descriptor, which the caller closes.
+    :param interactive: polkit may ask a person, if a rule says so. The answer may
+        then take PERSON seconds longer.
+    :returns: the owner of the tap's descriptor; the caller closes it.
     :raises InvalidRequest: a parameter cannot be right.
-    :raises RequestError: the broker said no, and why.
+    :raises RequestError: the broker said no; the message says why.
     :raises BrokerUnavailable: no broker answers, and none could be started.
     :raises ProtocolError: the broker's answer makes no sense.
     """
@@ -223,13 +225,13 @@ def attach(
 
 
 def detach(ifname: str, *, interactive: bool = False, **where: Any) -> None:
-    """Remove a NIC of the caller's, or one that it manages, whoever holds its
-    descriptor.
+    """Remove a NIC that is the caller's or that the caller manages, although
+    somebody holds its descriptor.
 
-    :param ifname: the tap's.
-    :param interactive: as `attach()`.
-    :param where: as `connect()`, but no broker is started unless asked for.
-    :raises NoSuchNic: there is none, or it is another's.
+    :param ifname: the name of the tap.
+    :param interactive: as for `attach()`.
+    :param where: as for `connect()`, with `start` False if it is not given.
+    :raises NoSuchNic: there is no such NIC, or the caller may not see it.
     """
     ask("Detach", {"ifname": ifname}, where, interactive)
 
@@ -237,20 +239,20 @@ def detach(ifname: str, *, interactive: bool = False, **where: Any) -> None:
 def list_nics(**where: Any) -> list[dict[str, Any]]:
     """The NICs that the caller may see, with the fields of the wire's Nic.
 
-    :param where: as `connect()`, but no broker is started unless asked for.
+    :param where: as for `connect()`, with `start` False if it is not given.
     """
     return check_list(ask("List", {}, where).get("nics"), NIC, "NIC")
 
 
 def get_info(**where: Any) -> dict[str, Any]:
-    """What the broker says about itself; parameters as `list_nics()`."""
+    """What the broker says about itself. The parameters are those of `list_nics()`."""
     return ask("GetInfo", {}, where)
 
 
 def watch(**where: Any) -> Iterator[dict[str, Any]]:
-    """Yield the broker's events, as they happen; parameters as `list_nics()`.
+    """Yield the broker's events as they happen, until the generator is closed.
 
-    Closing the generator closes the connection.
+    The parameters are those of `list_nics()`.
     """
     with connect(**{"start": False, **where}) as broker:
         for reply in broker.stream("Watch", {}):
@@ -266,10 +268,13 @@ def ask(
     where: dict[str, Any],
     interactive: bool = False,
 ) -> dict[str, Any]:
-    """The answer to a call that brings no descriptor.
+    """Call a method that returns no descriptor.
 
-    :param where: as `connect()`, but no broker is started unless asked for.
-    :param interactive: as `attach()`; not every method takes it.
+    :param method: name of the method.
+    :param parameters: what the method is given.
+    :param where: as for `connect()`, with `start` False if it is not given.
+    :param interactive: as for `attach()`; not every method takes it.
+    :returns: the parameters of the reply.
     """
     return _call(method, parameters, where, interactive)[0]
 
@@ -282,13 +287,14 @@ def _call(
     *,
     fds: bool = False,
 ) -> tuple[dict[str, Any], list[int]]:
-    """Connect and call, twice if a rootless broker was about to exit.
+    """Connect and call; a second time if a rootless broker was about to exit.
 
-    That is safe: a tap that could not be sent vanished with its descriptor.
+    Calling again is safe: if the first call made a tap, it could not be sent, and
+    was removed when its descriptor was closed.
     """
     where = {"start": False, **where}
     patience = 0.0
-    if interactive:  # told only then: an older broker doesn't know the word
+    if interactive:  # sent only if True: an older broker does not know it
         parameters = {**parameters, "interactive": True}
         patience = PERSON
     with connect(**where) as broker:
@@ -306,11 +312,16 @@ def _call(
 def check_request(
     network: str | None, bridge: str | None, name: str | None, mac: str | None
 ) -> dict[str, Any]:
-    """The parameters that were given, as they are sent.
+    """The parameters that were given, in the form in which they are sent.
 
-    The broker checks all of it again, and more; this is for a quick answer.
+    The broker checks all of it again, and more. A check here answers sooner, and
+    says better what is wrong with it.
 
-    :raises InvalidRequest: one cannot be right.
+    :param network: name of a network.
+    :param bridge: name of a Linux bridge.
+    :param name: the guest's.
+    :param mac: the guest's, in upper or lower case.
+    :raises InvalidRequest: a parameter cannot be right.
     """
     given = {"network": network, "bridge": bridge, "name": name, "mac": mac}
     parameters: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
@@ -323,18 +334,31 @@ def check_request(
     if network is not None and bridge is not None:
         raise InvalidRequest("network and bridge exclude each other", "leave one out")
     if bridge is not None:
-        if len(bridge.encode()) > INTERFACE_NAME_BYTES:
-            hint = "names of bridges have 1 to 15 bytes"
-            raise InvalidRequest(f"there is no bridge named {bridge!r}", hint)
-        if not is_interface_name(bridge):
-            raise InvalidRequest(f"{bridge!r} cannot be the name of a bridge")
+        _check_bridge(bridge)
     if mac is not None:
-        try:
-            raw = parse_mac(mac)
-        except ValueError:
-            hint = 'write it as "52:54:00:12:34:56"'
-            raise InvalidRequest(f"{mac!r} is not a MAC address", hint) from None
-        if not is_guest_mac(raw):
-            raise InvalidRequest(f"{mac} is not the MAC address of a single guest")
-        parameters["mac"] = raw.hex(":")
+        parameters["mac"] = _checked_mac(mac)
     return parameters
+
+
+def _check_bridge(name: str) -> None:
+    """:raises InvalidRequest: no Linux bridge can have this name."""
+    if len(name.encode()) > INTERFACE_NAME_BYTES:
+        hint = "names of bridges have 1 to 15 bytes"
+        raise InvalidRequest(f"there is no bridge named {name!r}", hint)
+    if not is_interface_name(name):
+        raise InvalidRequest(f"{name!r} cannot be the name of a bridge")
+
+
+def _checked_mac(mac: str) -> str:
+    """A guest's MAC address in lower case.
+
+    :raises InvalidRequest: it is none, or not a single guest's.
+    """
+    try:
+        raw = parse_mac(mac)
+    except ValueError:
+        hint = 'write it as "52:54:00:12:34:56"'
+        raise InvalidRequest(f"{mac!r} is not a MAC address", hint) from None
+    if not is_guest_mac(raw):
+        raise InvalidRequest(f"{mac} is not the MAC address of a single guest")
+    return raw.hex(":")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One connection to a broker: bytes become replies, and descriptors have an owner.
+"""One connection to a broker: it sends calls, and receives replies and descriptors.
 
-This speaks Varlink (JSON and NUL over a unix socket, descriptors by SCM_RIGHTS)
-with the standard library only: a caller wants a tap from a thread or a
-short-lived command, without an event loop and the daemon's dependencies.
+The protocol is Varlink: JSON and a NUL over a Unix socket, with descriptors by
+SCM_RIGHTS. Only the standard library is used, and no event loop, as callers are
+threads and short-lived commands, which want neither for a single tap.
 
 Nothing here knows which broker it talks to, or what a NIC is.
 """
@@ -27,21 +27,24 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
 REPLY_LIMIT = 1 << 20  # bytes of one reply
-FDS_LIMIT = 16  # of one reply; there is room to see, and close, unexpected ones
+FDS_LIMIT = 16  # descriptors of one reply: room to receive, and close, unexpected ones
 TIMEOUT = 30.0  # seconds: the first attach to a network may have to start it
 
-# connect() says one of these where no broker is, or none that we may talk to.
+# What connect(2) fails with if no broker is there, or none that we may talk to.
 _UNREACHABLE = (errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED, errno.EACCES)
 
 
 class Gone(BrokerUnavailable):
-    """The broker hung up before the first byte of a reply."""
+    """The broker closed the connection before the first byte of a reply."""
 
 
 def open_socket(path: str, deadline: float) -> sockets.socket:
-    """Connect, waiting only where the broker's backlog is full.
+    """Connect to a socket; if the broker's backlog is full, wait for a place in it.
 
-    :raises OSError: what connect() said.
+    :param path: of the socket.
+    :param deadline: of `time.monotonic()`.
+    :raises OSError: connect(2) failed.
+    :raises BrokerUnavailable: the deadline has passed.
     """
     sock = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
     try:
@@ -57,12 +60,15 @@ def open_socket(path: str, deadline: float) -> sockets.socket:
 
 
 def _connect_in_line(sock: sockets.socket, path: str, deadline: float) -> None:
-    """Connect as one of many. The kernel lets those in who wait, one by one; to try
-    again now and then would be to let the others in first."""
+    """Connect to a socket whose backlog is full, in a connect(2) that blocks.
+
+    The kernel admits those who block there one by one. A client that tried again
+    now and then instead would let all of them go first.
+    """
     sock.settimeout(None)
     while True:
         left = seconds_left(deadline)
-        # struct timeval, of two longs; zero would be no limit
+        # struct timeval has two longs; zero would mean no limit
         size = 8 if sys.maxsize > 1 << 32 else 4
         limit = (int(left), int(left % 1 * 1e6) or 1)
         words = [number.to_bytes(size, sys.byteorder) for number in limit]
@@ -72,9 +78,9 @@ def _connect_in_line(sock: sockets.socket, path: str, deadline: float) -> None:
             sock.getpeername()
             return
         except BlockingIOError:
-            continue  # the time is over
+            continue  # SO_SNDTIMEO has passed
         except OSError as error:
-            # After a signal Python takes it for connected, which it is not.
+            # After a signal, Python returns as if connected; getpeername() then fails.
             if error.errno != errno.ENOTCONN:
                 raise
 
@@ -91,9 +97,9 @@ def try_open_socket(path: str, deadline: float) -> sockets.socket | None:
 
 
 def seconds_left(deadline: float) -> float:
-    """Seconds left.
+    """Seconds until the deadline.
 
-    :raises BrokerUnavailable: none is.
+    :raises BrokerUnavailable: it has passed.
     """
     left = deadline - time.monotonic()
     if left <= 0:
@@ -104,10 +110,10 @@ def seconds_left(deadline: float) -> float:
 class Connection:
     """One connection to a broker, which carries one call at a time.
 
-    A context manager. Any failure but the broker's own "no" closes it, as
-    nobody knows what the next byte on it would mean.
+    A context manager. The connection is closed after any failure but an error
+    reply, as nobody knows then what the next byte on it would mean.
 
-    :param sock: a connected unix stream socket, owned by this object from now.
+    :param sock: a connected Unix stream socket, which this object owns from now on.
     :param timeout: seconds, for each call as a whole.
     :param rootless: whether the broker is the user's own.
     """
@@ -132,24 +138,26 @@ class Connection:
         self.close()
 
     def fileno(self) -> int:
-        """The socket's descriptor, to wait on; it stays this object's."""
+        """The socket's descriptor, to wait on. This object still owns it."""
         return self._sock.fileno()
 
     def close(self) -> None:
-        """Close the connection. Any number of times."""
+        """Close the connection. May be called again."""
         self._sock.close()
 
     def call(
         self, method: str, parameters: dict[str, Any], fds: bool = False
     ) -> tuple[dict[str, Any], list[int]]:
-        """Call a method of the broker's interface and wait for its reply.
+        """Call a method and wait for its reply.
 
-        :param method: the bare name, or that of another interface with dots.
-        :param fds: whether descriptors are expected. If so the caller closes
-            them; otherwise, and on any error, none is left open.
+        :param method: its name; with the interface before it if that is not ours.
+        :param parameters: what the method is given.
+        :param fds: whether descriptors are expected. If so, the caller closes
+            them. Otherwise, and after any error, none is left open.
+        :returns: the parameters of the reply, and the descriptors.
         :raises RequestError: the broker said no.
-        :raises BrokerUnavailable: it hung up, or the time was over.
-        :raises ProtocolError: its reply makes no sense.
+        :raises BrokerUnavailable: the broker hung up, or the time was over.
+        :raises ProtocolError: the reply makes no sense.
         """
         received: list[int] = []
         try:
@@ -173,10 +181,14 @@ class Connection:
     def stream(
         self, method: str, parameters: dict[str, Any]
     ) -> Iterator[dict[str, Any]]:
-        """Call a method that replies many times; yield reply after reply.
+        """Call a method that replies many times; yield the parameters of each reply.
 
-        Waits for each without any limit. The connection is of no further use
-        when the caller leaves before the last reply. Raises as `call()`.
+        There is no limit on the wait for a reply. If the caller stops before the
+        last one, the connection can't be used any more. It raises what `call()`
+        does.
+
+        :param method: its name, as for `call()`.
+        :param parameters: what the method is given.
         """
         try:
             more = True
@@ -208,12 +220,12 @@ class Connection:
             self._sock.settimeout(seconds_left(deadline))
             self._sock.sendall(json.dumps(call).encode() + b"\0", sockets.MSG_NOSIGNAL)
         except BrokenPipeError:
-            pass  # it hung up, perhaps with a word of why, which is still to be read
+            pass  # the broker hung up; it may have said why, which is still to be read
         except OSError as error:
             raise self._failed(error) from None
 
     def _receive(self, deadline: float | None, fds: list[int]) -> bytes:
-        """One message without its NUL; its descriptors are appended to `fds`."""
+        """One message without its NUL. Its descriptors are appended to `fds`."""
         searched = 0
         while (end := self._buffer.find(0, searched)) < 0:
             searched = len(self._buffer)
@@ -253,6 +265,6 @@ class Connection:
 
 
 def close_all(fds: list[int]) -> None:
-    """Close descriptors that turned out to be nobody's."""
+    """Close descriptors that nobody wants."""
     for fd in fds:
         os.close(fd)

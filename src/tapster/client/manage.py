@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Asking the broker about networks, ports, the policy and the host's health.
+"""Ask the broker about networks, forwarded ports, the policy and the host's health.
 
-A program that only wants a tap imports `tapster.client`, and pays for none of
-this. Everything here takes `where` as `client.list_nics()` does, and raises as it;
-`interactive` is as in `client.attach()`.
+A program that only wants a tap imports `client.attach`, and does not pay for this.
+In every function here, `where` and what is raised are those of
+`client.attach.list_nics()`, and `interactive` is that of `client.attach.attach()`.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ if TYPE_CHECKING:
 def list_networks(**where: Any) -> list[dict[str, Any]]:
     """The networks that the caller may use, with the fields of NetworkInfo.
 
-    Root sees all, a network as often as users have an instance of it; and who
-    manages a network those.
+    Root gets all networks, with one entry for each user's instance. Somebody who
+    manages a network gets that of every user.
     """
     networks = ask("ListNetworks", {}, where).get("networks")
     return check_list(networks, NETWORK, "network")
 
 
 def reload(*, interactive: bool = False, **where: Any) -> list[str]:
-    """Have the broker read its configuration anew; returns what changed.
+    """Have the broker read its configuration again.
 
-    :raises NotAuthorized: the caller is not root and does not manage every
-        network, and the broker is not its own.
-    :raises ConfigInvalid: it is wrong, and nothing changed.
+    :returns: what changed, a line each.
+    :raises NotAuthorized: the caller is not root, does not manage every network,
+        and the broker is not the caller's own.
+    :raises ConfigInvalid: the configuration is wrong; nothing changed.
     """
     changes = ask("Reload", {}, where, interactive).get("changes")
     if not isinstance(changes, list) or not is_strings(changes):
@@ -56,11 +57,13 @@ def add_forward(
     interactive: bool = False,
     **where: Any,
 ) -> dict[str, Any]:
-    """Have a port of the host lead to a guest; returns a ForwardInfo's fields.
+    """Forward a port of the host to a guest.
 
     :param port: of the host, "tcp/8080".
-    :param guest: its name; it need not be attached.
-    :param network: the guest's; the default one if None.
+    :param guest: the guest's name. It need not be attached.
+    :param guest_port: the number of the guest's port.
+    :param network: the guest's network; the default one if None.
+    :returns: the fields of a ForwardInfo.
     :raises ForwardRefused: the port is taken, privileged or not granted.
     """
     parameters = {"port": port, "guest": guest, "guest_port": guest_port}
@@ -71,17 +74,19 @@ def add_forward(
 def remove_forward(
     port: str, network: str | None = None, *, interactive: bool = False, **where: Any
 ) -> None:
-    """Undo `add_forward()`, the caller's own or one that it manages.
+    """Stop forwarding a port, the caller's or one that the caller manages.
 
-    :raises NoSuchForward: there is none, or it is another's.
+    :param port: of the host, "tcp/8080".
+    :param network: the guest's network; the default one if None.
+    :raises NoSuchForward: the port is not forwarded, or is another user's.
     """
     parameters = _with_network({"port": port}, network)
     ask("RemoveForward", parameters, where, interactive)
 
 
 def list_forwards(**where: Any) -> list[dict[str, Any]]:
-    """The ports that lead to the caller's guests, and those that it manages; root
-    sees all."""
+    """The forwarded ports of the caller's guests and of those that the caller
+    manages, for root all of them; with the fields of ForwardInfo."""
     forwards = ask("ListForwards", {}, where).get("forwards")
     return check_list(forwards, FORWARD, "forward")
 
@@ -95,11 +100,17 @@ def explain(
     forward: str | None = None,
     **where: Any,
 ) -> dict[str, Any]:
-    """Whether a user may attach this, or forward a port to it, and by which rules;
-    with the fields of Explanation. Nothing is done, and nobody is asked.
+    """Whether a user may attach a guest, or forward a port to it, and by which rules.
 
-    :param user: name or number; the caller if None. Of others only root is told.
-    :param forward: a port of the host, "tcp/8080", if that is the question.
+    Nothing is attached or forwarded, and polkit is not asked.
+
+    :param user: name or number; the caller if None. Only root may ask about others.
+    :param network: as for `attach()`.
+    :param bridge: as for `attach()`.
+    :param name: the guest's.
+    :param mac: the guest's.
+    :param forward: a port of the host, "tcp/8080", if the question is about that.
+    :returns: the fields of an Explanation.
     :raises InvalidRequest: a parameter cannot be right, or there is no such user.
     :raises NotAuthorized: it is about another user, and the caller is not root.
     """
@@ -113,11 +124,11 @@ def explain(
 
 
 def diagnose(**where: Any) -> list[dict[str, Any]]:
-    """What the broker finds wrong with the host, in no order."""
+    """What the broker finds wrong with the host, in no particular order."""
     findings = ask("Diagnose", {}, where).get("findings")
     return check_list(findings, FINDING, "finding")
 
 
 def _with_network(parameters: dict[str, Any], network: str | None) -> dict[str, Any]:
-    """The parameters, with a network where there is one."""
+    """The parameters, and the network if one is given."""
     return parameters if network is None else {**parameters, "network": network}

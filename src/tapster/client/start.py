@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Starting the user's own broker, where none runs yet.
+"""Start the user's own broker, if it is not running.
 
-The first guest of a user without any administrator's help needs a daemon that
-outlives the command that asked: so this starts `tapsterd --rootless` as nobody's
-child, waits until it serves, and says in its own words why it does not.
+The broker has to outlive the command that needs it first. So `tapsterd --rootless`
+is started as nobody's child; this module waits until it serves, and if it ends
+instead, repeats the last line of its log.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from tapster.errors import BrokerUnavailable
 from tapster.paths import is_private
 
 START_TIMEOUT = 10.0  # seconds until a broker that we started must be ready
-LOG_LIMIT = 1 << 20  # bytes of log that a broker finds at its start, at most
+LOG_LIMIT = 1 << 20  # bytes; a longer log is emptied before a broker starts
 
-# Runs between us and the daemon, so that the daemon is never our child: we may
-# be about to become a VMM, which must not inherit a child it knows nothing of.
-# It is a program, not a fork of ours, as we may have threads. Its descriptor 0
-# leads to us: it ends when we close that, or tells how the daemon ended.
+# A program between us and the daemon, so that the daemon is not our child: we may
+# be about to become a VMM, which must not inherit a child that it did not start.
+# It is a program, not a fork of ours, because we may have threads. Its descriptor
+# 0 is our socket: the program says there how the daemon ended, and ends itself when
+# we close our end.
 _STAGE = """
 import os, select, signal, sys
 os.closerange(3, os.sysconf("SC_OPEN_MAX"))
@@ -46,7 +47,7 @@ if any(fd == ended for fd, _ in poll.poll()):
     os.write(0, b"failed" if os.waitpid(pid, 0)[1] else b"ended")
 """
 
-# Appended, not prepended: nothing of ours may hide a module of Python's own.
+# Our path is appended: nothing of ours may hide a module of the standard library.
 _DAEMON = """
 import sys
 sys.path.append(sys.argv.pop(1))
@@ -55,7 +56,7 @@ from tapster.daemon.main import main
 sys.exit(main())
 """
 
-# What a service manager told our ancestors is not meant for the broker.
+# What a service manager told one of our ancestors. The broker must not obey it.
 _NOT_INHERITED = (
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
@@ -66,10 +67,10 @@ _NOT_INHERITED = (
 
 
 def daemon_command() -> list[str]:
-    """How to run this very installation's `tapsterd`, or else the one in PATH.
+    """The command that runs `tapsterd` of this installation, or else that of PATH.
 
-    Without -I, as the broker is started with the user's own rights, and its
-    libraries may be where only PYTHONPATH or the user's site leads.
+    Python is run without -I: the broker has no more rights than the user, and its
+    libraries may be found by PYTHONPATH or in the user's site directory only.
     """
     import sys
 
@@ -81,12 +82,14 @@ def daemon_command() -> list[str]:
 
 
 def start_broker(path: str, deadline: float) -> sockets.socket:
-    """Start a rootless broker, wait until it serves, and connect to `path`.
+    """Start a rootless broker, wait until it serves, and connect to it.
 
-    That takes until `deadline`, or START_TIMEOUT, at most. Its log is emptied
-    first where it has grown beyond LOG_LIMIT, as nothing rotates it.
+    A log of more than LOG_LIMIT bytes is emptied first, as nothing rotates it.
 
-    :raises BrokerUnavailable: with the broker's own words, or it took too long.
+    :param path: of the socket at which it will serve.
+    :param deadline: of `time.monotonic()`; START_TIMEOUT is another limit.
+    :raises BrokerUnavailable: it did not start, with its own last words, or it took
+        too long.
     """
     directory = os.path.dirname(path)
     log_path = os.path.join(directory, "broker.log")
@@ -117,8 +120,8 @@ def start_broker(path: str, deadline: float) -> sockets.socket:
                 raise BrokerUnavailable(f"cannot start a broker: {reason}", hint)
             if not outcome:
                 break
-            # "ended": another one holds the lock. It is about to serve, or to
-            # exit, in which case ours is needed after all.
+            # "ended": another broker holds the lock. It is about to serve, or it is
+            # about to exit; then ours is started again.
             patience = min(deadline, time.monotonic() + 0.3)
             while time.monotonic() < patience:
                 sock = try_open_socket(path, deadline)
@@ -131,51 +134,27 @@ def start_broker(path: str, deadline: float) -> sockets.socket:
 
 
 def _spawn(directory: str, log: int, deadline: float) -> bytes:
-    """Start a daemon; wait until it is b"ready", has b"ended", or has b"failed".
+    """Start a daemon, and wait until it serves or has ended.
 
-    Returns b"" when the time is over. The daemon lives on in any case, and
-    nothing of it, neither child nor descriptor, stays with us.
+    A daemon that has not ended goes on running. Neither a child nor a descriptor
+    of it stays with us.
+
+    :param directory: of its socket.
+    :param log: descriptor that its stderr is written to.
+    :param deadline: of `time.monotonic()`.
+    :returns: b"ready"; b"ended" and b"failed" for a daemon that exited with status
+        0 or another; b"" if the deadline has passed.
     """
-    import select
-    import signal
-    import sys
-
-    # Not an abstract name: that would be lost in the broker's network namespace.
+    # Not an abstract name: those are not seen in the broker's network namespace.
     name = os.path.join(directory, f"ready-{os.urandom(4).hex()}")
-    environment = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
-    environment["XDG_RUNTIME_DIR"] = os.path.dirname(directory)
-    environment["NOTIFY_SOCKET"] = name
-    python = sys.executable or "python3"
-    command = [python, "-I", "-S", "-c", _STAGE, *daemon_command()]
     ours, theirs = sockets.socketpair()
     notify = sockets.socket(sockets.AF_UNIX, sockets.SOCK_DGRAM)
-    poll = select.poll()
-    poll.register(ours, select.POLLIN)
-    poll.register(notify, select.POLLIN)
     stage = 0
     try:
         notify.bind(name)
-        stage = os.posix_spawnp(
-            python,
-            command,
-            environment,
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
-                (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_RDWR, 0),
-                (os.POSIX_SPAWN_DUP2, log, 2),
-            ],
-            setsid=True,
-            setsigmask=(),
-            setsigdef=(signal.SIGCHLD,),
-        )
+        stage = _spawn_stage(os.path.dirname(directory), name, theirs.fileno(), log)
         theirs.close()
-        while (left := deadline - time.monotonic()) > 0:
-            told = [fd for fd, _ in poll.poll(left * 1000)]
-            if notify.fileno() in told and b"READY=1" in notify.recv(4096).split():
-                return b"ready"
-            if ours.fileno() in told:
-                return ours.recv(16) or b"failed"
-        return b""
+        return _wait_for_outcome(ours, notify, deadline)
     except OSError as error:
         raise BrokerUnavailable(f"cannot start a broker: {error.strerror}") from None
     finally:
@@ -189,4 +168,59 @@ def _spawn(directory: str, log: int, deadline: float) -> bytes:
             if stage:
                 os.waitpid(stage, 0)
         except ChildProcessError:
-            pass  # the program we are in lets the kernel reap its children
+            pass  # SIGCHLD is ignored in this process, so the kernel has reaped it
+
+
+def _spawn_stage(runtime: str, notify: str, control: int, log: int) -> int:
+    """Start the program between us and the daemon.
+
+    :param runtime: the directory that is the daemon's XDG_RUNTIME_DIR.
+    :param notify: path of the socket on which the daemon says that it serves.
+    :param control: descriptor of the socket on which the program says how it ended.
+    :param log: descriptor that the daemon's stderr is written to.
+    :returns: the program's pid; the caller waits for it.
+    :raises OSError: it could not be started.
+    """
+    import signal
+    import sys
+
+    environment = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
+    environment["XDG_RUNTIME_DIR"] = runtime
+    environment["NOTIFY_SOCKET"] = notify
+    python = sys.executable or "python3"
+    return os.posix_spawnp(
+        python,
+        [python, "-I", "-S", "-c", _STAGE, *daemon_command()],
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, control, 0),
+            (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_RDWR, 0),
+            (os.POSIX_SPAWN_DUP2, log, 2),
+        ],
+        setsid=True,
+        setsigmask=(),
+        setsigdef=(signal.SIGCHLD,),
+    )
+
+
+def _wait_for_outcome(
+    control: sockets.socket, notify: sockets.socket, deadline: float
+) -> bytes:
+    """What `_spawn` returns, as soon as it is known.
+
+    :param control: where the program between us says how the daemon ended.
+    :param notify: where the daemon says that it serves.
+    :param deadline: of `time.monotonic()`.
+    """
+    import select
+
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    poll.register(notify, select.POLLIN)
+    while (left := deadline - time.monotonic()) > 0:
+        told = [fd for fd, _ in poll.poll(left * 1000)]
+        if notify.fileno() in told and b"READY=1" in notify.recv(4096).split():
+            return b"ready"
+        if control.fileno() in told:
+            return control.recv(16) or b"failed"
+    return b""
