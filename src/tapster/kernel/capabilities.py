@@ -7,12 +7,12 @@ while there is but one.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import struct
 from collections.abc import Collection
 
 from . import process
+from .libc import call
 
 CHOWN = 0
 DAC_READ_SEARCH = 2
@@ -30,16 +30,24 @@ _PR_CAPBSET_DROP = 24
 _AMBIENT_CLEAR_ALL = 4
 _VERSION_3 = 0x20080522
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 def mask(numbers: Collection[int]) -> int:
     """As the kernel writes a set down."""
     return sum(1 << number for number in set(numbers))
 
 
-def _halves(numbers: Collection[int]) -> tuple[int, int]:
-    return mask(numbers) & 0xFFFFFFFF, mask(numbers) >> 32
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """capset(2), of the calling thread.
+
+    :param effective: bit mask of the set that is in force.
+    :param permitted: bit mask of the set that may be in force.
+    :param inheritable: bit mask of the set that a program we start can have.
+    :raises OSError: the kernel refused.
+    """
+    sets = effective, permitted, inheritable
+    low, high = ([each >> shift & 0xFFFFFFFF for each in sets] for shift in (0, 32))
+    header = struct.pack("Ii", _VERSION_3, 0)
+    call("capset", header, struct.pack("6I", *low, *high))
 
 
 def bound(numbers: Collection[int]) -> bool:
@@ -65,12 +73,7 @@ def keep(numbers: Collection[int], programs: Collection[int] = ()) -> None:
     :param programs: those of them that what we start has, too, not as root.
     :raises OSError: one of them is not held.
     """
-    low, high = _halves(numbers)
-    passed = _halves(programs)
-    header = struct.pack("Ii", _VERSION_3, 0)
-    data = struct.pack("6I", low, low, passed[0], high, high, passed[1])
-    if _libc.capset(header, data) < 0:
-        raise process.oserror("capset")
+    capset(mask(numbers), mask(numbers), mask(programs))
     process.prctl(process.PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
     for number in programs:
         process.prctl(process.PR_CAP_AMBIENT, process.PR_CAP_AMBIENT_RAISE, number)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .netlink import (
+    NETLINK_NETFILTER,
     NetlinkError,
     NetlinkSocket,
     Request,
@@ -25,8 +26,6 @@ from .netlink import (
     attrs,
     nested,
 )
-
-NETLINK_NETFILTER = 12
 
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_*
 _TUPLE_ORIG, _ID, _FILTER = 1, 12, 25  # CTA_*

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import ctypes
+from .libc import libc
 
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 _LARGE = 128 * 1024  # bytes
@@ -18,7 +18,7 @@ def limit_malloc_arenas() -> None:
     and the holes that they leave keep it from shrinking. Nothing happens where the C
     library has no mallopt().
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(libc, "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_MMAP_THRESHOLD, _LARGE)

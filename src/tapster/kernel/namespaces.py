@@ -6,27 +6,31 @@ namespaces(7), user_namespaces(7), capabilities(7).
 
 from __future__ import annotations
 
-import ctypes
 import os
 
-from .process import oserror
+from .libc import call
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 def unshare(flags: int) -> None:
-    """unshare(2)"""
-    if _libc.unshare(flags) < 0:
-        raise oserror("unshare")
+    """unshare(2)
+
+    :param flags: CLONE_NEW*, of the namespaces to be in new ones of.
+    :raises OSError: the kernel refused.
+    """
+    call("unshare", flags)
 
 
 def setns(fd: int, kind: int) -> None:
-    """setns(2)"""
-    if _libc.setns(fd, kind) < 0:
-        raise oserror("setns")
+    """setns(2)
+
+    :param fd: of a namespace; it stays open.
+    :param kind: CLONE_NEW*, of that namespace.
+    :raises OSError: the kernel refused.
+    """
+    call("setns", fd, kind)
 
 
 def enter_new() -> None:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import socket
 import struct
-import sys
 from collections.abc import Iterator, Sequence
+from sys import byteorder
 from typing import NamedTuple
 
 NLMSG_ERROR = 2
@@ -32,12 +32,13 @@ NLA_F_NESTED = 0x8000
 NLA_TYPE_MASK = 0x3FFF
 NLMSGERR_ATTR_MSG = 1
 
+NETLINK_NETFILTER = 12  # the protocol of nftables, its log and conntrack
 SOL_NETLINK = 270
 NETLINK_CAP_ACK = 10
 NETLINK_EXT_ACK = 11
 NETLINK_GET_STRICT_CHK = 12
 
-_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
+HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _ATTR = struct.Struct("=HH")
 RECEIVE_BYTES = 256 * 1024  # no message of the kernel's is larger
 _DUMP_TRIES = 5
@@ -85,11 +86,11 @@ def attr_u8(kind: int, value: int) -> bytes:
 
 
 def attr_u16(kind: int, value: int) -> bytes:
-    return attr(kind, value.to_bytes(2, sys.byteorder))
+    return attr(kind, value.to_bytes(2, byteorder))
 
 
 def attr_u32(kind: int, value: int) -> bytes:
-    return attr(kind, value.to_bytes(4, sys.byteorder))
+    return attr(kind, value.to_bytes(4, byteorder))
 
 
 def attr_str(kind: int, value: str) -> bytes:
@@ -133,14 +134,14 @@ def text(value: memoryview | None) -> str:
 
 def number(value: memoryview | None) -> int:
     """Read the number of an attribute, of any size, 0 if it is missing."""
-    return int.from_bytes(value, sys.byteorder) if value else 0
+    return int.from_bytes(value, byteorder) if value else 0
 
 
 def messages(data: memoryview) -> Iterator[tuple[int, int, int, memoryview]]:
     """Walk (type, flags, sequence, payload) of what one recv returned."""
     offset, end = 0, len(data)
     while offset + 16 <= end:
-        length, kind, flags, sequence, _port = _HEADER.unpack_from(data, offset)
+        length, kind, flags, sequence, _port = HEADER.unpack_from(data, offset)
         if length < 16 or offset + length > end:
             return
         yield kind, flags, sequence, data[offset + 16 : offset + length]
@@ -203,7 +204,7 @@ class NetlinkSocket:
         for request in requests:
             self._sequence += 1
             batch.append(
-                _HEADER.pack(
+                HEADER.pack(
                     16 + len(request.payload),
                     request.type,
                     request.flags | NLM_F_REQUEST | NLM_F_ACK,
@@ -254,7 +255,7 @@ class NetlinkSocket:
     def _dump_once(self, request: Request) -> list[Reply] | None:
         self._sequence += 1
         self._socket.sendall(
-            _HEADER.pack(
+            HEADER.pack(
                 16 + len(request.payload),
                 request.type,
                 request.flags | NLM_F_REQUEST | NLM_F_DUMP,

@@ -14,6 +14,8 @@ import struct
 from typing import NamedTuple
 
 from .netlink import (
+    HEADER,
+    NETLINK_NETFILTER,
     NLM_F_ACK,
     NLM_F_REQUEST,
     NLMSG_ERROR,
@@ -23,7 +25,6 @@ from .netlink import (
     messages,
 )
 
-NETLINK_NETFILTER = 12
 _SUBSYSTEM = 4  # NFNL_SUBSYS_ULOG
 _PACKET = _SUBSYSTEM << 8 | 0  # NFULNL_MSG_PACKET
 _CONFIG = _SUBSYSTEM << 8 | 1  # NFULNL_MSG_CONFIG
@@ -36,7 +37,6 @@ _PAYLOAD, _PREFIX, _L2HDR = 9, 10, 21
 
 GROUPS = range(0x7A70, 0x7A80)  # what others use is 0 and small numbers
 
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _NFGEN = struct.Struct("!BBH")  # struct nfgenmsg: family, version, resource
 _MODE = struct.Struct("!IBx")  # struct nfulnl_msg_config_mode: range, mode
 _SO_RCVBUFFORCE = 33
@@ -96,7 +96,7 @@ class NflogSocket:
             + attr(_CFG_MODE, _MODE.pack(0xFFFF, _COPY_PACKET))
             + attr(_CFG_QTHRESH, struct.pack("!I", 1))
         )
-        head = _HEADER.pack(16 + len(payload), _CONFIG, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
+        head = HEADER.pack(16 + len(payload), _CONFIG, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
         self._socket.sendall(head + payload)
         # The acknowledgement is there when sendall returns, but behind packets,
         # if rules of a broker before us log to this group already.

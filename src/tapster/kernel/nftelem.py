@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from .netlink import (
+    HEADER,
+    NETLINK_NETFILTER,
     NLA_F_NESTED,
     NLM_F_ACK,
     NLM_F_CREATE,
@@ -29,7 +31,6 @@ from .netlink import (
     nested,
 )
 
-NETLINK_NETFILTER = 12
 NFPROTO_INET, NFPROTO_BRIDGE = 1, 7
 
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
@@ -40,7 +41,6 @@ _DATA, _VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 2, 2, 1, 2  # NFTA_SET_ELEM_DAT
 _ACCEPT, _GOTO = 1, -4  # NF_ACCEPT, NFT_GOTO
 _ELEMENT, _KEY, _VALUE = 1, 1, 1  # NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE
 
-_HEADER = struct.Struct("=IHHII")
 _NESTS = struct.Struct("=HHHHHHHH")  # length and type of four attributes
 _NFGEN = struct.Struct("=BBH")  # family, version, resource
 _ENVELOPE = _NFGEN.pack(0, 0, socket.htons(_SUBSYSTEM))
@@ -173,7 +173,7 @@ class ElementSocket:
 
 
 @functools.cache
-def _place(family: int, table: str, name: str) -> bytes:
+def _set_header(family: int, table: str, name: str) -> bytes:
     """What all messages about a set begin with; there are a dozen sets."""
     return b"".join(
         (
@@ -188,15 +188,15 @@ def _message(kind: int, flags: int, sequence: int, element: Element) -> bytes:
     """In one piece: four attributes, each in the one before, and the last holds
     the key. An attach makes half a dozen of these."""
     family, table, name, key, data = element
-    place = _place(family, table, name)
+    head_of_set = _set_header(family, table, name)
     if kind != _NEW:
         data = b""
     size = len(key)
     fill = -size & 3
     inner = 4 + size + fill  # of the key's attribute, filled up
     whole = 12 + inner + len(data)
-    head = _HEADER.pack(
-        16 + len(place) + whole,
+    head = HEADER.pack(
+        16 + len(head_of_set) + whole,
         kind,
         flags | NLM_F_REQUEST | NLM_F_ACK,
         sequence,
@@ -212,8 +212,8 @@ def _message(kind: int, flags: int, sequence: int, element: Element) -> bytes:
         4 + size,
         _VALUE,
     )
-    return b"".join((head, place, nests, key, bytes(fill), data))
+    return b"".join((head, head_of_set, nests, key, bytes(fill), data))
 
 
 def _pack(kind: int, flags: int, sequence: int, payload: bytes) -> bytes:
-    return _HEADER.pack(16 + len(payload), kind, flags, sequence, 0) + payload
+    return HEADER.pack(16 + len(payload), kind, flags, sequence, 0) + payload

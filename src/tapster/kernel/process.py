@@ -11,6 +11,8 @@ import os
 import select
 import signal
 
+from .libc import libc, oserror
+
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_NO_NEW_PRIVS = 38
@@ -22,19 +24,11 @@ CAP_NET_BIND_SERVICE = 10
 CAP_NET_ADMIN = 12
 CAP_NET_RAW = 13
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def oserror(operation: str) -> OSError:
-    """The calling thread's errno as an exception that names the call."""
-    number = ctypes.get_errno()
-    return OSError(number, os.strerror(number), operation)
-
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0) -> None:
     """prctl(2); the fifth argument is zero."""
     args = [ctypes.c_ulong(value) for value in (arg2, arg3, arg4, 0)]
-    if _libc.prctl(option, *args) < 0:
+    if libc.prctl(option, *args) < 0:
         raise oserror(f"prctl {option}")
 
 

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from . import process
+from .libc import libc, oserror
 
 ALLOW = 0x7FFF0000
 KILL_PROCESS = 0x80000000
@@ -193,8 +193,6 @@ def load(rules: Iterable[Rule], default: int) -> None:
     descriptor = struct.pack("@HP", len(instructions), ctypes.addressof(buffer))
     number = names("seccomp")
     assert number is not None  # noqa: S101 - for the type checker
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.syscall.restype = ctypes.c_long
     result = libc.syscall(
         ctypes.c_long(number),
         ctypes.c_long(_SET_MODE_FILTER),
@@ -202,6 +200,6 @@ def load(rules: Iterable[Rule], default: int) -> None:
         descriptor,
     )
     if result < 0:
-        raise process.oserror("seccomp")
+        raise oserror("seccomp")
     if result > 0:  # a thread that has filters of its own
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), "seccomp")

@@ -7,20 +7,17 @@ milliseconds from when it was called: when it ends tells when it began.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
 import time
 
-from .process import oserror
+from .libc import call
 
 _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC  # TFD_NONBLOCK | TFD_CLOEXEC
 _ABSTIME = 1  # TFD_TIMER_ABSTIME
 _SPEC = struct.Struct("@4l")  # struct itimerspec: interval, value
 _NANOSECONDS = 1_000_000_000
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Timer:
@@ -28,9 +25,7 @@ class Timer:
 
     def __init__(self) -> None:
         """:raises OSError: there is none to be had."""
-        self._fd: int = _libc.timerfd_create(time.CLOCK_MONOTONIC, _FLAGS)
-        if self._fd < 0:
-            raise oserror("timerfd_create")
+        self._fd = call("timerfd_create", time.CLOCK_MONOTONIC, _FLAGS)
 
     def fileno(self) -> int:
         """A descriptor that can be read when the time has come."""
@@ -43,8 +38,7 @@ class Timer:
         """
         seconds, rest = divmod(max(int(moment * _NANOSECONDS), 1), _NANOSECONDS)
         wanted = _SPEC.pack(0, 0, seconds, rest)
-        if _libc.timerfd_settime(self._fd, _ABSTIME, wanted, None) < 0:
-            raise oserror("timerfd_settime")
+        call("timerfd_settime", self._fd, _ABSTIME, wanted, None)
 
     def clear(self) -> None:
         """Take note that it has ended."""

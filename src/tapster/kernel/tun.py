@@ -39,6 +39,22 @@ class TapError(OSError):
         return f"{self.operation}: {os.strerror(self.errno or 0)}"
 
 
+def _ioctl(fd: int, request: int, argument: bytes, operation: str) -> bytes:
+    """ioctl(2) with a buffer.
+
+    :param fd: of /dev/net/tun.
+    :param request: TUN*.
+    :param argument: what the buffer holds at first.
+    :param operation: the call's name, for the error.
+    :returns: what the kernel left in the buffer.
+    :raises TapError: the call failed.
+    """
+    try:
+        return fcntl.ioctl(fd, request, argument)
+    except OSError as err:
+        raise TapError(err.errno or errno.EIO, operation) from None
+
+
 def is_valid_name(name: str | bytes) -> bool:
     """Whether the kernel would take `name` for a device, of 1 to 15 bytes.
 
@@ -68,9 +84,12 @@ def open_device() -> int:
 
 
 def features(fd: int) -> int:
-    """TUNGETFEATURES: the IFF_* flags this kernel's driver knows."""
-    buf = fcntl.ioctl(fd, TUNGETFEATURES, bytes(4))
-    return int(struct.unpack("I", buf)[0])
+    """TUNGETFEATURES: the IFF_* flags that this kernel's driver knows.
+
+    :raises TapError: `fd` is not one of /dev/net/tun.
+    """
+    raw = _ioctl(fd, TUNGETFEATURES, bytes(4), "TUNGETFEATURES")
+    return int(struct.unpack("I", raw)[0])
 
 
 def create(name: str, *, vnet_hdr: bool) -> int:
@@ -88,12 +107,9 @@ def create(name: str, *, vnet_hdr: bool) -> int:
     fd = open_device()
     try:
         flags = IFF_TAP | IFF_NO_PI | IFF_TUN_EXCL
-        try:
-            if vnet_hdr and features(fd) & IFF_VNET_HDR:
-                flags |= IFF_VNET_HDR
-            fcntl.ioctl(fd, TUNSETIFF, _IFREQ.pack(name.encode(), flags))
-        except OSError as err:
-            raise TapError(err.errno or errno.EIO, f"TUNSETIFF {name}") from None
+        if vnet_hdr and features(fd) & IFF_VNET_HDR:
+            flags |= IFF_VNET_HDR
+        _ioctl(fd, TUNSETIFF, _IFREQ.pack(name.encode(), flags), f"TUNSETIFF {name}")
     except BaseException:
         os.close(fd)
         raise
@@ -111,13 +127,14 @@ def take_over(name: str) -> int | None:
     :raises TapError: `name` is no tap, or cannot be had.
     """
     fd = open_device()
+    wanted = _IFREQ.pack(name.encode(), IFF_TAP | IFF_NO_PI)
     try:
-        fcntl.ioctl(fd, TUNSETIFF, _IFREQ.pack(name.encode(), IFF_TAP | IFF_NO_PI))
-    except OSError as err:
+        _ioctl(fd, TUNSETIFF, wanted, f"TUNSETIFF {name}")
+    except TapError as err:
         os.close(fd)
         if err.errno == errno.EBUSY:
             return None
-        raise TapError(err.errno or errno.EIO, f"TUNSETIFF {name}") from None
+        raise
     return fd
 
 
@@ -127,7 +144,7 @@ def forget(fd: int) -> None:
     :raises TapError: `fd` is not an attached tap.
     """
     try:
-        fcntl.ioctl(fd, TUNSETPERSIST, 0)
+        fcntl.ioctl(fd, TUNSETPERSIST, 0)  # the number itself, and no pointer to it
     except OSError as err:
         raise TapError(err.errno or errno.EIO, "TUNSETPERSIST") from None
 
@@ -137,9 +154,5 @@ def name_and_flags(fd: int) -> tuple[str, int]:
 
     :raises TapError: `fd` is not an attached tap.
     """
-    try:
-        buf = fcntl.ioctl(fd, TUNGETIFF, bytes(_IFREQ.size))
-    except OSError as err:
-        raise TapError(err.errno or errno.EIO, "TUNGETIFF") from None
-    name, flags = _IFREQ.unpack(buf)
+    name, flags = _IFREQ.unpack(_ioctl(fd, TUNGETIFF, bytes(_IFREQ.size), "TUNGETIFF"))
     return name.rstrip(b"\0").decode(), flags
