@@ -2,19 +2,16 @@
 """Tells what happens: to the log, and to those who watch and may know of it.
 
 Everything is told in the event loop's next turn, so that a caller does not wait for
-the log. Each watcher has a queue of its own, of limited length: a watcher that does
-not read loses its watch, and costs nobody else anything.
+the log.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from ...errors import BrokerBusy
 from ...model import Peer
 from ...wire.objects import Event
 from ...wire.refusals import REFUSAL_SECONDS
@@ -23,46 +20,17 @@ from ..identify.accounts import user_name
 from ..identify.program import UNKNOWN, ProgramReader
 from ..nics.nic import Nic
 from .deadlines import Deadlines
-from .record import NO_UID, OK, Record, make_event, nic_fields, now, redacted_for
+from .record import NO_UID, OK, Record, make_event, nic_fields
 from .request_context import RequestContext
+from .watchers import Watchers, is_own
 
 _log = logging.getLogger("tapster.audit")
 
-QUEUE = 256  # events that a watcher may be behind
 SUM_UP = 10.0  # seconds until the events that were not told are told as a number
 
 
-def is_own(peer: Peer, event: Event) -> bool:
-    """Whether a user did something itself, or it happened to what is the user's, or
-    to a network of all users. Everything is root's."""
-    if peer.is_root or peer.uid in (event.uid, event.owner):
-        return True
-    return event.event == "network" and event.owner is None
-
-
-class _Watcher:
-    """Who watches, and what it has not read yet; None at the end."""
-
-    def __init__(self, peer: Peer) -> None:
-        self.peer = peer
-        self.queue: asyncio.Queue[Event | None] = asyncio.Queue(QUEUE)
-
-    def offer(self, event: Event | None) -> None:
-        """Queue an event, or the end. Where the queue is full the watch ends."""
-        try:
-            self.queue.put_nowait(event)
-        except asyncio.QueueFull:
-            while not self.queue.empty():
-                self.queue.get_nowait()
-            self.queue.put_nowait(None)
-
-
 class Events:
-    """All watchers of one broker, and its audit log.
-
-    `may_see` says which events a watcher is told of; `redacted_for`, how much of
-    each.
-    """
+    """Takes all that one broker has to tell, to its audit log and its watchers."""
 
     def __init__(
         self,
@@ -79,13 +47,11 @@ class Events:
         :param watchers: how many may watch, of all users together.
         :param watchers_per_user: how many of these of one user.
         """
-        self._may_see = may_see
+        self.deadlines = Deadlines()
         self._programs = programs or ProgramReader()
-        self._limit, self._limit_of_user = watchers, watchers_per_user
-        self._watchers: set[_Watcher] = set()
+        self._watchers = Watchers(may_see, self.deadlines, watchers, watchers_per_user)
         self._throttle = Throttle()
         self._summary: asyncio.TimerHandle | None = None
-        self.deadlines = Deadlines()
 
     # What there is to tell
 
@@ -186,7 +152,7 @@ class Events:
             admitted = self._throttle.admits(context.peer.uid, now)
             if not admitted:
                 self._sum_up_later()
-                if not any(w.peer.uid == context.peer.uid for w in self._watchers):
+                if not self._watchers.has(context.peer.uid):
                     return  # nobody is told: there is nothing to look up
         program = UNKNOWN
         if context is not None:
@@ -201,36 +167,12 @@ class Events:
         if context is not None and what == "denied":
             # At the time of the reply: how long a decision takes tells what exists.
             wait = max(0.0, REFUSAL_SECONDS - context.duration() / 1e6)
-        self._tell(event, wait, others=admitted)
+        self._watchers.tell(event, wait, only=None if admitted else event.uid)
 
     @staticmethod
     def _write(event: Event) -> None:
         calm = event.outcome == OK and event.event != "network"
         _log.log(logging.INFO if calm else logging.WARNING, Record(event))
-
-    def _tell(self, event: Event, wait: float = 0.0, *, others: bool = True) -> None:
-        """Tell a record to those watchers who may know of it.
-
-        :param event: the record.
-        :param wait: seconds until watchers who are not root are told.
-        :param others: whether anybody is told besides the user who did it.
-        """
-        for watcher in self._watchers:
-            peer = watcher.peer
-            if not (others or peer.uid == event.uid) or not self._may_see(peer, event):
-                continue
-            if wait and not peer.is_root:
-                moment = asyncio.get_running_loop().time() + wait
-                late = functools.partial(self._tell_late, watcher, event)
-                self.deadlines.call_at(moment, late)
-            else:
-                watcher.offer(redacted_for(peer, event))
-
-    @staticmethod
-    def _tell_late(watcher: _Watcher, event: Event) -> None:
-        told = redacted_for(watcher.peer, event)
-        told.time = now()
-        watcher.offer(told)
 
     def _sum_up_later(self) -> None:
         if self._summary is None:
@@ -251,39 +193,18 @@ class Events:
                 reason=f"{count} more requests {whose} were denied or failed",
             )
             self._write(event)
-            for watcher in self._watchers:
-                peer = watcher.peer
-                if peer.uid != uid and self._may_see(peer, event):
-                    watcher.offer(redacted_for(peer, event))
+            self._watchers.tell(event, except_for=uid)
 
     # Watching
 
-    async def watch(self, peer: Peer) -> AsyncIterator[Event]:
-        """The events that a watcher may see, until it is too slow, or until `close`.
-
-        :raises BrokerBusy: too many watch already, or the watch has ended.
-        """
-        of_user = sum(watcher.peer.uid == peer.uid for watcher in self._watchers)
-        # Root is not counted: users could take all places, and hide from root by that.
-        is_full = len(self._watchers) >= self._limit and not peer.is_root
-        if is_full or of_user >= self._limit_of_user:
-            raise BrokerBusy("too many watchers", "end another 'tapster events'")
-        watcher = _Watcher(peer)
-        self._watchers.add(watcher)
-        try:
-            user = user_name(peer.uid)
-            yield make_event("watching", uid=peer.uid, user=user, pid=peer.pid)
-            while (event := await watcher.queue.get()) is not None:
-                yield event
-            raise BrokerBusy("the broker ended this watch", "watch again")
-        finally:
-            self._watchers.discard(watcher)
+    def watch(self, peer: Peer) -> AsyncIterator[Event]:
+        """The events that a watcher may see, as `Watchers.watch`."""
+        return self._watchers.watch(peer)
 
     def close(self) -> None:
         """Tell what was not told yet, and end every watch."""
         if self._summary is not None:
             self._summary.cancel()
             self._sum_up()
-        for watcher in self._watchers:
-            watcher.offer(None)
+        self._watchers.close()
         self.deadlines.close()

@@ -11,7 +11,7 @@ from ...policy.core.decide import POLKIT, decide, may_manage
 from ...policy.core.matching import matches_peer
 from ...policy.core.rulebook import Target
 from ...wire.objects import Event
-from ..audit.events import is_own
+from ..audit.watchers import is_own
 from .question import MANAGE, Authority, ask
 
 

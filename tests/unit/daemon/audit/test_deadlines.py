@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`audit.deadlines`: what is to happen at a time happens then, in its order,
-and when that is does not depend on when it was asked for."""
+"""`audit.deadlines`: what is due is done at its time and in its order, and the time
+does not depend on when it was asked for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(body: Callable[[Deadlines], Awaitable[None]]) -> None:
     asyncio.run(whole())
 
 
-def test_it_is_never_early_and_in_order() -> None:
+def test_deadlines_are_never_early_and_in_their_order() -> None:
     async def body(deadlines: Deadlines) -> None:
         loop = asyncio.get_running_loop()
         start, ended = loop.time(), list[tuple[int, bool]]()
@@ -73,7 +73,7 @@ def test_a_wait_that_is_cancelled_ends_no_other() -> None:
     run(body)
 
 
-def test_what_fails_keeps_nothing_from_happening() -> None:
+def test_a_call_that_fails_keeps_no_other_from_being_made() -> None:
     async def body(deadlines: Deadlines) -> None:
         loop = asyncio.get_running_loop()
         failures = list[Any]()
@@ -86,7 +86,7 @@ def test_what_fails_keeps_nothing_from_happening() -> None:
     run(body)
 
 
-def test_closed_it_may_be_used_again() -> None:
+def test_deadlines_that_were_closed_may_be_used_again() -> None:
     async def body(deadlines: Deadlines) -> None:
         loop = asyncio.get_running_loop()
         lost = asyncio.ensure_future(deadlines.until(loop.time() + 60))

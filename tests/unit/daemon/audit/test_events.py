@@ -1,66 +1,27 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`audit.events`: who is told what, when, and how much of a flood."""
+"""`audit.events`: what is told when, and how much of a flood."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable
 
 import pytest
 
-from support.auditing import ALICE, BOB, RULE, context, nic, peer, us
-from tapster import errors
+from support.auditing import (
+    ALICE,
+    BOB,
+    RULE,
+    context,
+    nic,
+    played,
+    watcher,
+)
 from tapster.daemon.audit import events
 from tapster.daemon.audit import record as audit
 from tapster.daemon.audit.events import Events
-from tapster.daemon.audit.request_context import RequestContext
-from tapster.model import Peer
 from tapster.wire.objects import Event
-from tapster.wire.refusals import REFUSAL_SECONDS
-
-
-def played(
-    play: Callable[[Events], Awaitable[None]],
-    may_see: Callable[[Peer, Event], bool] = events.is_own,
-) -> None:
-    """Let something happen in an event loop."""
-
-    async def run() -> None:
-        broker = Events(may_see)
-        await play(broker)
-        broker.close()
-        await asyncio.sleep(0)
-
-    asyncio.run(run())
-
-
-class Watcher:
-    """Who hears of events; `seen` is what it heard."""
-
-    def __init__(self, broker: Events, who: Peer) -> None:
-        self._stream = broker.watch(who)
-        self.seen: list[Event] = []
-
-    async def next(self) -> Event:
-        event = await asyncio.wait_for(anext(self._stream), 5)
-        self.seen.append(event)
-        return event
-
-    async def drain(self) -> list[str]:
-        """What there is to hear now."""
-        try:
-            while True:
-                event = await asyncio.wait_for(anext(self._stream), 0.2)
-                self.seen.append(event)
-        except TimeoutError:
-            return [event.event for event in self.seen[1:]]
-
-
-async def watcher(broker: Events, uid: int) -> Watcher:
-    made = Watcher(broker, peer(uid))
-    assert (await made.next()).event == "watching"
-    return made
 
 
 @pytest.fixture
@@ -123,48 +84,6 @@ def test_refusals_and_troubles_of_networks_are_logged_as_warnings(
     ]  # fmt: skip
 
 
-def test_root_is_told_everything_and_a_user_its_own() -> None:
-    async def play(broker: Events) -> None:
-        root, alice, bob = [await watcher(broker, u) for u in (0, ALICE, BOB)]
-        broker.about("attached", nic(ALICE), context=context(ALICE))
-        broker.about("detached", nic(BOB), context=context(0, "detach"))
-        broker.changed("reloaded")
-        broker.network("shared", "tapbr2", None, "why")
-        broker.network("default", "tapbr1", BOB, "why")
-        assert await alice.drain() == ["attached", "network"]
-        assert await bob.drain() == ["detached", "network", "network"]
-        assert len(await root.drain()) == 5
-        assert (bob.seen[1].uid, bob.seen[1].owner) == (0, BOB)
-
-    played(play)
-
-
-def test_whoever_makes_it_says_who_is_told_what() -> None:
-    async def play(broker: Events) -> None:
-        alice, bob = [await watcher(broker, u) for u in (ALICE, BOB)]
-        broker.about("attached", nic(ALICE), context=context(ALICE))
-        assert await bob.drain() == ["attached"]
-        assert await alice.drain() == []
-
-    played(play, lambda who, _: who.uid == BOB)
-
-
-@pytest.mark.parametrize("what", ["denied", "failed"])
-def test_a_caller_learns_that_it_was_denied_and_not_why(what: str) -> None:
-    async def play(broker: Events) -> None:
-        root, alice = [await watcher(broker, u) for u in (0, ALICE)]
-        request = context(ALICE, network="lan", rule=RULE)
-        tell = broker.denied if what == "denied" else broker.failed
-        tell(request, "a secret")
-        full, part = await root.next(), await alice.next()
-        assert (full.event, full.reason, full.rule) == (what, "a secret", RULE)
-        assert full.duration is not None
-        hidden = {"rule": None, "reason": None, "duration": None}
-        assert vars(part) == {**vars(full), **hidden, "time": part.time}
-
-    played(play)
-
-
 def test_a_caller_hears_of_a_refusal_no_sooner_than_the_reply(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -182,45 +101,6 @@ def test_a_caller_hears_of_a_refusal_no_sooner_than_the_reply(
             await asyncio.sleep(0)
             assert hears.done() is at_once
             assert (await hears).time >= root.seen[-1].time
-
-    played(play)
-
-
-def test_only_root_is_told_where_programs_are() -> None:
-    async def play(broker: Events) -> None:
-        mine = us()
-        root, alice = [await watcher(broker, u) for u in (0, ALICE)]
-        request = RequestContext(mine, "attach")
-        request.rule = RULE
-        broker.about("attached", nic(ALICE), context=request)
-        full, part = await root.next(), await alice.next()
-        assert full.executable and full.rule == RULE
-        assert part.executable is None and part.command == full.command
-        assert part.rule is None  # of somebody else's request
-
-    played(play, lambda *_: True)
-
-
-def test_a_user_is_told_the_rule_of_its_own_requests() -> None:
-    async def play(broker: Events) -> None:
-        alice = await watcher(broker, ALICE)
-        broker.about("attached", nic(ALICE), context=context(ALICE, rule=RULE))
-        assert (await alice.next()).rule == RULE
-        broker.about("refused", nic(ALICE), "another guest has it")
-        assert (await alice.next()).reason == "another guest has it"
-
-    played(play)
-
-
-def test_a_watcher_that_has_gone_is_told_nothing_more() -> None:
-    async def play(broker: Events) -> None:
-        made = broker.watch(peer(ALICE))
-        await anext(made)
-        broker.denied(context(ALICE), "why")
-        await asyncio.sleep(0)
-        assert isinstance(made, AsyncIterator)
-        await made.aclose()  # type: ignore[attr-defined]
-        await asyncio.sleep(REFUSAL_SECONDS * 2)
 
     played(play)
 
@@ -273,15 +153,3 @@ def test_a_flood_is_summed_up_at_the_end(told: Told) -> None:
 
     played(play)
     assert [e.count for e in told()][-1] == 10
-
-
-def test_a_watcher_too_slow_loses_its_watch() -> None:
-    async def play(broker: Events) -> None:
-        slow = await watcher(broker, ALICE)
-        for _ in range(events.QUEUE + 1):
-            broker.about("attached", nic(ALICE))
-        await asyncio.sleep(0)
-        with pytest.raises(errors.BrokerBusy):
-            await slow.next()
-
-    played(play)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`tapster.daemon.decide.quota`: which NICs of a user a rule's quota counts."""
+"""`decide.quota`: which NICs of a user a rule's quota counts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from support.builders import make_ledger
+from support.builders import make_ledger, make_nic
 from tapster.daemon.decide.quota import used
 from tapster.daemon.nics.ledger import Ledger
-from tapster.daemon.nics.nic import Nic
 from tapster.model import Rule, State
 
 ALICE, BOB = 1000, 1001
@@ -38,20 +37,13 @@ def add(ledger: Ledger) -> Add:
     ) -> None:
         number = len(ledger) + 1
         ledger.add(
-            Nic(
-                ifname=f"tapsterl{number}",
-                ifindex=number,
-                bridge="br0",
-                bridge_index=99,
+            make_nic(
+                number,
                 network=network,
                 uid=uid,
-                user=str(uid),
-                pid=1,
                 name=name or f"vm{number}",
+                bridge="br0",
                 mac=mac,
-                ipv4=None,
-                ipv6=None,
-                mtu=1500,
                 state=State.WAITING if mac is None else State.ACTIVE,
                 macs=tuple(macs),
             )
@@ -65,7 +57,7 @@ def count(ledger: Ledger, *, on_bridges: bool = True, **keys: Any) -> int:
     return used(ledger, ALICE, rule, on_bridges)
 
 
-def test_all_of_a_rule_s_networks_and_bridges_together(
+def test_a_quota_is_for_all_networks_and_bridges_of_its_rule_together(
     ledger: Ledger, add: Add
 ) -> None:
     add("lan")
@@ -81,7 +73,9 @@ def test_all_of_a_rule_s_networks_and_bridges_together(
     assert count(ledger, networks=(), bridges=("br1",)) == 0
 
 
-def test_only_guests_that_the_rule_is_about(ledger: Ledger, add: Add) -> None:
+def test_a_quota_counts_only_guests_that_its_rule_is_about(
+    ledger: Ledger, add: Add
+) -> None:
     add(name="web-1")
     add(name="db", mac=ASKED)
     assert count(ledger, guests=("web-*",)) == 1

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tapster.daemon.identify import accounts as people
+from tapster.daemon.identify import accounts
 from tapster.daemon.identify.accounts import Account
 
 
@@ -37,52 +37,52 @@ def nss(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nss]:
     made = Nss()
     monkeypatch.setattr(pwd, "getpwuid", made)
     monkeypatch.setattr(os, "getgrouplist", lambda _, gid: [gid, 7])
-    people._accounts.clear()
+    accounts._accounts.clear()
     yield made
     made.let.set()
     for _ in range(1000):
-        if not people._under_way:
+        if not accounts._under_way:
             break
         threading.Event().wait(0.01)
-    assert not people._under_way
-    people._accounts.clear()
+    assert not accounts._under_way
+    accounts._accounts.clear()
 
 
-def test_it_is_the_account_s_or_the_number(nss: Nss) -> None:
-    assert people.user_name(1000) == "user1000"
-    assert people.user_name(1001) == "1001"
-    assert people.user_name(1000) == "user1000"
+def test_a_uid_s_name_is_its_account_s_or_the_number(nss: Nss) -> None:
+    assert accounts.user_name(1000) == "user1000"
+    assert accounts.user_name(1001) == "1001"
+    assert accounts.user_name(1000) == "user1000"
     assert nss.asked == [1000, 1001]
 
 
-def test_who_is_not_known_in_time_is_a_number(nss: Nss) -> None:
-    assert people.user_name(5000) == "5000"
+def test_a_uid_that_is_not_known_in_time_is_a_number(nss: Nss) -> None:
+    assert accounts.user_name(5000) == "5000"
     # Others' are told meanwhile, and it is not asked about a second time.
-    assert people.user_name(1000) == "user1000"
-    assert people.user_name(5000) == "5000"
+    assert accounts.user_name(1000) == "user1000"
+    assert accounts.user_name(5000) == "5000"
     assert nss.asked == [5000, 1000]
     nss.let.set()
-    while people.user_name(5000) == "5000":
+    while accounts.user_name(5000) == "5000":
         pass
 
 
 def test_thousands_of_uids_wait_for_a_few(nss: Nss) -> None:
     for uid in range(5000, 9000):
-        assert people.user_name(uid) == str(uid)
-    assert len(nss.asked) <= people._LOOKUPS
+        assert accounts.user_name(uid) == str(uid)
+    assert len(nss.asked) <= accounts._LOOKUPS
 
 
 def test_a_name_that_was_known_is_told_until_another_is(
     nss: Nss, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nss.let.set()
-    assert people.user_name(5002) == "user5002"
+    assert accounts.user_name(5002) == "user5002"
     nss.let.clear()
-    monkeypatch.setattr(people, "_SECONDS", -1.0)
-    assert people.user_name(5002) == "user5002"
+    monkeypatch.setattr(accounts, "_SECONDS", -1.0)
+    assert accounts.user_name(5002) == "user5002"
 
 
 def test_groups_are_the_account_s_or_not_known(nss: Nss) -> None:
-    assert people.account_of(1000) == Account("user1000", frozenset({1000, 7}))
-    assert people.account_of(1001) == Account(None, frozenset())
-    assert people.account_of(5000) == Account(None, None)
+    assert accounts.account_of(1000) == Account("user1000", frozenset({1000, 7}))
+    assert accounts.account_of(1001) == Account(None, frozenset())
+    assert accounts.account_of(5000) == Account(None, None)

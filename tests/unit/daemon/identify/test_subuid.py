@@ -25,7 +25,7 @@ from tapster.daemon.identify import subuid
         (f"a:{'9' * 5000}:1\n", []),
     ],
 )
-def test_ranges(text: str, ranges: list[tuple[int, int]]) -> None:
+def test_lines_are_read_as_ranges(text: str, ranges: list[tuple[int, int]]) -> None:
     if "# a:1:2" in text:  # a comment is a name that nobody has; it gives, too
         ranges = [(1, 2)]
     assert subuid.parse(text) == ranges
@@ -54,7 +54,7 @@ def test_each_uid_is_in_the_ranges_that_lines_say(lines: list[str]) -> None:
 
 
 @given(st.text())
-def test_no_text_does_more_than_say_nothing(text: str) -> None:
+def test_any_text_is_read_without_an_error(text: str) -> None:
     for first, last in subuid.parse(text):
         assert 0 <= first <= last < 2**32 - 1
 
@@ -73,7 +73,7 @@ def test_the_file_is_read_as_it_is_now(tmp_path: Path) -> None:
     assert 100000 not in known
 
 
-def test_what_it_said_holds_while_it_can_t_be_read(
+def test_ranges_hold_while_the_file_can_t_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[object] = []

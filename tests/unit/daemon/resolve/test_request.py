@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`tapster.daemon.resolve.request.check`: what a request may say, whatever exists."""
+"""`resolve.request`: what a request may say, whatever exists; and what it means."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapster.daemon.resolve.request import check
+from tapster.daemon.resolve.request import check, resolve
 from tapster.errors import InvalidRequest
-from tapster.model import AttachRequest
+from tapster.kernel.rtnetlink import Link
+from tapster.model import AttachRequest, NetworkDefinition
+from tapster.policy.config.load import Config
+from tapster.policy.core.rulebook import DEFAULT_NETWORK, Target
 
 
 def refused(**words: Any) -> str:
@@ -21,24 +24,24 @@ def refused(**words: Any) -> str:
     return caught.value.message
 
 
-def test_nothing_said_is_fine() -> None:
+def test_a_request_may_leave_out_everything() -> None:
     assert check(AttachRequest()) == AttachRequest()
 
 
-def test_all_is_kept() -> None:
+def test_what_a_request_says_is_kept() -> None:
     request = AttachRequest("lan", None, "web1", "0a:1b:2c:3d:4e:5f", False, True)
     assert check(request) == request
     request = AttachRequest(bridge="br0.100")
     assert check(request) == request
 
 
-def test_lower_case() -> None:
+def test_a_name_and_a_mac_are_taken_in_lower_case() -> None:
     request = check(AttachRequest(name="Web1", mac="0A:1B:2C:3D:4E:5F"))
     assert request.name == "web1"
     assert request.mac == "0a:1b:2c:3d:4e:5f"
 
 
-def test_one_place_only() -> None:
+def test_a_network_and_a_bridge_exclude_each_other() -> None:
     assert "exclude" in refused(network="default", bridge="br0")
 
 
@@ -46,12 +49,12 @@ def test_one_place_only() -> None:
     "bridge",
     ["", ".", "..", "a/b", "a b", "a:b", "a\tb", "a\0b", "x" * 16, "\N{EURO SIGN}" * 6],
 )
-def test_no_name_of_a_bridge(bridge: str) -> None:
+def test_what_can_not_be_a_bridge_s_name_is_refused(bridge: str) -> None:
     assert refused(bridge=bridge).startswith("bridge:")
 
 
 @pytest.mark.parametrize("bridge", ["x", "x" * 15, "\N{EURO SIGN}" * 5, "-", "br0.1"])
-def test_a_name_of_a_bridge(bridge: str) -> None:
+def test_what_can_be_a_bridge_s_name_is_taken(bridge: str) -> None:
     assert check(AttachRequest(bridge=bridge)).bridge == bridge
 
 
@@ -71,13 +74,13 @@ BAD_LABELS = [
 
 
 @pytest.mark.parametrize("name", BAD_LABELS)
-def test_no_label(name: str) -> None:
+def test_what_can_not_be_a_host_or_network_name_is_refused(name: str) -> None:
     assert refused(name=name).startswith("name:")
     assert refused(network=name).startswith("network:")
 
 
 @pytest.mark.parametrize("name", ["a", "0", "a-b", "x" * 63])
-def test_a_label(name: str) -> None:
+def test_what_can_be_a_host_and_network_name_is_taken(name: str) -> None:
     assert check(AttachRequest(name=name, network=name)).name == name
 
 
@@ -98,7 +101,7 @@ def test_a_label(name: str) -> None:
         "00:00:00:00:00:00",
     ],
 )
-def test_no_mac_of_a_guest(mac: str) -> None:
+def test_what_can_not_be_a_guest_s_mac_is_refused(mac: str) -> None:
     assert refused(mac=mac).startswith("mac:")
 
 
@@ -106,7 +109,7 @@ WORDS = st.none() | st.text()
 
 
 @given(WORDS, WORDS, WORDS, WORDS)
-def test_anything_else_is_refused_in_words(
+def test_any_text_is_taken_or_refused_in_printable_words(
     network: str | None, bridge: str | None, name: str | None, mac: str | None
 ) -> None:
     request = AttachRequest(network, bridge, name, mac)
@@ -116,3 +119,40 @@ def test_anything_else_is_refused_in_words(
         assert error.oneline().isprintable()
     else:
         assert check(checked) == checked
+
+
+NOTHING, DEFAULT = Target(), Target(network=DEFAULT_NETWORK)
+
+
+@pytest.mark.parametrize(
+    ("asked", "target"),
+    [
+        ({}, DEFAULT),
+        ({"network": "lan"}, Target(network="lan")),
+        ({"network": "no-such"}, NOTHING),
+        ({"network": "br7"}, NOTHING),
+        ({"bridge": "br7"}, Target(bridge="br7")),
+        ({"bridge": "lan"}, Target(network="lan")),
+        ({"bridge": "br0"}, DEFAULT),  # unless there is a bridge of that name
+        ({"bridge": "qemubr0"}, DEFAULT),
+        ({"bridge": "no-such"}, NOTHING),
+        ({"bridge": "eth0"}, NOTHING),  # no bridge
+        ({"bridge": "office"}, NOTHING),  # an alternative name
+        ({"bridge": "tapbr1"}, NOTHING),  # another user's network
+    ],
+)
+def test_a_name_means_the_bridge_then_the_network_then_the_default_one(
+    asked: dict[str, Any], target: Target
+) -> None:
+    networks = {name: NetworkDefinition(name) for name in (DEFAULT_NETWORK, "lan")}
+    bridge = Link(7, "br7", 0, 1500, "", 0, "bridge", "", ("office",), {}, 0, 0, 0, 0)
+    devices = {
+        "br7": bridge,
+        "office": bridge,
+        "tapbr1": bridge._replace(name="tapbr1"),
+        "eth0": bridge._replace(name="eth0", kind=""),
+    }
+    request = AttachRequest(**asked)
+    found, link = resolve(request, devices.get, Config(networks=networks))
+    assert found == target
+    assert link == (bridge if target.bridge else None)
