@@ -2,7 +2,7 @@
 """What a tap is when it is handed over, and where its frames go. What a guest may
 send at all is in test_spoof.py.
 
-Shows daemon/allocate, daemon/broker, daemon/nics/port_filter.
+Shows daemon/allocate, daemon/nics/port_filter.
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The policy's words on the real broker: names, totals, time, managers, and what
-a configuration that is wrong does not open."""
+a configuration that is wrong does not open.
+
+Shows daemon/api/service, daemon/api/listing.
+"""
 
 from __future__ import annotations
 

@@ -17,10 +17,13 @@ from ..networks.host_context import HostContext
 from ..policy.config.current import CurrentConfig
 from ..policy.config.load import Config
 from .allocate.allocator import Allocator
+from .api.doctor.examination import Examination
+from .api.explain import Explainer
+from .api.listing import Listing
+from .api.reload import Reload
 from .api.service import BrokerService
 from .attach import Attacher
 from .audit.events import Events
-from .broker import Broker
 from .decide.admission import Admission
 from .decide.bridge_grants import BridgeGrants
 from .decide.closing import ClosingTaps
@@ -77,8 +80,7 @@ class Parts:
         self._make_deciders(options, config, programs)
         self._make_makers()
         self._make_watchers(monitor, lease_log)
-        tier = "rootless" if host.rootless else "system"
-        self.service = BrokerService(self._broker(), self.forward_requests, tier, read)
+        self._make_service(read)
 
     def _make_deciders(
         self, options: Options, config: Config, programs: Programs
@@ -211,24 +213,44 @@ class Parts:
         )
         self.snooper = DhcpSnooper(lease_log, ledger, events)
 
-    def _broker(self) -> Broker:
-        return Broker(
-            self.current,
-            self.host,
-            self.ledger,
-            self.events,
-            self.bridges,
-            self.judge,
-            self.consent,
-            self.closing,
-            self.permissions,
-            self.visibility,
-            self.networks,
+    def _make_service(self, read: Callable[[], Config]) -> None:
+        """What callers of the Varlink interface meet."""
+        current, events = self.current, self.events
+        rootless = self.host.rootless
+        self.reload = Reload(
+            read,
+            self.reconfigurer.reload,
+            events,
+            None if rootless else self.permissions,
+        )
+        self.service = BrokerService(
+            self.attacher.attach,
+            self.detacher.detach,
+            Listing(
+                "rootless" if rootless else "system",
+                current,
+                self.host.netlink,
+                self.ledger,
+                self.networks,
+                self.bridges,
+                self.forward_requests,
+                self.judge,
+                self.visibility,
+            ),
+            self.reload,
+            self.forward_requests,
             self.forwards,
-            self.hooks,
-            self.attacher,
-            self.detacher,
-            self.reconfigurer,
+            Explainer(
+                current,
+                self.bridges.find,
+                self.judge,
+                self.consent,
+                self.closing,
+                events,
+                rootless=rootless,
+            ),
+            Examination(current, self.networks, self.hooks, rootless=rootless),
+            events,
         )
 
     def save(self) -> None:

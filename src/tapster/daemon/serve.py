@@ -232,7 +232,7 @@ async def _serve(
         host = _host_context(options, programs, rootless)
         ends.callback(_close_sockets, host)
         parts = await _start_watching(ends, options, config, host, programs)
-        loop.add_signal_handler(signal.SIGHUP, parts.service.reload_by_signal)
+        loop.add_signal_handler(signal.SIGHUP, parts.reload.by_signal)
         listener = Listener(listening, parts.service, config.limits)
         listener.start()
         ends.callback(listener.close)
