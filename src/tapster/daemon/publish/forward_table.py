@@ -38,8 +38,7 @@ class Row:
     uid: int | None  # None: it is the configuration's, for any user's guest
     forward: Forward
     sockets: list[socket.socket] = field(default_factory=list)  # hold the port
-    nic: Nic | None = None  # the guest's, while the forward is open
-    addresses: tuple[str | None, str | None] = (None, None)  # IPv4, IPv6, in nftables
+    nic: Nic | None = None  # the guest's as it was when the forward was opened
 
     @property
     def key(self) -> PortKey:

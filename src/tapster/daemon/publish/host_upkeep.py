@@ -32,17 +32,17 @@ class HostUpkeep:
 
     def __init__(
         self,
-        env: HostContext,
+        host: HostContext,
         up: Collection[ManagedNetwork],
         noted: Callable[[ManagedNetwork, str], None],
     ) -> None:
         """
-        :param env: what all networks share.
+        :param host: the kernel's interfaces.
         :param up: the networks that are up, now: a view, not a copy.
         :param noted: is called with a network and with what has become of it, in
             words for its users.
         """
-        self._env = env
+        self._host = host
         self._up = up
         self._noted = noted
         self._closed: set[IPv4Network | IPv6Network] = set()  # as nftables has them
@@ -58,7 +58,7 @@ class HostUpkeep:
     def _look(self) -> None:
         self._looking = None
         try:
-            used = list(rtnetlink.used_networks(self._env.netlink))
+            used = list(rtnetlink.used_networks(self._host.netlink))
         except NetlinkError as err:
             _log.warning("the host's addresses: %s", err)
             return
@@ -76,7 +76,7 @@ class HostUpkeep:
         try:
             text = self.closing_statements(self._up)
             if text:
-                self._env.nft.run("tell the host's networks", text)
+                self._host.nft.run("tell the host's networks", text)
         except (NetlinkError, NftError) as err:
             self._closed = before  # so that the next time tries again
             _log.error("%s", err)
@@ -94,7 +94,7 @@ class HostUpkeep:
             of_ours = {network.bridge_index for network in networks}
             closed = {
                 net
-                for index, net in rtnetlink.used_networks(self._env.netlink)
+                for index, net in rtnetlink.used_networks(self._host.netlink)
                 if index and index not in of_ours and not net.is_link_local
             }
         if closed == self._closed:
@@ -116,7 +116,7 @@ class HostUpkeep:
         self._sustaining = None
         if self._needs_forwarding():
             try:
-                self._env.ip_forwarding.enable()
+                self._host.ip_forwarding.enable()
             except OSError as err:
                 _log.error("forwarding is off and stays off: %s", err)
         self.sustain_soon()
@@ -128,12 +128,12 @@ class HostUpkeep:
         """Give the host back what no network that is up needs: forwarding as it was
         before, and routing without rules of ours. No network may be starting."""
         if not self._needs_forwarding():
-            self._env.ip_forwarding.restore()
-        if self._up or not self._env.routing:
+            self._host.ip_forwarding.restore()
+        if self._up or not self._host.routing:
             return
         try:
-            self._env.nft.run("delete the inet table", ruleset.no_routing())
-            self._env.routing = False
+            self._host.nft.run("delete the inet table", ruleset.no_routing())
+            self._host.routing = False
             self._closed = set()
         except NftError as err:
             _log.error("%s", err)

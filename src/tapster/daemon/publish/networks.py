@@ -47,19 +47,19 @@ class RunningNetworks:
 
     def __init__(
         self,
-        env: HostContext,
+        context: HostContext,
         ledger: Ledger,
         current: CurrentConfig,
         listener: NetworkListener,
     ) -> None:
         """
-        :param env: what all networks share.
+        :param context: what all networks share.
         :param ledger: says which bridges have NICs.
         :param current: has the definitions, and how long a network without NICs
             stays up.
         :param listener: is told what becomes of networks.
         """
-        self._env = env
+        self._context = context
         self._ledger = ledger
         self._current = current
         self._listener = listener
@@ -69,7 +69,7 @@ class RunningNetworks:
         self._locks: dict[str, asyncio.Lock] = {}
         self._stop_timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.host = HostUpkeep(env, self._up.values(), listener.network_noted)
+        self.host = HostUpkeep(context, self._up.values(), listener.network_noted)
 
     def all(self) -> list[ManagedNetwork]:
         """Those that are up."""
@@ -139,7 +139,9 @@ class RunningNetworks:
                 await self._stop(network)
                 network = None
             if network is None or not network.is_up:
-                network = await self._start(ManagedNetwork(self._env, definition, uid))
+                network = await self._start(
+                    ManagedNetwork(self._context, definition, uid)
+                )
             return network
 
     async def _start(self, network: ManagedNetwork) -> ManagedNetwork:

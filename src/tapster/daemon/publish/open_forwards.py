@@ -71,8 +71,8 @@ class OpenForwards:
         for nic in nics:
             for row in self._table:
                 if row.nic is None and self._may_lead_to(row, nic):
-                    row.nic, row.addresses = nic, (nic.ipv4, nic.ipv6)
-                    text += elements.forward("add", row.forward, *row.addresses)
+                    row.nic = nic
+                    text += elements.forward("add", row.forward, nic.ipv4, nic.ipv6)
         return text
 
     def guest_attached(self, nic: Nic) -> None:
@@ -87,7 +87,7 @@ class OpenForwards:
         configuration may lead to another guest of that name from now on."""
         for row in self._table:
             if row.nic is not None and row.nic.ifname == nic.ifname:
-                self._shut(row)
+                self._shut(row, row.nic)
                 self.open_for_any_guest(row)
 
     # As rows come and go
@@ -105,7 +105,7 @@ class OpenForwards:
     def delete(self, row: Row) -> None:
         """Shut a forward, and take it out of the table."""
         if row.nic is not None:
-            self._shut(row)
+            self._shut(row, row.nic)
         self._table.delete(row)
 
     def follow_configuration(self) -> None:
@@ -163,25 +163,21 @@ class OpenForwards:
     # nftables, and the flows that the kernel knows
 
     def _open(self, row: Row, nic: Nic) -> None:
-        row.nic, row.addresses = nic, (nic.ipv4, nic.ipv6)
+        text = elements.forward("add", row.forward, nic.ipv4, nic.ipv6)
         try:
-            self._nft.run(
-                f"open {row.forward}",
-                elements.forward("add", row.forward, *row.addresses),
-            )
+            self._nft.run(f"open {row.forward}", text)
         except NftError as err:
             _log.error("%s", err)
-            row.nic = None
             return
+        row.nic = nic
         self._forget_flows(row.forward.port)
 
-    def _shut(self, row: Row) -> None:
+    def _shut(self, row: Row, nic: Nic) -> None:
+        """:param nic: as the row has it."""
         row.nic = None
+        text = elements.forward("delete", row.forward, nic.ipv4, nic.ipv6)
         try:
-            self._nft.run(
-                f"shut {row.forward}",
-                elements.forward("delete", row.forward, *row.addresses),
-            )
+            self._nft.run(f"shut {row.forward}", text)
         except NftError as err:
             _log.error("%s", err)
         self._forget_flows(row.forward.port)
