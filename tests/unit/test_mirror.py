@@ -47,7 +47,6 @@ SHOWN_BY = {
     "daemon/process/runtime_directory": "kernel/test_rootless.py",
     "daemon/process/single_instance": "kernel/test_listener.py",
     "daemon/provision/": "kernel/test_crash.py",
-    "daemon/publish/": "kernel/test_network_restart.py",
     "daemon/publish/forwards": "kernel/test_forwards.py",
     "daemon/publish/host_port": "kernel/test_forwards.py",
     "daemon/publish/hooks/order": "unit/daemon/publish/hooks/test_lifecycle.py",

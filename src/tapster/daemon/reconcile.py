@@ -264,7 +264,7 @@ class Reconciler:
         text = ruleset.tables(more_rules, routing=self._host.routing)
         for network in up:
             text += elements.add_network(network.rules)
-        text += self._networks.host.closing_statements(up)
+        text += self._networks.upkeep.closing_statements(up)
         for nic in list(self._found):
             try:
                 text += elements.added(elements.of_port(nic.guest))

@@ -47,19 +47,19 @@ class RunningNetworks:
 
     def __init__(
         self,
-        context: HostContext,
+        host: HostContext,
         ledger: Ledger,
         current: CurrentConfig,
         listener: NetworkListener,
     ) -> None:
         """
-        :param context: what all networks share.
+        :param host: what all networks share.
         :param ledger: says which bridges have NICs.
         :param current: has the definitions, and how long a network without NICs
             stays up.
         :param listener: is told what becomes of networks.
         """
-        self._context = context
+        self._host = host
         self._ledger = ledger
         self._current = current
         self._listener = listener
@@ -69,7 +69,7 @@ class RunningNetworks:
         self._locks: dict[str, asyncio.Lock] = {}
         self._stop_timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.host = HostUpkeep(context, self._up.values(), listener.network_noted)
+        self.upkeep = HostUpkeep(host, self._up.values(), listener.network_noted)
 
     def all(self) -> list[ManagedNetwork]:
         """Those that are up."""
@@ -90,7 +90,7 @@ class RunningNetworks:
     def adopt(self, network: ManagedNetwork) -> None:
         """Take in an instance that an earlier broker started."""
         self._insert(network)
-        self.host.sustain_soon()
+        self.upkeep.sustain_soon()
 
     def _insert(self, network: ManagedNetwork) -> None:
         self._up[network.key] = network
@@ -139,9 +139,7 @@ class RunningNetworks:
                 await self._stop(network)
                 network = None
             if network is None or not network.is_up:
-                network = await self._start(
-                    ManagedNetwork(self._context, definition, uid)
-                )
+                network = await self._start(ManagedNetwork(self._host, definition, uid))
             return network
 
     async def _start(self, network: ManagedNetwork) -> ManagedNetwork:
@@ -162,9 +160,9 @@ class RunningNetworks:
             self._starting.discard(key)
             self.restore_host()
         self._listener.network_up(network)
-        self.host.sustain_soon()
+        self.upkeep.sustain_soon()
         self._follow(network)  # the configuration may have changed meanwhile
-        self.host.close_host_networks()
+        self.upkeep.close_host_networks()
         return network
 
     # Going down
@@ -195,7 +193,7 @@ class RunningNetworks:
             if current is not network or self._ledger.is_used(network.bridge):
                 return
             await self._stop(network)
-            self.host.close_host_networks()
+            self.upkeep.close_host_networks()
             self.restore_host()
 
     async def _stop(self, network: ManagedNetwork) -> None:
@@ -209,14 +207,14 @@ class RunningNetworks:
         """Give the host back what no network needs any more, neither one that is up
         nor one that is starting, which may be another user's."""
         if not self._starting:
-            self.host.restore()
+            self.upkeep.restore()
 
     def cancel(self) -> None:
         """Forget all that was to be done later."""
         for handle in self._stop_timers.values():
             handle.cancel()
         self._stop_timers.clear()
-        self.host.cancel()
+        self.upkeep.cancel()
 
     async def wait_for_locks(self) -> None:
         """Until no network is starting or stopping any more."""
@@ -236,7 +234,7 @@ class RunningNetworks:
         told: list[str] = []
         for network in self.all():
             told += self._follow(network)
-        self.host.close_host_networks()
+        self.upkeep.close_host_networks()
         return told
 
     def _follow(self, network: ManagedNetwork) -> list[str]:

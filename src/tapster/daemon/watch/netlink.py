@@ -93,7 +93,7 @@ class Watch:
                     self._lost = False
                     _log.warning("netlink messages were lost; looking at all again")
                     self._guard.look_at_all()
-                    self._networks.host.look_soon()
+                    self._networks.upkeep.look_soon()
                 return
             for reply in replies:
                 self._handle(reply)
@@ -109,7 +109,7 @@ class Watch:
             case rtnetlink.RTM_DELNEIGH:
                 self._guard.entry_deleted(rtnetlink.parse_neighbour(reply))
             case _:
-                self._networks.host.look_soon()
+                self._networks.upkeep.look_soon()
 
     def _link_deleted(self, reply: Reply) -> None:
         # A port that leaves its bridge is told in family AF_BRIDGE.

@@ -31,8 +31,10 @@ class World:
         self.texts: list[str] = []  # for nftables
         self.is_refusing = False  # nftables
         self.up: list[Any] = []
-        host = SimpleNamespace(netlink=None, nft=self, ip_forwarding=self, routing=True)
-        self.host: Any = host
+        host: Any = SimpleNamespace(
+            netlink=None, nft=self, ip_forwarding=self, routing=True
+        )
+        self.host = host
         self.upkeep = HostUpkeep(host, self.up, lambda _, text: self.told.append(text))
 
     def run(self, what: str, text: str) -> None:
@@ -65,7 +67,7 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
-    monkeypatch.setattr(rtnetlink, "used_networks", lambda netlink: iter(made.used))
+    monkeypatch.setattr(rtnetlink, "used_networks", lambda _: iter(made.used))
     monkeypatch.setattr(host_upkeep, "_GATHER", 0.01)
     monkeypatch.setattr(host_upkeep, "_SUSTAIN", 0.01)
     return made
