@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapster.daemon.fairness.token_bucket import TokenBuckets
@@ -26,6 +26,7 @@ def test_more_than_a_bucket_holds_may_be_taken_and_is_waited_for_afterwards() ->
     assert buckets.wait(2, 0.0) == 0
 
 
+@settings(deadline=None)
 @given(now=st.floats(0, 1e7), burst=st.integers(1, 300), rate=st.floats(0.5, 1000))
 def test_rounding_costs_nobody_a_token(now: float, burst: int, rate: float) -> None:
     buckets = TokenBuckets(rate, burst)

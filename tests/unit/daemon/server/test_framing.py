@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapster.daemon.server.framing import (
@@ -26,6 +26,7 @@ def taken(inbox: Inbox) -> list[bytes]:
 MESSAGE = st.binary(max_size=50).map(lambda data: data.replace(b"\0", b"x"))
 
 
+@settings(deadline=None)
 @given(st.lists(MESSAGE), MESSAGE, st.lists(st.integers(1, 20)))
 def test_messages_are_the_same_in_whatever_pieces_they_come(
     messages: list[bytes], rest: bytes, sizes: list[int]
@@ -39,6 +40,7 @@ def test_messages_are_the_same_in_whatever_pieces_they_come(
     assert taken(inbox) == messages
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), st.none() | st.integers() | st.text()))
 def test_what_is_encoded_is_decoded_and_has_one_nul(message: dict[str, object]) -> None:
     data = encode(message)  # type: ignore[arg-type]
