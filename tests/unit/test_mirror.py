@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,14 @@ MODULES = modules()
 UNMIRRORED = [module for module in MODULES if not mirrored(module).exists()]
 
 
+@cache
+def imported_and_said(test: Path) -> tuple[set[str], set[str]]:
+    """What a test imports, as dotted names, and what its docstring says it shows."""
+    tree = ast.parse(test.read_text())
+    said = re.findall(r"\bShows ([\w/,\s]+)\.", ast.get_docstring(tree) or "")
+    return imported(tree), {w for text in said for w in re.split(r"[,\s]+", text)}
+
+
 def imported(tree: ast.Module) -> set[str]:
     """Dotted names of all that a test imports, `from` imports with each name."""
     found: set[str] = set()
@@ -122,14 +131,12 @@ def imported(tree: ast.Module) -> set[str]:
 
 def shows(test: Path, module: str) -> bool:
     """Does the test import the module or its folder, or say that it shows it?"""
-    tree = ast.parse(test.read_text())
+    names, said = imported_and_said(test)
     folder = module.rpartition("/")[0]
     dotted = f"tapster.{folder or module}".replace("/", ".")
-    if any(f"{name}.".startswith(f"{dotted}.") for name in imported(tree)):
+    if any(f"{name}.".startswith(f"{dotted}.") for name in names):
         return True
-    said = re.findall(r"\bShows ([\w/,\s]+)\.", ast.get_docstring(tree) or "")
-    named = {word for text in said for word in re.split(r"[,\s]+", text)}
-    return bool(named & {module, folder})
+    return bool(said & {module, folder})
 
 
 @pytest.mark.parametrize("module", UNMIRRORED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,15 @@ def names_below(node: ast.AST) -> dict[str, ast.AST]:
     return {n.name: n for n in ast.iter_child_nodes(node) if isinstance(n, kinds)}
 
 
+@cache
+def parsed(path: str) -> ast.Module:
+    return ast.parse((ROOT / path).read_text())
+
+
 @pytest.mark.parametrize("named", NAMED)
 def test_test_exists(named: str) -> None:
     path, *parts = named.split("::")
-    node: ast.AST = ast.parse((ROOT / path).read_text())
+    node: ast.AST = parsed(path)
     for part in parts:
         node = names_below(node)[part]
 
