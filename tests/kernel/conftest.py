@@ -8,13 +8,15 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab import Daemon, Lab, why_not
-from support import host
+from support import host, serving
+from support.polkit import Polkitd
 from tapster.kernel import namespaces
 
 
@@ -97,13 +99,37 @@ def lab(
 def daemon(lab: Lab) -> Iterator[Daemon]:
     """A broker for the tests of a file; at its end it leaves nothing."""
     lab.host.run("mkdir", "-p", "/run/config")
-    running = lab.daemon("--config", "/run/config")
-    yield running
-    assert running.process.poll() is None, running.log
-    assert running.stop() == 0, running.log
-    assert host.leftovers(lab) == [], running.log
-    assert host.ruleset(lab.host) == []
-    assert "Traceback" not in running.log, running.log
+    with serving.serving(lab) as running:
+        yield running
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """One for a lab whose broker is not root."""
+    with serving.open_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def nothing_left(lab: Lab, daemon: Daemon) -> Iterator[None]:
+    """After the test no NIC and no network is left, nor anything of one."""
+    yield
+    host.until_nothing_is_left(lab, networks=True)
+
+
+@pytest.fixture
+def held(lab: Lab, nothing_left: None) -> Iterator[ExitStack]:
+    """What is open for a test; afterwards nothing is left."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def polkitd(lab: Lab) -> Iterator[Polkitd]:
+    """A message bus and polkit, which the tests of a file start and end."""
+    prepared = Polkitd(lab)
+    yield prepared
+    prepared.close()
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from contextlib import ExitStack
 import pytest
 
 from lab import OTHER, USER, Daemon, Lab
-from support.host import attach, leftovers, links, nics, until_nothing_is_left
+from support.host import attach, links, nics
+from support.serving import serving
 
 CONFIG = f"""
 [broker]
@@ -34,20 +35,8 @@ networks = ["managed"]
 
 @pytest.fixture(scope="module")
 def daemon(lab: Lab) -> Iterator[Daemon]:
-    lab.config(CONFIG)
-    running = lab.daemon("--config", "/run/config")
-    yield running
-    assert running.stop() == 0, running.log
-    assert leftovers(lab) == []
-    assert "Traceback" not in running.log, running.log
-
-
-@pytest.fixture
-def held(lab: Lab, daemon: Daemon) -> Iterator[ExitStack]:
-    """What is open for a test."""
-    with ExitStack() as stack:
-        yield stack
-    until_nothing_is_left(lab, networks=True)
+    with serving(lab, CONFIG) as running:
+        yield running
 
 
 def run(lab: Lab, user: int | None, *words: str) -> tuple[int, str, str]:

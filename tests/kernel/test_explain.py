@@ -22,13 +22,12 @@ from support.host import (
     as_user,
     attach,
     broker,
-    leftovers,
     links,
     nics,
     ruleset,
-    until_nothing_is_left,
 )
 from support.managing import forward, remove
+from support.serving import bridges, serving
 from tapster import errors
 from tapster.client import manage
 
@@ -92,34 +91,20 @@ def place(of: str) -> str:
 
 @pytest.fixture(scope="module")
 def daemon(lab: Lab) -> Iterator[Daemon]:
-    lab.host.run(
-        "sh", "-ec",
-        f"for b in {' '.join(BRIDGES)}; do"
-        "  ip link add $b type bridge; ip link set $b up; done;"
-        "ip link property add dev br6 altname office-lan;"
-        "ip link add d0 type veth peer name d1;"
-        "cp /etc/passwd /etc/group /run;"
-        f"echo 'alice:x:{USER}:{USER}::/:/bin/sh' >> /run/passwd;"
-        f"echo 'staffers:x:{STAFF}:alice' >> /run/group;"
-        "for f in passwd group; do mount --bind /run/$f /etc/$f; done",
-    )  # fmt: skip
     lab.bridge_conf(BRIDGE_CONF)
-    lab.config(CONFIG)
-    running = lab.daemon("--config", "/run/config")
-    yield running
-    assert running.stop() == 0, running.log
-    for name in (*BRIDGES, "d0"):
-        lab.host.run("ip", "link", "del", name)
-    assert leftovers(lab) == [] and ruleset(lab.host) == []
-    assert "Traceback" not in running.log, running.log
-
-
-@pytest.fixture
-def held(lab: Lab, daemon: Daemon) -> Iterator[ExitStack]:
-    """What is open for a test."""
-    with ExitStack() as stack:
-        yield stack
-    until_nothing_is_left(lab, networks=True)
+    with bridges(lab, BRIDGES):
+        lab.host.run(
+            "sh", "-ec",
+            "ip link property add dev br6 altname office-lan;"
+            "ip link add d0 type veth peer name d1;"
+            "cp /etc/passwd /etc/group /run;"
+            f"echo 'alice:x:{USER}:{USER}::/:/bin/sh' >> /run/passwd;"
+            f"echo 'staffers:x:{STAFF}:alice' >> /run/group;"
+            "for f in passwd group; do mount --bind /run/$f /etc/$f; done",
+        )  # fmt: skip
+        with serving(lab, CONFIG) as running:
+            yield running
+        lab.host.run("ip", "link", "del", "d0")
 
 
 def explain(

@@ -25,13 +25,12 @@ from support.host import (
     fdb,
     files,
     inside,
-    leftovers,
     link,
     nics,
     port,
-    ruleset,
     until_nothing_is_left,
 )
+from support.serving import serving
 
 FIRST, SECOND = "52:54:00:12:34:56", "52:54:00:12:34:57"
 WITHOUT_MAB = """
@@ -59,11 +58,8 @@ def daemon(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Daemon]:
     lab.world.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/lan0/disable_ipv6")
     lab.world.run("ip", "link", "set", "lan0", "up")
     script = "" if request.param == "mab" else WITHOUT_MAB
-    running = lab.daemon("--config", "/run/config", script=script)
-    yield running
-    assert running.stop() == 0, running.log
-    assert leftovers(lab) == [] and ruleset(lab.host) == []
-    assert "Traceback" not in running.log, running.log
+    with serving(lab, script=script) as running:
+        yield running
     for name in ("lan0", "br0"):
         lab.host.run("ip", "link", "del", name)
 

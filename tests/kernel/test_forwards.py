@@ -19,13 +19,12 @@ from support.host import (
     attach,
     elements,
     inside,
-    leftovers,
     nics,
-    ruleset,
     until_nothing_is_left,
 )
 from support.managing import forward, forwards, remove
 from support.pump import FAMILIES, TCP, UDP, V4, V6, Stack, bound, connected
+from support.serving import serving
 from tapster import errors
 from tapster.daemon.publish.forward_table import USER_LIMIT
 
@@ -61,12 +60,8 @@ networks = ["*"]
 
 @pytest.fixture(scope="module")
 def daemon(lab: Lab) -> Iterator[Daemon]:
-    lab.config(CONFIG)
-    running = lab.daemon("--config", "/run/config")
-    yield running
-    assert running.stop() == 0, running.log
-    assert leftovers(lab) == [] and ruleset(lab.host) == []
-    assert "Traceback" not in running.log, running.log
+    with serving(lab, CONFIG) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

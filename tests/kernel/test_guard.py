@@ -34,11 +34,11 @@ from support.host import (
     attach,
     fdb,
     in_network,
-    leftovers,
     link,
     links,
     until_nothing_is_left,
 )
+from support.serving import serving, stop_well
 from support.tampering import as_user, set_carrier, set_mac, set_number
 from tapster.client import attach as client
 
@@ -73,16 +73,14 @@ def policy(request: pytest.FixtureRequest) -> str:
 def daemon(lab: Lab, prepared: None, policy: str) -> Iterator[Daemon]:
     """One broker for each policy."""
     configure(lab, policy)
-    running = lab.daemon("--config", "/run/config")
-    yield running
-    finish(lab, running)
+    with serving(lab) as running:
+        yield running
+        until_nothing_is_left(lab)
 
 
 def finish(lab: Lab, running: Daemon) -> None:
     until_nothing_is_left(lab)
-    assert running.stop() == 0, running.log
-    assert leftovers(lab) == [], running.log
-    assert "Traceback" not in running.log, running.log
+    stop_well(lab, running)
 
 
 @pytest.fixture

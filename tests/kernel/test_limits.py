@@ -23,6 +23,7 @@ from support.host import (
     until_nothing_is_left,
 )
 from support.raw import GET_INFO, call, descriptors, messages, receive
+from support.serving import serving
 from tapster import errors
 
 CONFIG = """
@@ -42,14 +43,10 @@ network_grace_seconds = 0.1
 
 @pytest.fixture(scope="module")
 def daemon(lab: Lab) -> Iterator[Daemon]:
-    lab.config(CONFIG)
-    running = lab.daemon("--config", "/run/config")
-    with pytest.raises(errors.NotAuthorized):  # what it opens once it has open
-        attach(lab, OTHER, bridge="gone")
-    yield running
-    assert running.stop() == 0, running.log
-    assert leftovers(lab) == []
-    assert "Traceback" not in running.log, running.log
+    with serving(lab, CONFIG) as running:
+        with pytest.raises(errors.NotAuthorized):  # what it opens once it has open
+            attach(lab, OTHER, bridge="gone")
+        yield running
 
 
 @pytest.fixture(autouse=True)

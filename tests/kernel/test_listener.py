@@ -11,7 +11,6 @@ import os
 import re
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -39,6 +38,7 @@ from support.host import (
     until_nothing_is_left,
 )
 from support.raw import GET_INFO, call, descriptors, messages, receive
+from support.serving import serving
 from tapster import errors
 from tapster.client import attach as client
 from tapster.daemon.server import passed_fds
@@ -59,15 +59,10 @@ network_grace_seconds = 0.1
 
 @pytest.fixture(scope="module")
 def daemon(lab: Lab) -> Iterator[Daemon]:
-    lab.config(CONFIG)
-    running = lab.daemon("--config", "/run/config")
-    with pytest.raises(errors.NotAuthorized):  # what it opens once it has open
-        attach(lab, OTHER, bridge="gone")
-    yield running
-    assert running.process.poll() is None, running.log
-    assert running.stop() == 0, running.log
-    assert leftovers(lab) == []
-    assert "Traceback" not in running.log, running.log
+    with serving(lab, CONFIG) as running:
+        with pytest.raises(errors.NotAuthorized):  # what it opens once it has open
+            attach(lab, OTHER, bridge="gone")
+        yield running
 
 
 @pytest.fixture(autouse=True)
@@ -89,14 +84,6 @@ def served_as_before(request: pytest.FixtureRequest) -> Iterator[None]:
         fds = f"/proc/{daemon.process.pid}/fd"
         found = [os.readlink(f"{fds}/{fd}") for fd in os.listdir(fds)]
         raise AssertionError(f"more than {before}: {found}") from None
-
-
-@pytest.fixture
-def open_directory() -> Iterator[Path]:
-    """One for a lab whose broker is not root: pytest's own is closed to others."""
-    with tempfile.TemporaryDirectory(prefix="tapster-") as name:
-        os.chmod(name, 0o755)
-        yield Path(name)
 
 
 class TestMessages:

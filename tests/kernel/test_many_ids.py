@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lab import OTHER, USER, Daemon, Lab
-from support.host import leftovers, ruleset
+from support.serving import serving
 
 STUDENTS = 4711
 FIRST = 100_000  # of alice's uids and gids
@@ -86,12 +86,8 @@ def daemon(lab: Lab) -> Iterator[Daemon]:
         "from tapster.daemon.identify import subuid;"
         "subuid._SYSTEMS = subuid.Subordinates('/run/subuid')"
     )
-    running = lab.daemon("--config", "/run/config", script=script)
-    yield running
-    assert running.stop() == 0, running.log
-    assert leftovers(lab) == []
-    assert ruleset(lab.host) == []
-    assert "Traceback" not in running.log, running.log
+    with serving(lab, script=script) as running:
+        yield running
 
 
 def run(lab: Lab, uid: int, groups: tuple[int, ...] = ()) -> dict[str, dict[str, str]]:

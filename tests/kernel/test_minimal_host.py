@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from lab import USER, Daemon, Lab, why_not
-from support.host import attach, leftovers, ruleset
+from support.host import attach
 from support.managing import forward, remove
+from support.serving import serving
 
 CONFIG = """
 [broker]
@@ -40,12 +41,8 @@ def daemon(tmp_path: Path) -> Iterator[tuple[Lab, Daemon]]:
             " for f in protocols services ethertypes networks iproute2/rt_protos; do"
             " test ! -e /etc/$f || mount --bind /dev/null /etc/$f; done",
         )  # fmt: skip
-        lab.config(CONFIG)
-        running = lab.daemon("--config", "/run/config")
-        yield lab, running
-        assert running.stop() == 0, running.log
-        assert leftovers(lab) == [] and ruleset(lab.host) == []
-        assert "Traceback" not in running.log, running.log
+        with serving(lab, CONFIG) as running:
+            yield lab, running
 
 
 def test_everything_is_served(daemon: tuple[Lab, Daemon]) -> None:

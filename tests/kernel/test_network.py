@@ -23,34 +23,25 @@ from support.host import (
     elements,
     files,
     inside,
-    leftovers,
     link,
     links,
-    ruleset,
     sysctl,
     tool,
     until_nothing_is_left,
 )
+from support.serving import serving
 from tapster import errors
 from tapster.networks.addresses import POOLS
 
 GRACE = 0.3  # seconds
 
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
 
 @pytest.fixture(scope="module")
 def daemon(lab: Lab) -> Iterator[Daemon]:
-    lab.config(f"[broker]\nnetwork_grace_seconds = {GRACE}\n")
-    running = lab.daemon("--config", "/run/config")
-    yield running
-    assert running.stop() == 0, running.log
-    assert leftovers(lab) == [] and ruleset(lab.host) == []
-    assert "Traceback" not in running.log, running.log
-
-
-@pytest.fixture(autouse=True)
-def clean_after(lab: Lab, daemon: Daemon) -> Iterator[None]:
-    yield
-    until_nothing_is_left(lab, networks=True)
+    with serving(lab, f"[broker]\nnetwork_grace_seconds = {GRACE}\n") as running:
+        yield running
 
 
 class TestAddresses:

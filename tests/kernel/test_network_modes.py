@@ -28,7 +28,6 @@ from support.host import (
     attach,
     broker,
     inside,
-    leftovers,
     links,
     nics,
     port,
@@ -39,11 +38,14 @@ from support.host import (
 )
 from support.managing import by, network
 from support.pump import CARD, FAMILIES, TCP, UDP, V4, V6, Stack, bound, connected
+from support.serving import serving
 from tapster import errors
 from tapster.client import manage
 
 DENIED = 23009  # a user who may use no network but the default one
 HOST: dict[int, str] = {V4: "192.0.2.2", V6: "2001:db8::2"}
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
 # Addresses of the world: the host's own network, somebody's private one, and
 # what everybody can have.
 NEAR: dict[int, str] = {V4: "192.0.2.1", V6: "2001:db8::1"}
@@ -104,18 +106,8 @@ def has(space: Space, addresses: dict[int, str]) -> None:
 def daemon(lab: Lab) -> Iterator[Daemon]:
     has(lab.world, PRIVATE)
     has(lab.world, PUBLIC)
-    lab.config(CONFIG)
-    running = lab.daemon("--config", "/run/config")
-    yield running
-    assert running.stop() == 0, running.log
-    assert leftovers(lab) == [] and ruleset(lab.host) == []
-    assert "Traceback" not in running.log, running.log
-
-
-@pytest.fixture(autouse=True)
-def clean_after(lab: Lab, daemon: Daemon) -> Iterator[None]:
-    yield
-    until_nothing_is_left(lab, networks=True)
+    with serving(lab, CONFIG) as running:
+        yield running
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from support.host import (
     tool,
     until_nothing_is_left,
 )
+from support.serving import stop_well
 from tapster import errors
 from tapster.client import attach as client
 from tapster.client import manage
@@ -42,9 +43,8 @@ def daemon(lab: Lab) -> Iterator[Daemon]:
         return  # its test has killed it, and looked at the end
     until_nothing_is_left(lab, networks=True)
     assert limits(lab) == {}
-    assert running.stop() == 0, running.log
-    assert leftovers(lab) == [] and ruleset(lab.host) == []
-    assert "Traceback" not in running.log and "ERROR" not in running.log, running.log
+    stop_well(lab, running)
+    assert "ERROR" not in running.log, running.log
 
 
 def limits(lab: Lab) -> dict[str, float]:

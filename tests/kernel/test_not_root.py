@@ -5,7 +5,6 @@ and its hooks are root's."""
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from support.host import (
     inside,
     until_nothing_is_left,
 )
+from support.serving import open_directory
 from tapster import errors
 
 BROKER = 23009
@@ -35,12 +35,10 @@ def lab(this_machine_is_untouched: None) -> Iterator[Lab]:
     """In a directory that a broker which is not root can get at."""
     if reason := why_not():
         pytest.skip(reason)
-    with tempfile.TemporaryDirectory(prefix="tapster-") as name:
-        os.chmod(name, 0o755)
-        with Lab(Path(name)) as made:
-            made.config("[broker]\nnetwork_grace_seconds = 0.1\n")
-            made.host.run("mkdir", "/run/config/hooks.d")
-            yield made
+    with open_directory() as path, Lab(path) as made:
+        made.config("[broker]\nnetwork_grace_seconds = 0.1\n")
+        made.host.run("mkdir", "/run/config/hooks.d")
+        yield made
 
 
 def started(lab: Lab) -> Daemon:

@@ -11,8 +11,9 @@ from contextlib import ExitStack
 import pytest
 
 from lab import OTHER, USER, Daemon, Lab, until
-from support.host import attach, leftovers, ruleset, until_nothing_is_left
+from support.host import attach, until_nothing_is_left
 from support.managing import reload
+from support.serving import bridges, serving
 from tapster import errors
 
 THIRD, FOURTH = 23003, 23004
@@ -80,21 +81,12 @@ def daemon(lab: Lab) -> Iterator[Daemon]:
         "  cp /etc/$f /run/$f.before; cp /etc/$f /run/$f; mount --bind /run/$f /etc/$f;"
         "done;"
         "printf 'passwd: files\\ngroup: files\\n' > /run/nsswitch.conf;"
-        "mount --bind /run/nsswitch.conf /etc/nsswitch.conf;"
-        f"for b in {' '.join(BRIDGES)}; do"
-        "  ip link add $b type bridge; ip link set $b up;"
-        "done",
+        "mount --bind /run/nsswitch.conf /etc/nsswitch.conf",
     )  # fmt: skip
     accounts(lab)
     lab.bridge_conf("")
-    lab.config(RULES)
-    running = lab.daemon("--config", "/run/config")
-    yield running
-    assert running.stop() == 0, running.log
-    for name in BRIDGES:
-        lab.host.run("ip", "link", "del", name)
-    assert leftovers(lab) == [] and ruleset(lab.host) == []
-    assert "Traceback" not in running.log, running.log
+    with bridges(lab, BRIDGES), serving(lab, RULES) as running:
+        yield running
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 import pytest
 
 from lab import OTHER, USER, Daemon, Lab, until
-from support.host import ask, attach, leftovers, plain_socket
+from support.host import ask, attach, plain_socket
 from support.raw import GET_INFO, Lingering, descriptors, messages, receive
+from support.serving import serving
 
 CONFIG = """
 [limits]
@@ -32,12 +33,8 @@ passed_fds.SO_PASSRIGHTS = 0x7fff
 
 @pytest.fixture(scope="module")
 def daemon(lab: Lab) -> Iterator[Daemon]:
-    lab.config(CONFIG)
-    running = lab.daemon("--config", "/run/config", script=WITHOUT)
-    yield running
-    assert running.stop() == 0, running.log
-    assert leftovers(lab) == []
-    assert "Traceback" not in running.log, running.log
+    with serving(lab, CONFIG, script=WITHOUT) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -19,13 +19,11 @@ from support.host import (
     ask,
     attach,
     broker,
-    leftovers,
     links,
     nics,
-    ruleset,
-    until_nothing_is_left,
 )
 from support.managing import forward, forwards, network, reload, remove
+from support.serving import bridges, serving
 from tapster import errors
 
 THIRD = 3000  # a user that has nothing
@@ -76,23 +74,9 @@ max_nics = 1
 
 @pytest.fixture(scope="module")
 def daemon(lab: Lab) -> Iterator[Daemon]:
-    lab.host.run("sh", "-ec", "ip link add br7 type bridge; ip link set br7 up")
     lab.bridge_conf("")
-    lab.config(BEGINNING + RULES)
-    running = lab.daemon("--config", "/run/config")
-    yield running
-    assert running.stop() == 0, running.log
-    lab.host.run("ip", "link", "del", "br7")
-    assert leftovers(lab) == [] and ruleset(lab.host) == []
-    assert "Traceback" not in running.log, running.log
-
-
-@pytest.fixture
-def held(lab: Lab, daemon: Daemon) -> Iterator[ExitStack]:
-    """What is open for a test."""
-    with ExitStack() as stack:
-        yield stack
-    until_nothing_is_left(lab, networks=True)
+    with bridges(lab, ["br7"]), serving(lab, BEGINNING + RULES) as running:
+        yield running
 
 
 def denied(lab: Lab, uid: int, **what: str) -> str:

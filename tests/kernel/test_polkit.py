@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from jeepney import Message, new_method_call
 from lab import CHECKOUT, OTHER, USER, Daemon, Lab, until, why_not
 from support import host, polkit
 from support.polkit import AUTHORITY, BUS, THIRD, Agent, Asker, Polkitd
+from support.serving import bridges, open_directory
 from tapster.daemon.decide.polkit import dbus as bus
 from tapster.daemon.decide.polkit import messages as authority
 from tapster.kernel import process
@@ -62,21 +62,10 @@ def lab(this_machine_is_untouched: None) -> Iterator[Lab]:
     """In a directory that a broker which is not root can get at."""
     if reason := why_not() or polkit.why_not():
         pytest.skip(reason)
-    with tempfile.TemporaryDirectory(prefix="tapster-") as name:
-        os.chmod(name, 0o755)
-        with Lab(Path(name)) as made:
-            for bridge in ("br7", "br8", "br9"):
-                made.host.run("ip", "link", "add", bridge, "type", "bridge")
-                made.host.run("ip", "link", "set", bridge, "up")
-            made.config(CONFIG)
+    with open_directory() as path, Lab(path) as made:
+        made.config(CONFIG)
+        with bridges(made, ["br7", "br8", "br9"]):
             yield made
-
-
-@pytest.fixture(scope="module")
-def polkitd(lab: Lab) -> Iterator[Polkitd]:
-    prepared = Polkitd(lab)
-    yield prepared
-    prepared.close()
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,9 @@ Shows cli/agent.
 
 from __future__ import annotations
 
-import os
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +18,7 @@ import pytest
 from lab import OTHER, USER, Daemon, Lab, until, why_not
 from support import host, polkit
 from support.polkit import GROUPS, THIRD, Agent, Asker, Polkitd
+from support.serving import open_directory
 
 KVM, ADMINS = GROUPS["kvm"][0], GROUPS["dmz-admins"][0]  # alice's, carol's
 
@@ -74,18 +72,9 @@ def lab(this_machine_is_untouched: None) -> Iterator[Lab]:
     """In a directory that a broker which is not root can get at."""
     if reason := why_not() or polkit.why_not():
         pytest.skip(reason)
-    with tempfile.TemporaryDirectory(prefix="tapster-") as name:
-        os.chmod(name, 0o755)
-        with Lab(Path(name)) as made:
-            made.config(CONFIG + MANAGED)
-            yield made
-
-
-@pytest.fixture(scope="module")
-def polkitd(lab: Lab) -> Iterator[Polkitd]:
-    prepared = Polkitd(lab)
-    yield prepared
-    prepared.close()
+    with open_directory() as path, Lab(path) as made:
+        made.config(CONFIG + MANAGED)
+        yield made
 
 
 @pytest.fixture(scope="module")

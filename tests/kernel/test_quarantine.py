@@ -30,12 +30,12 @@ from support.host import (
     attach,
     broker,
     elements,
-    leftovers,
     link,
     links,
     nics,
     until_nothing_is_left,
 )
+from support.serving import serving
 from support.tampering import as_user, set_carrier, set_mac
 from tapster import errors
 from tapster.client import attach as client
@@ -59,12 +59,9 @@ def prepared(lab: Lab) -> None:
 
 @pytest.fixture(scope="module")
 def daemon(lab: Lab, prepared: None) -> Iterator[Daemon]:
-    running = lab.daemon("--config", "/run/config")
-    yield running
-    until_nothing_is_left(lab)
-    assert running.stop() == 0, running.log
-    assert leftovers(lab) == [], running.log
-    assert "Traceback" not in running.log, running.log
+    with serving(lab) as running:
+        yield running
+        until_nothing_is_left(lab)
 
 
 @pytest.fixture

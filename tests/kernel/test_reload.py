@@ -26,7 +26,6 @@ from support.host import (
     dnsmasqs,
     elements,
     inside,
-    leftovers,
     link,
     links,
     nics,
@@ -37,6 +36,7 @@ from support.host import (
 )
 from support.managing import by, forward, forwards, network, reload, remove
 from support.pump import FAMILIES, TCP, UDP, V4, V6, Stack, bound, connected
+from support.serving import serving
 from tapster import errors
 from tapster.client import manage
 
@@ -66,11 +66,8 @@ def write(lab: Lab, **changes: str | None) -> None:
 @pytest.fixture(scope="module")
 def daemon(lab: Lab) -> Iterator[Daemon]:
     write(lab)
-    running = lab.daemon("--config", "/run/config")
-    yield running
-    assert running.stop() == 0, running.log
-    assert leftovers(lab) == [] and ruleset(lab.host) == []
-    assert "Traceback" not in running.log, running.log
+    with serving(lab) as running:
+        yield running
 
 
 @pytest.fixture

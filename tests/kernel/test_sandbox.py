@@ -12,7 +12,6 @@ import errno
 import json
 import os
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,14 +109,6 @@ def daemon(lab: Lab) -> Iterator[Daemon]:
     yield made
     until_nothing_is_left(lab, networks=True)
     assert made.stop() == 0
-
-
-@pytest.fixture
-def open_directory() -> Iterator[Path]:
-    """One for a lab whose broker is not root: pytest's own is closed to others."""
-    with tempfile.TemporaryDirectory(prefix="tapster-") as name:
-        os.chmod(name, 0o755)
-        yield Path(name)
 
 
 class TestLeft:

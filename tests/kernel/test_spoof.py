@@ -15,6 +15,7 @@ from lab import OTHER, USER, Daemon, Lab
 from support import frames, host, spoofs, spoofs6
 from support.frames import Station, Tap, VnetTap
 from support.leases import give, party
+from support.serving import serving
 from support.spoofs import Case, Party, Scene
 from tapster.client import attach as client
 
@@ -112,15 +113,10 @@ def broker(lab: Lab) -> Iterator[Daemon]:
     )  # fmt: skip
     lab.world.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/lan0/disable_ipv6")
     lab.world.run("ip", "link", "set", "lan0", "up")
-    daemon = lab.daemon("--config", "/run/config")
-    yield daemon
-    assert daemon.process.poll() is None, daemon.log
-    assert daemon.stop() == 0, daemon.log
+    with serving(lab) as daemon:
+        yield daemon
     lab.host.run("ip", "link", "del", "lan0")
     lab.host.run("ip", "link", "del", "br0")
-    assert host.leftovers(lab) == [], daemon.log
-    assert host.ruleset(lab.host) == []
-    assert "Traceback" not in daemon.log, daemon.log
 
 
 class Made:

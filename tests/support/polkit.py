@@ -31,7 +31,8 @@ from jeepney import (
 from jeepney.io.blocking import DBusConnection, open_dbus_connection
 
 from lab import CHECKOUT, OTHER, USER, Daemon, Lab, until
-from support.host import RUNTIME, SOCKET_NAME, broker_as, inside, leftovers
+from support.host import RUNTIME, SOCKET_NAME, broker_as, inside
+from support.serving import stop_well
 from tapster.kernel import process
 
 POLKITD = ("/usr/lib/polkit-1/polkitd", "/usr/libexec/polkitd")
@@ -97,10 +98,7 @@ def broker_as_tapster(lab: Lab) -> Iterator[Daemon]:
     """A broker that is user tapster, and ends with nothing left."""
     running = broker_as(lab, BROKER)
     yield running
-    assert running.process.poll() is None, running.log
-    assert running.stop() == 0, running.log
-    assert leftovers(lab) == [], running.log
-    assert "Traceback" not in running.log, running.log
+    stop_well(lab, running)
 
 
 class Polkitd:
