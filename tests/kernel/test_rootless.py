@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A user without any administrator's help: a broker comes, serves, and goes.
 
-Shows daemon/rootless, daemon/process/runtime_directory.
+Shows daemon/rootless, daemon/process/rootless_namespaces.
 """
 
 from __future__ import annotations

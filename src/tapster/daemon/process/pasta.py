@@ -105,7 +105,7 @@ def kill_left_behind(runtime: str) -> None:
         with open(path, encoding="ascii") as file:
             pid = int(file.read())
         running = process.Process(pid)
-    except (OSError, ValueError):
+    except (OSError, ValueError, OverflowError):
         return
     # The pid may be another process's by now; the pidfd is that process's, whichever
     # it is, and only a pasta with this very pid file is killed.
