@@ -26,7 +26,7 @@ GENERATED = {"client/fields", "wire/errors"}
 # Module, or a whole folder with a slash at its end: the test that shows it.
 SHOWN_BY = {
     "cli/agent": "kernel/test_polkit_verbs.py",
-    "cli/arguments": "unit/test_help_is_true.py",
+    "cli/common": "unit/test_help_is_true.py",
     "cli/subcommands": "unit/cli/test_main.py",
     "cli/table": "unit/cli/test_ls.py",
     "cli/text": "unit/cli/test_ls.py",

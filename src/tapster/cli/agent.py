@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A person whom polkit may ask: on a desktop its agent does, on a terminal ours.
+"""Let polkit ask the person at this terminal.
 
-Nobody is asked before the broker has said no without it: most requests need no
-person, and a refusal is the only sign that one may help. On a terminal without
-a session, as over ssh, polkit knows nobody to ask: pkttyagent(1) is started for
-that moment, as systemd's tools do.
+A request is first made without asking: most need nobody, and only a refusal shows
+that a password may help. A desktop session has an agent that polkit asks through. A
+terminal without a session, as over ssh, has none: pkttyagent(1) is run there during
+the second request, as systemd's tools do.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _AGENT = "pkttyagent"
-_PATIENCE = 5.0  # seconds for it to register; then it is as if there were none
+_PATIENCE = 5.0  # seconds for the agent to register; after that we call without it
 
 
 def ask_again(call: Callable[[], T]) -> T:
-    """Call for a second time, now with a person who may be asked.
+    """Make a request again, while an agent can ask the person at this terminal.
 
-    :raises TapsterError: as the call.
+    :raises TapsterError: what the call raises.
     """
     with _agent():
         return call()
@@ -36,19 +36,19 @@ def ask_again(call: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def _agent() -> Iterator[None]:
-    """An agent on this terminal, where the session has none of its own."""
+    """Run an agent on this terminal, if the session has none of its own."""
     ours, theirs = os.pipe()
     try:
         command = [_AGENT, "--fallback", "--notify-fd", str(theirs)]
         command += ["--process", f"{os.getpid()},{_started()}"]
         agent = subprocess.Popen(command, pass_fds=[theirs], stderr=subprocess.DEVNULL)
-    except (OSError, ValueError):  # there is none, or no /proc
+    except (OSError, ValueError):  # no pkttyagent, or no /proc
         agent = None
     finally:
         os.close(theirs)
     try:
         if agent is not None:
-            select.select([ours], [], [], _PATIENCE)  # it closes its end
+            select.select([ours], [], [], _PATIENCE)  # the agent closes its end
         yield
     finally:
         os.close(ours)

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""tapster detach: take a NIC away, though its guest still holds the tap.
+"""tapster detach: disconnect a NIC, although its guest still holds the tap.
 
-A guest that runs wild, or a NIC that fills a quota: ending the VMM is the usual
-way, this is the one that leaves it running.
+To end the VMM is the usual way to remove a NIC. This one is for a guest that has to
+go on running: one that floods the network, or whose NIC takes up a quota.
 """
 
 from __future__ import annotations
 
 import os
 
-from tapster.cli import arguments as look
+from tapster.cli import common
 from tapster.cli.text import visible
 from tapster.client import attach as client
 from tapster.errors import UsageError
@@ -21,18 +21,20 @@ if TYPE_CHECKING:
     from typing import Any
 
 DESCRIPTION = """\
-Take a NIC away from its guest, at once. The guest runs on without it.
+Disconnect a NIC from its guest, at once. The guest runs on without it.
 
 NIC is what `tapster ls` shows: an IFNAME, or the NAME of a guest of yours that has
-no more than one. Other users' NICs, where you manage them, go by IFNAME alone."""
+a single NIC. A NIC of another user, if you manage it, is named by its IFNAME."""
 EXAMPLES = ("tapster detach web1", "tapster detach tapstern1x2y3z")
 
 
 def make_parser() -> ArgumentParser:
-    parser = look.make_parser("tapster detach", DESCRIPTION, EXAMPLES)
-    parser.add_argument("nic", metavar="NIC", help="the tap's name, or your guest's")
-    look.add_no_ask(parser)
-    look.add_rootless(parser)
+    parser = common.make_parser("tapster detach", DESCRIPTION, EXAMPLES)
+    parser.add_argument(
+        "nic", metavar="NIC", help="the name of the tap, or of your guest"
+    )
+    common.add_no_ask(parser)
+    common.add_rootless(parser)
     return parser
 
 
@@ -45,9 +47,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     nics = client.list_nics(rootless=options.rootless)
     nic = find(options.nic, nics, os.geteuid())
-    # What is not seen may still be there: polkit may have to be asked first.
+    # A NIC that is not listed may exist: polkit may have to be asked first.
     ifname = nic["ifname"] if nic else options.nic
-    look.ask(
+    common.ask(
         options,
         lambda person: client.detach(
             ifname, interactive=person, rootless=options.rootless
@@ -58,11 +60,16 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def find(word: str, nics: Sequence[dict[str, Any]], uid: int) -> dict[str, Any] | None:
-    """The NIC that is meant: the one of that ifname, or else the only one of the
-    user's own guest of that name. A name is its user's choice, so another's guest
-    is never found by it.
+    """The NIC that a word means: the one with that ifname, or else that of the user's
+    own guest with that name.
 
-    :raises UsageError: several are.
+    Users choose the names of their guests, so another user's guest is never found
+    by its name.
+
+    :param word: what the user wrote.
+    :param nics: those that the user may see.
+    :param uid: the user's.
+    :raises UsageError: the guest has several NICs.
     """
     for nic in nics:
         if nic["ifname"] == word:
@@ -75,7 +82,7 @@ def find(word: str, nics: Sequence[dict[str, Any]], uid: int) -> dict[str, Any] 
 
 
 def line(ifname: str, nic: dict[str, Any] | None) -> str:
-    """What was done; what is known of the NIC is of the moment before."""
+    """What was done, with what was known of the NIC before."""
     text = f"{ifname} is detached"
     if nic is not None:
         text += (

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """tapster doctor: what is wrong with the host's networks, and what to do.
 
-The broker knows what the host should be like for its networks to work. Where
-there is no broker, that is the finding.
+The broker knows what its networks need of the host, and looks for it. If no broker
+answers, that is the finding.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import time
 
 from tapster import paths
-from tapster.cli import arguments as look
+from tapster.cli import common
 from tapster.cli.text import visible
 from tapster.client import manage
 from tapster.client.attach import NotRunning
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 DESCRIPTION = """\
-Look for what is in the way of the broker's networks on this host, or will be.
+Look for anything that keeps the broker's networks on this host from working, or
+will.
 
-Prints what was found, the most severe first, and below each what to do about it.
-The exit status is 1 if there is an error among it, or no broker."""
+Prints what was found, the most severe first, each with what to do about it.
+The exit status is 1 if an error was found, or if no broker answers."""
 EXAMPLES = ("tapster doctor", "tapster doctor --json", "tapster doctor --rootless")
 SEVERITIES = ("error", "warning", "info")
 START_OWN = "`tapster run` starts your own"
@@ -37,11 +38,9 @@ START = f"{START_OWN}; for all users of this host, root starts `tapsterd`"
 
 
 def make_parser() -> ArgumentParser:
-    parser = look.make_parser("tapster doctor", DESCRIPTION, EXAMPLES)
-    parser.add_argument(
-        "--json", action="store_true", help="a list of objects, all their words"
-    )
-    look.add_rootless(parser)
+    parser = common.make_parser("tapster doctor", DESCRIPTION, EXAMPLES)
+    common.add_json(parser)
+    common.add_rootless(parser)
     return parser
 
 
@@ -67,13 +66,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def urgency(finding: dict[str, Any]) -> int:
-    """Its place; what we do not know comes last."""
+    """The place of a finding in the list; an unknown severity comes last."""
     severity = finding["severity"]
     return SEVERITIES.index(severity) if severity in SEVERITIES else len(SEVERITIES)
 
 
 def describe(finding: dict[str, Any]) -> str:
-    """A line with what it is, and an indented one with each line of the remedy."""
+    """A line that says what was found, then the lines of the remedy, indented."""
     message, code = visible(finding["message"]), visible(finding["code"])
     lines = [f"{visible(finding['severity'])}: {message} [{code}]"]
     lines += [f"  {visible(line)}" for line in (finding["remedy"] or "").splitlines()]
@@ -81,10 +80,10 @@ def describe(finding: dict[str, Any]) -> str:
 
 
 def no_broker(error: BrokerUnavailable, rootless: bool) -> dict[str, Any]:
-    """The finding that no broker answers: where one was looked for, and why not."""
+    """The finding that no broker answers: where one was looked for, and what failed."""
     message, remedy = error.message, error.hint
     chosen = os.environ.get("TAPSTER_SOCKET")
-    if chosen and remedy:  # without one it was there, and failed
+    if chosen and remedy:  # without a hint, a broker was there and failed
         remedy = f"unset TAPSTER_SOCKET, or start one: tapsterd --socket {chosen}"
     elif isinstance(error, NotRunning):
         places = [] if rootless else [paths.SYSTEM_SOCKET]
@@ -101,7 +100,7 @@ def no_broker(error: BrokerUnavailable, rootless: bool) -> dict[str, Any]:
 
 
 def silence(path: str) -> str:
-    """Why nobody answers at a socket."""
+    """Why no broker answers at a socket."""
     try:
         open_socket(path, time.monotonic() + 1).close()
     except OSError as error:

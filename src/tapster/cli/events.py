@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""tapster events: what happens, one line each, as it happens.
+"""tapster events: print a line for each thing that happens, as it happens.
 
-It runs until somebody ends it, so Ctrl-C is a good end; that the broker goes
-away is not, and a program that relies on the events must see it.
+The command runs until it is interrupted, so Ctrl-C is no error. That the broker
+goes away is one: a program that relies on the events must notice it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import signal
 
-from tapster.cli import arguments as look
+from tapster.cli import common
 from tapster.cli.text import note, visible
 from tapster.client import attach as client
 from tapster.client.connection import Gone
@@ -22,26 +22,27 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COLUMNS = ("time", "event", "name", "user", "network", "ifname", "mac", "ipv4", "ipv6")
-# Said after the columns, where there is something to say.
+# Printed after the columns, if there is anything to print.
 MORE = ("verb", "port", "outcome", "reason", "rule")
 DESCRIPTION = f"""\
-Print what you did and what happens to your NICs, as root what all users did and
-what happens to theirs, from now on.
+Print what you do and what happens to your NICs, from now on; as root, what all
+users do and what happens to theirs.
 
 Each line has: {", ".join(COLUMNS[:6])},
-{", ".join(COLUMNS[6:])}. Then, where there is one, and it is not as
-usual: {", ".join(MORE[:-1])}, [{MORE[-1]}]. --json has more."""
+{", ".join(COLUMNS[6:])}. Then, if there is one and it is not the
+usual one: {", ".join(MORE[:-1])}, [{MORE[-1]}]. --json has more."""
 EXAMPLES = ("tapster events", "tapster events --json", "tapster events --rootless")
 
 
 def make_parser() -> ArgumentParser:
-    parser = look.make_parser("tapster events", DESCRIPTION, EXAMPLES)
+    parser = common.make_parser("tapster events", DESCRIPTION, EXAMPLES)
     parser.add_argument(
         "--json",
         action="store_true",
-        help='an object a line; the first, "watching", says that the watch is on',
+        help='print an object a line; the first, "watching", says that none is missed '
+        "from then on",
     )
-    look.add_rootless(parser)
+    common.add_rootless(parser)
     return parser
 
 
@@ -50,7 +51,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns when Ctrl-C or SIGTERM ends it.
+    """Print events until Ctrl-C or SIGTERM.
 
     :raises BrokerUnavailable: there is no broker, or it has gone away.
     """
@@ -72,13 +73,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def line(event: dict[str, object]) -> str:
-    """An event in safe words, with a bridge in the place of its network."""
+    """An event as a line that is safe to print; a bridge stands for a network."""
     event = {**event, "network": event.get("network") or event.get("bridge")}
     words = [visible(event.get(column)) for column in COLUMNS]
     done = event.get("outcome") in (None, "ok")
     for key in MORE:
         value = event.get(key)
-        # What is done is in the event's own word, and some outcomes are, too.
+        # The event's own name says what was done; some names say the outcome, too.
         if not value or (key == "verb" and done):
             continue
         if key == "outcome" and (done or value == event.get("event")):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""tapster explain: may somebody have something, and which rule says so.
+"""tapster explain: whether somebody may have something, and which rule says so.
 
-A policy is trusted by those who can ask it. The broker decides as it would decide
-a request, and this shows how that came: to an administrator all of it, to a user
-what a request would have told, and whom to ask.
+People trust a policy that they can question. The broker decides as it would decide
+the request itself, and this command shows how: an administrator sees all of it, a
+user sees what the request would have told, and whom to ask.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from __future__ import annotations
 import json
 import os
 
-from tapster.cli import arguments as look
-from tapster.cli import table
+from tapster.cli import common, table
 from tapster.cli.text import visible
 from tapster.client import attach as client
 from tapster.client import manage
@@ -25,12 +24,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 DESCRIPTION = """\
-Tell whether you may attach a guest, or forward a port to it, and which rule of
-which file says so; as root, about anybody. Nothing is done, and nobody is asked:
-what polkit would want a password for is denied.
+Say whether you may attach a guest, or forward a port to it, and which rule of which
+file decides; as root, about any user. Nothing is done, and polkit is not asked: what
+it would want a password for is denied.
 
-Below are the rules about the same network or bridge, in their order, and what came
-of each. The exit status is 0 if it is allowed, and 1 if it is denied."""
+All rules about the same network or bridge follow, in their order, each with its
+outcome. The exit status is 0 if it is allowed, and 1 if it is denied."""
 EXAMPLES = (
     "tapster explain",
     "tapster explain --network lan --name web1",
@@ -38,17 +37,17 @@ EXAMPLES = (
     "tapster explain --user alice --bridge br0 --json",
 )
 HEAD = ("RULE", "EFFECT", "OUTCOME")
-# What was asked for, as it is asked for again.
+# The options that say what is asked about.
 ASKED = ("network", "bridge", "name", "mac", "forward")
 
 
 def make_parser() -> ArgumentParser:
-    parser = look.make_parser("tapster explain", DESCRIPTION, EXAMPLES)
+    parser = common.make_parser("tapster explain", DESCRIPTION, EXAMPLES)
     parser.add_argument(
         "--user",
         metavar="NAME",
-        help="whose request it would be: a name or a number; only root may ask about "
-        "others (default: yours)",
+        help="the user, by name or number; only root may ask about others (default: "
+        "you)",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
@@ -58,28 +57,28 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--name",
         metavar="NAME",
-        help="the guest's; without it the next that the broker would give",
+        help="the guest's name; without it the next that the broker would give",
     )
     parser.add_argument(
-        "--mac", metavar="MAC", help="the guest's; without it any that it may have"
+        "--mac",
+        metavar="MAC",
+        help="the guest's MAC address; without it any that it may have",
     )
     parser.add_argument(
         "--forward",
         metavar="PORT",
-        help="ask about a port of this host that is to lead to the guest: tcp/N or "
-        "udp/N",
+        help="ask about forwarding this port of the host to the guest: tcp/N or udp/N",
     )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="an object, all its words, and how many NICs are `left`",
-    )
-    look.add_rootless(parser)
+    common.add_json(parser, "print an object, all fields, and how many NICs are `left`")
+    common.add_rootless(parser)
     return parser
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
-    """:raises UsageError: a port is not written as one, or can't be forwarded."""
+    """The options.
+
+    :raises UsageError: a port is not written as one, or can't be forwarded.
+    """
     options = make_parser().parse_args(arguments)
     if options.forward is not None:
         from tapster.cli.forward import parse_port
@@ -106,7 +105,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def describe(told: dict[str, Any], asked: dict[str, str | None]) -> list[str]:
-    """Lines of safe text: the verdict, what it is about, each rule, what is odd."""
+    """Lines that are safe to print: the verdict, the request, each rule, the notes."""
     facts = [
         ("user", f"{told['user']} (uid {told['uid']})"),
         ("request", request(asked)),
@@ -131,14 +130,14 @@ def describe(told: dict[str, Any], asked: dict[str, str | None]) -> list[str]:
 
 
 def verdict(told: dict[str, Any]) -> str:
-    """`allowed` or `denied`, and why, without saying either twice."""
+    """`allowed` or `denied`, and why; a reason that begins with the word is enough."""
     word = "allowed" if told["allowed"] else "denied"
     reason = visible(told["reason"])
     return reason if reason.startswith(f"{word} ") else f"{word}: {reason}"
 
 
 def request(asked: dict[str, str | None]) -> str:
-    """What the question is about, in words."""
+    """The request that the question is about, in words."""
     where = f"network {asked['network']}" if asked["network"] else "the default network"
     if asked["bridge"]:
         where = f"bridge {asked['bridge']}"
@@ -151,7 +150,7 @@ def request(asked: dict[str, str | None]) -> str:
 
 
 def quotas(told: dict[str, Any]) -> list[tuple[str, str]]:
-    """How many NICs the user has by the rule, and all users on the network."""
+    """How many NICs the user has by the rule, and how many all users have together."""
     found = []
     if told["max_nics"] is not None:
         of = "by that rule" if told["rule"] else "there"
@@ -170,7 +169,7 @@ def quota(used: int, limit: int, of: str) -> str:
 
 
 def left_of(told: dict[str, Any]) -> int | None:
-    """How many NICs the quotas leave; None: there is none, or none is told."""
+    """How many NICs the quotas leave; None: no quota, or the user is not told."""
     pairs = (
         (told["max_nics"], told["nics"]),
         (told["network_max_nics"], told["network_nics"]),
@@ -182,7 +181,7 @@ def left_of(told: dict[str, Any]) -> int | None:
 
 
 def is_withheld(told: dict[str, Any]) -> bool:
-    """Whether the broker says no and keeps why to itself: to all but root."""
+    """Whether the broker says no and does not say why, as to all users but root."""
     silent = told["rule"] is None and not told["steps"]
     return not told["allowed"] and silent and os.geteuid() != 0
 
@@ -190,19 +189,19 @@ def is_withheld(told: dict[str, Any]) -> bool:
 def whom_to_ask(
     told: dict[str, Any], asked: dict[str, str | None], rootless: bool
 ) -> str:
-    """A hint, with the very command that tells an administrator why."""
+    """A hint: the command with which an administrator finds out why."""
     if client.get_info(rootless=rootless).get("tier") == "rootless":
         return "it is your own broker; tapsterd(8) says where its rules are"
     from shlex import quote
 
     words = ["sudo"]
     chosen = os.environ.get("TAPSTER_SOCKET")
-    if chosen:  # which sudo does not pass on
+    if chosen:  # sudo does not pass it on
         words += ["env", f"TAPSTER_SOCKET={chosen}"]
     words += ["tapster", "explain", "--user", told["user"]]
     for key, value in asked.items():
         if value is not None:
-            dash = value.startswith("-")  # as a Linux bridge's name may
+            dash = value.startswith("-")  # the name of a Linux bridge may
             words += [f"--{key}={value}"] if dash else [f"--{key}", value]
     command = " ".join(map(quote, words))
     return f"an administrator is told why by:\n  {visible(command)}"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""tapster forward: ports of the host that lead to guests.
+"""tapster forward: forward ports of the host to guests.
 
-A NATed guest cannot be reached from outside, which is its protection. This is
-the way in for the one port that a user means to offer.
+A guest behind NAT cannot be reached from outside, which protects it. A forwarded
+port is the way in to the one service that a user means to offer.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import re
 
-from tapster.cli import arguments as look
-from tapster.cli import subcommands, table
+from tapster.cli import common, subcommands, table
 from tapster.cli.text import note, visible
 from tapster.client import manage
 from tapster.client.attach import NotRunning
@@ -23,32 +22,32 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-DESCRIPTION = "Have ports of this host lead to your guests."
+DESCRIPTION = "Forward ports of this host to your guests."
 SUMMARIES = {
-    "add": "have a port lead to a guest",
-    "rm": "have it lead nowhere again",
-    "ls": "list the ports that lead to your guests",
+    "add": "forward a port to a guest",
+    "rm": "stop forwarding a port",
+    "ls": "list the ports that are forwarded to your guests",
 }
 ADD = """\
-Have what comes to a port of this host go to a port of your guest of that name,
-over IPv4 and IPv6. It stays so until `tapster forward rm`, whenever the guest is
-attached, and the guest sees who its clients are."""
+Forward a port of this host to a port of your guest, over IPv4 and IPv6. Until
+`tapster forward rm`, the port leads to the guest of that name whenever one is
+attached. The guest sees the addresses of its clients."""
 ADD_EXAMPLES = (
     "tapster forward add tcp/8080 web:80",
     "tapster forward add tcp/8080 web",
     "tapster forward add udp/5353 dns:53 --network lab",
 )
-RM = "Have a port of this host lead nowhere again: yours, or one that you manage."
+RM = "Stop forwarding a port of this host: yours, or one that you manage."
 RM_EXAMPLES = (
     "tapster forward rm tcp/8080",
     "tapster forward rm udp/5353 --network lab",
 )
 LS = """\
-List the ports of this host that lead to your guests, and those that you manage;
-as root, to those of all.
+List the ports of this host that are forwarded to your guests, or that you manage;
+as root, those of all users.
 
-A port is `waiting` while its guest is not attached. Its origin is the broker's
-`configuration`, or the `command` that added it."""
+A port is `waiting` while its guest is not attached. Its origin is the
+`configuration` of the broker, or the `command` that added it."""
 LS_EXAMPLES = ("tapster forward ls", "tapster forward ls --json")
 HEAD = ("PORT", "GUEST", "NETWORK", "USER", "STATE", "IPV4", "IPV6", "ORIGIN")
 COLOURS = {"active": "green", "waiting": "yellow"}
@@ -56,45 +55,45 @@ COLOURS = {"active": "green", "waiting": "yellow"}
 
 def make_parser() -> ArgumentParser:
     examples = (*ADD_EXAMPLES, *RM_EXAMPLES, *LS_EXAMPLES)
-    parser = look.make_parser("tapster forward", DESCRIPTION, examples)
+    parser = common.make_parser("tapster forward", DESCRIPTION, examples)
     subcommands.add_commands(parser, SUMMARIES)
     return parser
 
 
 def make_add_parser() -> ArgumentParser:
-    parser = look.make_parser("tapster forward add", ADD, ADD_EXAMPLES)
+    parser = common.make_parser("tapster forward add", ADD, ADD_EXAMPLES)
     _add_port(parser)
     parser.add_argument(
         "guest",
         metavar="GUEST[:PORT]",
-        help="the guest's name, and its port if that is another than the host's",
+        help="the guest's name, and its port if it differs from the host's",
     )
     _add_network(parser)
-    look.add_no_ask(parser)
-    look.add_rootless(parser)
+    common.add_no_ask(parser)
+    common.add_rootless(parser)
     return parser
 
 
 def make_rm_parser() -> ArgumentParser:
-    parser = look.make_parser("tapster forward rm", RM, RM_EXAMPLES)
+    parser = common.make_parser("tapster forward rm", RM, RM_EXAMPLES)
     _add_port(parser)
     _add_network(parser)
-    look.add_no_ask(parser)
-    look.add_rootless(parser)
+    common.add_no_ask(parser)
+    common.add_rootless(parser)
     return parser
 
 
 def make_ls_parser() -> ArgumentParser:
-    parser = look.make_parser("tapster forward ls", LS, LS_EXAMPLES)
-    parser.add_argument(
-        "--json", action="store_true", help="a list of objects, all their words"
-    )
-    look.add_rootless(parser)
+    parser = common.make_parser("tapster forward ls", LS, LS_EXAMPLES)
+    common.add_json(parser)
+    common.add_rootless(parser)
     return parser
 
 
 def _add_port(parser: ArgumentParser) -> None:
-    parser.add_argument("port", metavar="PORT", help="of this host: tcp/N or udp/N")
+    parser.add_argument(
+        "port", metavar="PORT", help="the port of this host: tcp/N or udp/N"
+    )
 
 
 def _add_network(parser: ArgumentParser) -> None:
@@ -106,7 +105,7 @@ def _add_network(parser: ArgumentParser) -> None:
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
-    """The options; of `add` also `guest_port`.
+    """The options; for `add` with `guest_port`.
 
     :raises UsageError: a port or a guest is not written as one.
     """
@@ -120,9 +119,9 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
 
 def parse_port(text: str) -> tuple[str, int]:
-    """A port of the host as it is asked for, "tcp/8080", and its number.
+    """A port of the host in the form of the wire, "tcp/8080", and its number.
 
-    :raises UsageError: it is none.
+    :raises UsageError: the text is no port.
     """
     match = re.fullmatch("(tcp|udp)/([0-9]{1,5})", text)
     if not match or not 1 <= int(match[2]) <= 65535:
@@ -134,8 +133,9 @@ def parse_port(text: str) -> tuple[str, int]:
 def parse_guest(text: str, number: int) -> tuple[str, int]:
     """A guest's name and its port.
 
-    :param number: the port where none is named.
-    :raises UsageError: it is none.
+    :param text: "web:80", or "web".
+    :param number: the port, if the text has none.
+    :raises UsageError: the text is no guest and port.
     """
     match = re.fullmatch("([^:]+)(?::([0-9]{1,5}))?", text)
     inside = int(match[2] or number) if match else 0
@@ -152,14 +152,14 @@ def main(arguments: Sequence[str]) -> int:
     match options.command:
         case "add":
             ports = (options.port, options.guest, options.guest_port, options.network)
-            forward = look.ask(
+            forward = common.ask(
                 options,
                 lambda person: manage.add_forward(*ports, interactive=person, **where),
             )
             print(line(forward))
         case "rm":
             place = (options.port, options.network)
-            look.ask(
+            common.ask(
                 options,
                 lambda person: manage.remove_forward(
                     *place, interactive=person, **where
@@ -176,7 +176,7 @@ def list_forwards(options: Namespace) -> None:
         if not forwards and not options.json:
             note("no port leads to a guest")
     except NotRunning as error:
-        forwards = []  # as nothing leads anywhere then; but say which way it is
+        forwards = []  # nothing is forwarded then; say that no broker runs
         note(error.oneline())
     if options.json:
         print(json.dumps(forwards, indent=2))
@@ -185,7 +185,7 @@ def list_forwards(options: Namespace) -> None:
 
 
 def line(forward: dict[str, Any]) -> str:
-    """Where a guest can be reached, and from when."""
+    """Where the guest can be reached, and from when on."""
     guest = f"{forward['guest']}:{forward['guest_port']}"
     text = f"{forward['port']} of this host leads to {guest}"
     addresses = ", ".join(filter(None, (forward["ipv4"], forward["ipv6"])))
@@ -197,7 +197,7 @@ def line(forward: dict[str, Any]) -> str:
 
 
 def make_table(forwards: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Rows of safe text, the head first."""
+    """Rows of text that is safe to print, the head first."""
     rows = [list(HEAD)]
     for forward in forwards:
         words = [forward["port"], f"{forward['guest']}:{forward['guest_port']}"]

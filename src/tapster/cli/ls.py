@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """tapster ls: which NICs there are, for people and for programs.
 
-A program gets the words of the wire, whatever they are, from --json. The table
-is for people.
+People get a table. Programs use --json, which prints the fields of the wire as they
+are, those that this version does not know included.
 """
 
 from __future__ import annotations
 
 import json
 
-from tapster.cli import arguments as look
-from tapster.cli import table
+from tapster.cli import common, table
 from tapster.cli.text import note, size, visible
 from tapster.client import attach as client
 
@@ -24,10 +23,10 @@ DESCRIPTION = """\
 List the NICs that you attached, and those that you manage; as root, those of all
 users.
 
-RX and TX are bytes/packets that the guest received and sent. A NIC is `active`,
+RX and TX are the bytes/packets that the guest received and sent. A NIC is `active`,
 `waiting` for the first packet of its guest, `refused`, or `quarantined` because its
-tap was tampered with, and why. EXPIRES is when one that was granted for a time is
-taken away."""
+tap was tampered with; REASON says why. EXPIRES is when a NIC that was granted for a
+limited time will be removed."""
 EXAMPLES = ("tapster ls", "tapster ls --json", "tapster ls --rootless")
 HEAD = (
     "NAME",
@@ -51,11 +50,9 @@ COLOURS = {
 
 
 def make_parser() -> ArgumentParser:
-    parser = look.make_parser("tapster ls", DESCRIPTION, EXAMPLES)
-    parser.add_argument(
-        "--json", action="store_true", help="a list of objects, all their words"
-    )
-    look.add_rootless(parser)
+    parser = common.make_parser("tapster ls", DESCRIPTION, EXAMPLES)
+    common.add_json(parser)
+    common.add_rootless(parser)
     return parser
 
 
@@ -71,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
         if not nics and not options.json:
             note("nothing is attached")
     except client.NotRunning as error:
-        nics = []  # as nobody can have a NIC then; but say which way it is
+        nics = []  # nobody can have a NIC then; say that no broker runs
         note(error.oneline())
     if options.json:
         print(json.dumps(nics, indent=2))
@@ -81,8 +78,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def make_table(nics: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Rows of safe text, the head first; the last columns are there if any NIC has
-    such a thing: when it expires, and the reason for its state."""
+    """Rows of text that is safe to print, the head first.
+
+    The columns EXPIRES and REASON are there if any NIC has something in them.
+    """
     reasons = [
         visible(nic["reason"]) if nic["reason"] and nic["state"] != "active" else ""
         for nic in nics
@@ -106,7 +105,7 @@ def make_table(nics: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def local_time(date: str) -> str:
-    """A date of the broker's as the clock on the wall will show it."""
+    """A date from the broker, in local time."""
     from datetime import datetime
 
     try:

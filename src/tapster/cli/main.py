@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""tapster: the command. It finds the command, and prints what went wrong, once.
+"""The command `tapster`: it runs a subcommand, and prints an error, once.
 
-`tapster run` has 60 ms before the VMM is executed. A CLI library such as Typer
-would take more than that for its own imports, so this is argparse, each command
-is imported only when it is the one, and rich only where a table is drawn.
+`tapster run` has 60 ms until it executes the VMM. A library for commands, such as
+Typer, takes longer to import. So this uses argparse, imports only the subcommand
+that was given, and imports rich only to draw a table.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 COMMANDS = {
     "run": "start a virtual machine with its NICs on your network",
     "ls": "list your NICs",
-    "detach": "take a NIC away from its guest",
+    "detach": "disconnect a NIC",
     "network": "show the networks that you may use",
-    "forward": "have ports of this host lead to your guests",
-    "explain": "tell what is allowed, and which rule says so",
+    "forward": "forward a host port to a guest",
+    "explain": "say what is allowed, and which rule decides",
     "policy": "check the configuration before the broker reads it",
-    "events": "follow what happens to your NICs",
+    "events": "print what happens to your NICs, as it happens",
     "doctor": "find out what is wrong with the networks of this host",
 }
 EXAMPLES = (
@@ -37,11 +37,11 @@ EXAMPLES = (
 
 
 def make_parser() -> ArgumentParser:
-    """What is before the command: it is never asked where there is a command."""
-    from tapster.cli import arguments, subcommands
+    """The parser for a command line that does not start with a subcommand."""
+    from tapster.cli import common, subcommands
     from tapster.version import __version__
 
-    parser = arguments.make_parser(
+    parser = common.make_parser(
         "tapster",
         "Networks for your virtual machines, without privileges or configuration.",
         EXAMPLES,
@@ -52,13 +52,13 @@ def make_parser() -> ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command.
+    """Run a subcommand.
 
-    :param argv: without the program's name; that of the process if None.
-    :returns: the exit status: 1 for an error, 2 for a wrong command line, 126 and
-        127 for a VMM that cannot be executed, as of a shell.
+    :param argv: the words after the program's name; those of the process if None.
+    :returns: the exit status: 1 for an error, 2 for a wrong command line; as in a
+        shell, 126 for a VMM that cannot be executed and 127 for one not found.
     """
-    # Python has None for a stream that was closed before; argparse has not.
+    # A stream that was closed before the start is None, which argparse can't write to.
     for name in "stdout", "stderr":
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the end
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         _forget_stdout()
-        return 141  # what a shell reports of a program that SIGPIPE ended
+        return 141  # what a shell reports for a program that SIGPIPE ended
     except OSError as error:
         _say(": ".join(str(s) for s in (error.filename, error.strerror) if s))
         _forget_stdout()
@@ -122,7 +122,7 @@ def _run(argv: list[str]) -> int:
         parser = make_parser()
         parser.parse_args(argv)
         parser.error("the command comes first")
-    except SystemExit as end:  # argparse's, which has said why
+    except SystemExit as end:  # raised by argparse, which has printed why
         return end.code if isinstance(end.code, int) else 0
 
 
@@ -132,11 +132,11 @@ def _say(line: str) -> None:
     try:
         note(line)
     except OSError:
-        pass  # stderr is closed or full; the exit status has to do
+        pass  # stderr is closed or full; the exit status alone tells of the error
 
 
 def _forget_stdout() -> None:
-    """Have the interpreter's last flush of what could not be written succeed."""
+    """Let the flush at exit succeed, although stdout could not be written."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""tapster network: which networks there are, and all that is known of one.
+"""tapster network: which networks there are, and every property of one.
 
-What a network is made of is an administrator's choice and partly the broker's
-own; a user whose guest cannot reach something looks here for why.
+The administrator chooses some properties of a network, and the broker the others. A
+user whose guest cannot reach something finds the reason here.
 """
 
 from __future__ import annotations
 
 import json
 
-from tapster.cli import arguments as look
-from tapster.cli import subcommands, table
+from tapster.cli import common, subcommands, table
 from tapster.cli.text import note, visible
 from tapster.client import manage
 from tapster.errors import NotAuthorized
@@ -24,26 +23,26 @@ if TYPE_CHECKING:
 DESCRIPTION = "Show the networks that you may attach guests to."
 SUMMARIES = {
     "ls": "list the networks that you may use",
-    "show": "show all that there is to know of a network",
+    "show": "show every property of a network",
     "reload": "have the broker read its configuration again",
 }
 LS = """\
-List the networks that you may use, and other users' that you manage; as root
-all, and each user's instance.
+List the networks that you may use, and other users' networks that you manage; as
+root, all of them, with each user's instance.
 
-A network is `up` while it has guests, on a Linux bridge while there is that
-bridge, and otherwise `down`. `pending` has a new definition, which takes effect
-when its last guest has gone; `removed` has no definition any more, and its
-guests stay. NICS are yours, and how many you may have; as root all users'."""
+A network is `up` while it has guests, or, on a Linux bridge, while that bridge
+exists; otherwise it is `down`. A `pending` network has a new definition, which takes
+effect when its last guest has gone. A `removed` one has no definition any more; its
+guests stay. NICS says how many you have, and may have; as root, of all users."""
 LS_EXAMPLES = ("tapster network ls", "tapster network ls --json")
-SHOW = "Show every property of a network; as root of each user's instance of it."
+SHOW = "Show every property of a network; as root, of each user's instance of it."
 SHOW_EXAMPLES = ("tapster network show default", "tapster network show lan --json")
 RELOAD = """\
-Have the broker read its configuration again, which only root may do, or who
-manages every network, or you of your own broker.
+Have the broker read its configuration again. Root may do that, and a user who
+manages every network; anybody may with their own broker.
 
-Prints what changed, and what that waits for. No guest is touched. If the
-configuration is wrong, it says where, and nothing changes."""
+Prints what changed, and what a change waits for. No guest is touched. If the
+configuration is wrong, the error says where, and nothing changes."""
 RELOAD_EXAMPLES = ("tapster network reload",)
 HEAD = (
     "NAME",
@@ -61,36 +60,30 @@ COLOURS = {"up": "green", "pending": "yellow", "removed": "red"}
 
 def make_parser() -> ArgumentParser:
     examples = (*LS_EXAMPLES, *SHOW_EXAMPLES, *RELOAD_EXAMPLES)
-    parser = look.make_parser("tapster network", DESCRIPTION, examples)
+    parser = common.make_parser("tapster network", DESCRIPTION, examples)
     subcommands.add_commands(parser, SUMMARIES)
     return parser
 
 
 def make_ls_parser() -> ArgumentParser:
-    parser = look.make_parser("tapster network ls", LS, LS_EXAMPLES)
-    parser.add_argument(
-        "--json", action="store_true", help="a list of objects, all their words"
-    )
-    look.add_rootless(parser)
+    parser = common.make_parser("tapster network ls", LS, LS_EXAMPLES)
+    common.add_json(parser)
+    common.add_rootless(parser)
     return parser
 
 
 def make_show_parser() -> ArgumentParser:
-    parser = look.make_parser("tapster network show", SHOW, SHOW_EXAMPLES)
-    parser.add_argument("name", metavar="NAME", help="of the network")
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="an object; a list of them where there are several instances",
-    )
-    look.add_rootless(parser)
+    parser = common.make_parser("tapster network show", SHOW, SHOW_EXAMPLES)
+    parser.add_argument("name", metavar="NAME", help="the network")
+    common.add_json(parser, "print an object; a list of them for several instances")
+    common.add_rootless(parser)
     return parser
 
 
 def make_reload_parser() -> ArgumentParser:
-    parser = look.make_parser("tapster network reload", RELOAD, RELOAD_EXAMPLES)
-    look.add_no_ask(parser)
-    look.add_rootless(parser)
+    parser = common.make_parser("tapster network reload", RELOAD, RELOAD_EXAMPLES)
+    common.add_no_ask(parser)
+    common.add_rootless(parser)
     return parser
 
 
@@ -107,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
     """:raises TapsterError: there is no broker, or it says no."""
     options = parse(arguments)
     if options.command == "reload":
-        changes = look.ask(
+        changes = common.ask(
             options,
             lambda person: manage.reload(interactive=person, rootless=options.rootless),
         )
@@ -129,8 +122,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def show(name: str, networks: Sequence[dict[str, Any]], as_json: bool) -> None:
-    """Print a network, each instance that there is.
+    """Print each instance of a network.
 
+    :param name: the network's.
+    :param networks: those that the user may use.
+    :param as_json: for programs.
     :raises NotAuthorized: none has that name.
     """
     found = [network for network in networks if network["name"] == name]
@@ -144,7 +140,7 @@ def show(name: str, networks: Sequence[dict[str, Any]], as_json: bool) -> None:
 
 
 def make_table(networks: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Rows of safe text, the head first; a last column has notes, if any."""
+    """Rows of text that is safe to print, the head first; notes are the last column."""
     keys = [title.lower() for title in HEAD if title != "NICS"]
     rows = [list(HEAD)]
     for network in networks:
@@ -159,7 +155,7 @@ def make_table(networks: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def describe(network: dict[str, Any]) -> str:
-    """A line for each property, and one more for each further word of a list."""
+    """A line for each property; for a list, a line for each of its words."""
     width = max(map(len, network)) + 2
     lines = []
     for key, value in network.items():
@@ -171,7 +167,7 @@ def describe(network: dict[str, Any]) -> str:
 
 
 def words(key: str, value: object) -> list[str]:
-    """A property as people read it: never empty."""
+    """A property as lines for people, at least one."""
     if isinstance(value, list):
         return [visible(word) for word in value] or ["-"]
     if isinstance(value, bool):
@@ -184,7 +180,7 @@ def words(key: str, value: object) -> list[str]:
 
 
 def rate(bits: int) -> str:
-    """Bits a second as people read them: 100 Mbit/s."""
+    """Bits per second for people: 100 Mbit/s."""
     if not bits:
         return "no limit"
     for unit, size in ("Gbit/s", 10**9), ("Mbit/s", 10**6), ("kbit/s", 10**3):

@@ -11,8 +11,7 @@ from __future__ import annotations
 import json
 import sys
 
-from tapster.cli import arguments as look
-from tapster.cli import subcommands
+from tapster.cli import common, subcommands
 from tapster.cli.text import visible
 from tapster.policy.config.load import DEFAULT_DIRECTORY
 from tapster.policy.lint.check import Report, check_directory, check_files
@@ -42,13 +41,13 @@ CHECK_EXAMPLES = (
 
 
 def make_parser() -> ArgumentParser:
-    parser = look.make_parser("tapster policy", DESCRIPTION, CHECK_EXAMPLES)
+    parser = common.make_parser("tapster policy", DESCRIPTION, CHECK_EXAMPLES)
     subcommands.add_commands(parser, SUMMARIES)
     return parser
 
 
 def make_check_parser() -> ArgumentParser:
-    parser = look.make_parser("tapster policy check", CHECK, CHECK_EXAMPLES)
+    parser = common.make_parser("tapster policy check", CHECK, CHECK_EXAMPLES)
     parser.add_argument(
         "--config",
         metavar="DIR",

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""tapster run: obtain the taps that a VMM needs, and become that VMM.
+"""tapster run: get the taps that a VMM needs, and become that VMM.
 
-There is no process between the user's shell and the VMM: exit status, signals,
-terminal and pid are the VMM's own, and when it ends the kernel closes its taps.
-So this does what it can before it asks for a tap, and never returns if it may.
+This process executes the VMM, so that none stands between the shell and the VMM:
+exit status, signals, terminal and pid are the VMM's own, and when the VMM ends the
+kernel closes its taps. Whatever can fail is tried before a tap is asked for.
 
 It imports little, as it has 60 ms: see `cli.main`.
 """
@@ -15,7 +15,7 @@ import os
 import re
 from signal import SIG_DFL, SIGPIPE, SIGXFSZ, signal
 
-from tapster.cli import arguments as look
+from tapster.cli import common
 from tapster.client.attach import Nic, attach
 from tapster.errors import ProtocolError, TapsterError, UsageError
 from tapster.syntax import LABEL_LENGTH
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 USAGE = """tapster run [--network NAME | --bridge NAME] [--name NAME] [--mac MAC]
                    [--no-ask] [--rootless] [--] VMM [ARGUMENT ...]"""
 DESCRIPTION = """\
-Start a virtual machine monitor with its NICs on a network of yours. No set-up
-and no privilege is needed; addresses, names and the way out are there.
+Start a virtual machine monitor (VMM) with its NICs on a network of yours. That needs
+no set-up and no privilege; the network has addresses, names and a way out.
 
-QEMU's own command line says which NICs there are: every `bridge` of -netdev,
--nic and -net becomes one, and where there is none a virtio NIC is added. `br=`
-there names a Linux bridge, and wins over the options below.
+QEMU's own command line says which NICs there are: every `bridge` of -netdev, -nic
+and -net becomes one, and if there is none, a virtio NIC is added. `br=` there names
+a Linux bridge, and wins over the options below.
 
-Any other VMM is given one tap: {fd}, {ifname} and {mac} in its arguments are
-replaced by the tap's file descriptor, its name, and the MAC of the guest. The
-environment of every VMM has the same (of the first NIC) as TAPSTER_FD,
-TAPSTER_IFNAME and TAPSTER_MAC."""
+Any other VMM gets one tap: {fd}, {ifname} and {mac} in its arguments are replaced
+by the tap's file descriptor, its name, and the MAC address of the guest. Every VMM
+finds these, of its first NIC, in the environment as TAPSTER_FD, TAPSTER_IFNAME and
+TAPSTER_MAC."""
 EXAMPLES = (
     "tapster run -- qemu-system-x86_64 -m 2G disk.qcow2",
     "tapster run --name web1 qemu-system-x86_64 -nic bridge,model=e1000 disk.img",
@@ -51,15 +51,15 @@ EXAMPLES = (
 )
 VALUED = {
     "--network": "the network; without it your default one",
-    "--bridge": "a Linux bridge, where the policy lets you use it",
-    "--name": "the guest's name: the same name gets the same addresses again; of "
-    "several NICs the second is NAME-2 (default: what QEMU's -name says)",
+    "--bridge": "a Linux bridge, if the policy lets you use it",
+    "--name": "the guest's name; with it a guest gets the same addresses again, and "
+    "its second NIC is NAME-2 (default: what QEMU's -name says)",
     "--mac": "the guest's MAC address; without it one is assigned",
 }
 
 
 class CannotExecute(TapsterError):
-    """The VMM cannot be executed; the status is what a shell would return."""
+    """The VMM cannot be executed; `status` is what a shell would return."""
 
     def __init__(self, message: str, hint: str | None, status: int) -> None:
         super().__init__(message, hint)
@@ -67,22 +67,22 @@ class CannotExecute(TapsterError):
 
 
 def make_parser() -> ArgumentParser:
-    parser = look.make_parser("tapster run", DESCRIPTION, EXAMPLES, USAGE)
+    parser = common.make_parser("tapster run", DESCRIPTION, EXAMPLES, USAGE)
     where = parser.add_mutually_exclusive_group()
     for option, text in VALUED.items():
         group = where if option in ("--network", "--bridge") else parser
         kind = "MAC" if option == "--mac" else "NAME"
         group.add_argument(option, metavar=kind, help=text)
-    look.add_no_ask(parser)
-    look.add_rootless(parser)
+    common.add_no_ask(parser)
+    common.add_rootless(parser)
     return parser
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
     """The options, and `vmm`, the VMM's command line.
 
-    It starts behind `--`, or else at the first word that is no option of ours;
-    argparse would take some of the VMM's options for ours.
+    The command line starts after `--`, or else at the first word that is no option
+    of ours. argparse alone would take some of the VMM's options for ours.
     """
     at = 0
     while at < len(arguments) and arguments[at].startswith("-"):
@@ -100,10 +100,10 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Does not return if all goes well: the process is the VMM's from then on.
+    """Become the VMM; this returns only by an exception.
 
     :raises CannotExecute: there is no such VMM.
-    :raises TapsterError: there is no tap, and why.
+    :raises TapsterError: there is no tap; the message says why.
     """
     options = parse(arguments)
     vmm: list[str] = options.vmm
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         for wanted in plan:
             nic = obtain(wanted, options)
-            nics.append(nic)  # now: it is closed if the next one fails
+            nics.append(nic)  # at once: it is closed if the next one fails
         grants = [grant(nic) for nic in nics]
         if command:
             vmm = command.with_taps(grants)
@@ -128,17 +128,17 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def obtain(wanted: dict[str, Any], options: Namespace) -> Nic:
-    """One NIC, by the parameters of attach(); polkit may ask for it."""
+    """Attach one NIC, with these parameters; polkit may ask for a password."""
 
     def call(interactive: bool) -> Nic:
         where = {"rootless": options.rootless, "interactive": interactive}
         return attach(**wanted, **where)
 
-    return look.ask(options, call)
+    return common.ask(options, call)
 
 
 def find_program(name: str) -> str:
-    """The path that execvp() would execute, before any tap is drawn for it.
+    """The path that execvp(3) would execute; looked up before a tap is asked for.
 
     :raises CannotExecute: there is none.
     """
@@ -158,8 +158,11 @@ def find_program(name: str) -> str:
 def make_plan(
     options: Namespace, requests: Sequence[qemu.NicRequest], guest_name: str | None
 ) -> list[dict[str, Any]]:
-    """The parameters of each NIC's attach().
+    """The parameters of attach() for each NIC.
 
+    :param options: of `tapster run`.
+    :param requests: what QEMU's command line says about each NIC.
+    :param guest_name: the guest's name on QEMU's command line, if there is one.
     :raises UsageError: it is not clear which NIC --mac is for.
     """
     without_mac = sum(request.mac is None for request in requests)
@@ -184,17 +187,17 @@ def make_plan(
 
 
 def as_label(text: str) -> str | None:
-    """A host name that is like this text; None: nothing of it can be in one."""
+    """A host name made of this text; None: it has no letter or digit."""
     label = re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
-    # There is room left for the number of a NIC.
+    # Three characters are left for the number of a NIC.
     return label[: LABEL_LENGTH - 3].rstrip("-") or None
 
 
 def grant(nic: Nic) -> Grant:
-    """What the VMM inherits of a NIC; `nic` closes it, if there is no VMM.
+    """Make a NIC's descriptor inheritable. `nic` still owns it.
 
-    A descriptor below 3 is free where the user closed it. The tap must not
-    become the guest's console, so the VMM gets another one.
+    If the user closed a standard stream, the tap can have its number, below 3. The
+    VMM gets a copy then: the tap must not become the guest's console.
     """
     fd = nic.fd
     if fd < 3:
@@ -208,14 +211,14 @@ def grant(nic: Nic) -> Grant:
 
 
 def fill_in(vmm: Sequence[str], granted: Grant, ifname: str) -> list[str]:
-    """The arguments with {fd}, {ifname} and {mac} replaced; nothing else is."""
+    """The arguments with {fd}, {ifname} and {mac} replaced, and nothing else."""
     values = {"{fd}": str(granted.fd), "{ifname}": ifname, "{mac}": granted.mac}
     pattern = re.compile("{fd}|{ifname}|{mac}")
     return [vmm[0], *(pattern.sub(lambda m: values[m[0]], word) for word in vmm[1:])]
 
 
 def environment(grants: Sequence[Grant], nics: Sequence[Nic]) -> dict[str, str]:
-    """Ours, with the first NIC, and without one that is not this VMM's."""
+    """Our environment, with the variables of the first NIC, or of none."""
     names = ("TAPSTER_FD", "TAPSTER_IFNAME", "TAPSTER_MAC")
     result = {k: v for k, v in os.environ.items() if k not in names}
     if grants:
@@ -227,8 +230,11 @@ def environment(grants: Sequence[Grant], nics: Sequence[Nic]) -> dict[str, str]:
 def execute(program: str, vmm: list[str], environ: dict[str, str]) -> Never:
     """Become the VMM.
 
-    Python ignores two signals, and what is ignored stays so in a new program.
+    Python ignores two signals. A new program would inherit that, so they are reset.
 
+    :param program: path of the VMM.
+    :param vmm: its command line.
+    :param environ: its environment.
     :raises CannotExecute: the kernel refuses.
     """
     signal(SIGPIPE, SIG_DFL)

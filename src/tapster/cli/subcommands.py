@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Commands that are families, such as `tapster network ls`.
+"""Commands that have commands, such as `tapster network ls`.
 
-As in `cli.main`, the name of a command comes first, and what is behind it is that
-command's own: only its parser is made.
+The name of the inner command comes first, and the rest is for its parser alone: no
+other parser is made, as in `cli.main`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(parser: ArgumentParser, summaries: Mapping[str, str]) -> None:
-    """Have a parser's help list commands, and its errors know them."""
+    """List commands in the help of a parser, with a summary of each."""
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True
     )
@@ -27,10 +27,12 @@ def parse(
     makers: Mapping[str, Callable[[], ArgumentParser]],
     arguments: Sequence[str],
 ) -> Namespace:
-    """The options of a command of the family, and `command`, which of them it is.
+    """The options of an inner command, and `command`, its name.
 
-    :param make_parser: the family's own parser; it answers where none is named.
-    :param makers: the parsers of its commands.
+    :param make_parser: makes the outer parser, which answers --help and reports an
+        unknown command.
+    :param makers: make the parsers of the inner commands, by name.
+    :param arguments: the words after the outer command.
     """
     make_command_parser = makers.get(arguments[0]) if arguments else None
     if make_command_parser is None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tables, for people: on a terminal rich draws them, elsewhere they are plain.
+"""Tables for people: rich draws them on a terminal, elsewhere they are plain text.
 
-A table is rows of text that is safe to print, the head first. A program does not
-read these: there is --json beside each.
+A table is a list of rows, the head first, of text that is safe to print. Programs
+read the output of --json instead.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def show(table: Sequence[Sequence[str]], colours: Mapping[str, str]) -> None:
-    """Print it.
+    """Print a table.
 
-    :param colours: of the words in the column STATE; on a terminal only.
+    :param colours: for the words in the column STATE; used on a terminal only.
     """
     if sys.stdout.isatty():
         draw(table, colours)
@@ -37,7 +37,7 @@ def plain(table: Sequence[Sequence[str]]) -> str:
 
 
 def draw(table: Sequence[Sequence[str]], colours: Mapping[str, str]) -> None:
-    """The table with colours. A line that is too long is the terminal's to wrap."""
+    """Print the table with colours. The terminal wraps a line that is too long."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -48,8 +48,8 @@ def draw(table: Sequence[Sequence[str]], colours: Mapping[str, str]) -> None:
         drawn.add_column(title, no_wrap=True)
     state = head.index("STATE")
     for row in rows:
-        cells = [Text(word) for word in row]  # no str: that may have markup
+        cells = [Text(word) for word in row]  # rich would read markup in a str
         cells[state].stylize(colours.get(row[state], ""))
         drawn.add_row(*cells)
-    # Without a height rich takes a dumb terminal's width for 80.
+    # If there is no height, rich sets the width to 80 on a dumb terminal.
     Console(width=10_000, height=25).print(drawn)

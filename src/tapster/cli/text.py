@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Text for people: what comes from others cannot command their terminal."""
+"""Text for people, in which nothing from other users can control their terminal."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import sys
 
 
 def visible(value: object) -> str:
-    """One word or line to print: nothing in it moves, hides or colours anything.
+    """A word or line that is safe to print: control characters become "?".
 
-    None is "-". Names come from other users' requests, through the broker.
+    None and "" become "-". Names come from other users' requests, through the broker.
     """
     text = "-" if value is None or value == "" else str(value)
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def note(text: str) -> None:
-    """Say a line on stderr."""
+    """Print a line on stderr."""
     print(f"tapster: {visible(text)}", file=sys.stderr)
 
 
@@ -27,7 +27,7 @@ def size(count: int) -> str:
     amount = float(count)
     for unit in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
         amount /= 1024
-        # 1023.9 is shown as 1024 of this unit; rather 1.0 of the next.
+        # 1023.9 would be printed as 1024 of this unit; print 1.0 of the next.
         if abs(amount) < 1023.5 or unit == "EiB":
             break
     digits = 1 if abs(amount) < 9.95 else 0

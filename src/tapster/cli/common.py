@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The look of every command's --help, and of its usage errors."""
+"""What the commands share: their parsers, their common options, and polkit."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 def make_parser(
     prog: str, description: str, examples: Sequence[str], usage: str | None = None
 ) -> argparse.ArgumentParser:
-    """A parser whose options must be written out: scripts outlive abbreviations.
+    """A parser for one command. Options can't be abbreviated, as scripts would.
 
+    :param prog: the command, such as "tapster ls".
+    :param description: what --help says about it.
     :param examples: complete command lines; a test parses each of them.
+    :param usage: the usage line; argparse writes one if None.
     """
     return argparse.ArgumentParser(
         prog=prog,
@@ -34,29 +37,40 @@ def make_parser(
 
 
 def add_rootless(parser: argparse.ArgumentParser) -> None:
-    """The option that means the same in every command."""
+    """Add --rootless, which every command has."""
     parser.add_argument(
         "--rootless",
         action="store_true",
-        help="use your own broker, even where the system has one",
+        help="use your own broker, even if the system has one",
     )
 
 
+def add_json(
+    parser: argparse.ArgumentParser, text: str = "print a list of objects, all fields"
+) -> None:
+    """Add --json, which a command has whose output programs read.
+
+    :param text: what --help says about it.
+    """
+    parser.add_argument("--json", action="store_true", help=text)
+
+
 def add_no_ask(parser: argparse.ArgumentParser) -> None:
-    """The option of the commands for which a person may be asked."""
+    """Add --no-ask, for a command that polkit may ask a password for."""
     parser.add_argument(
         "--no-ask",
         action="store_true",
-        help="polkit may ask for a password where a rule wants it, if stdin is a "
-        "terminal; with this it never does",
+        help="never ask for a password; without this option polkit may, if a rule "
+        "wants it and stdin is a terminal",
     )
 
 
 def ask(options: argparse.Namespace, call: Callable[[bool], T]) -> T:
-    """Have a call answered, by a person too, if it is refused and there is one.
+    """Call; if that is refused and a person is at the terminal, let polkit ask.
 
-    :param call: takes whether polkit may ask somebody.
-    :raises TapsterError: as the call.
+    :param options: of the command line, with `no_ask`.
+    :param call: is given whether polkit may ask a person.
+    :raises TapsterError: what the call raises.
     """
     try:
         return call(False)
