@@ -27,17 +27,14 @@ _OF_NO_PORT = (CLAIMED, LEARNERS)
 class Entry(NamedTuple):
     """One element of a set or map of the bridge table.
 
-    `parts` are names, MACs and addresses as they are usually written; `raw` is
-    the number of the first one that nft has no type for and calls an integer.
-    A port is known by its name in text and by `ifindex` to the kernel. Of the map
-    `ports`, `chain` is where its frames go, None: to be accepted.
+    A port is its name in text, and its index to the kernel.
     """
 
     set: str
-    parts: tuple[str, ...]
-    raw: int = 9
-    ifindex: int = 0
-    chain: str | None = None
+    parts: tuple[str, ...]  # of the key: names, MACs, addresses as usually written
+    raw: int = 9  # the number of the first part that nft calls an integer
+    ifindex: int = 0  # of the port; 0: the key is not about a port
+    chain: str | None = None  # of the map `ports`: where frames go; None: accepted
 
     def text(self) -> str:
         key = " . ".join(
@@ -73,55 +70,58 @@ def _number(part: str) -> str:
 
 
 class Guest(NamedTuple):
-    """What the checks of a port are about. Of a waiting or refused one the MAC
-    is None; `strict` holds a LAN port to addresses that it may not have,
-    `learns` to what a DHCP server says, `limited` to a rate; `shut` is one of
-    which nothing is let through."""
+    """What the checks of a port are about."""
 
     ifname: str
     ifindex: int
-    kind: str  # of ruleset
-    mac: str | None
+    kind: str  # of ruleset: LAN, NAT or TRUSTED
+    mac: str | None  # None: not known yet, or refused
     ipv4: str | None = None
     ipv6: str | None = None
-    waiting: bool = False
-    strict: bool = False
-    learns: bool = False
-    limited: bool = False
-    shut: bool = False
+    waiting: bool = False  # for its first MAC
+    strict: bool = False  # on a LAN: held to its addresses, also where it has none
+    learns: bool = False  # on a LAN: held to what a DHCP server answers it
+    limited: bool = False  # to a rate
+    shut: bool = False  # nothing is let through
 
 
 def of_port(guest: Guest) -> list[Entry]:
     """The elements of one port."""
     if guest.shut:
         return []
-    mac, kind = guest.mac, guest.kind
-    chain = ruleset.chain_of(kind, waiting=guest.waiting, limited=guest.limited)
+    chain = ruleset.chain_of(guest.kind, waiting=guest.waiting, limited=guest.limited)
+    entries = [Entry(PORTS, (guest.ifname,), 9, guest.ifindex, chain)]
+    if guest.mac is not None and guest.kind != TRUSTED:
+        entries += _owned(guest, guest.mac)
+        if guest.kind == LAN:
+            entries += _checked(guest, guest.mac)
+    return entries
 
-    def of_it(name: str, *parts: str, raw: int = 9) -> None:
-        entries.append(Entry(name, (guest.ifname, *parts), raw, guest.ifindex, chain))
 
-    entries: list[Entry] = []
-    of_it(PORTS)
-    chain = None
-    if mac is None or kind == TRUSTED:
-        return entries
-    four, six = ("limited4", "limited6") if guest.limited else ("guests", "guests6")
-    of_it("macs", mac, raw=1)
+def _owned(guest: Guest, mac: str) -> list[Entry]:
+    """The MAC and the addresses that frames from a port may bear."""
+    ifname, index = guest.ifname, guest.ifindex
+    set4, set6 = ("limited4", "limited6") if guest.limited else ("guests", "guests6")
+    entries = [Entry("macs", (ifname, mac), 1, index)]
     if guest.ipv4 is not None:
-        of_it(four, guest.ipv4)
+        entries.append(Entry(set4, (ifname, guest.ipv4), 9, index))
     if guest.ipv6 is not None:
-        of_it(six, guest.ipv6, raw=1)
-    local = addresses.link_local(mac)  # where there is no other, too
-    of_it(six, local, raw=1)
-    entries.append(Entry(CLAIMED, (local,), 0))
-    if kind == LAN:
-        if guest.ipv4 is not None or guest.strict:
-            of_it("checked4")
-        if guest.ipv6 is not None or guest.strict:
-            of_it("checked6")
-        if guest.learns:
-            entries.append(Entry(LEARNERS, (mac,), 0))
+        entries.append(Entry(set6, (ifname, guest.ipv6), 1, index))
+    # Also where the network has no IPv6: guests speak it among themselves.
+    link_local = addresses.link_local(mac)
+    entries.append(Entry(set6, (ifname, link_local), 1, index))
+    entries.append(Entry(CLAIMED, (link_local,), 0))
+    return entries
+
+
+def _checked(guest: Guest, mac: str) -> list[Entry]:
+    """Which addresses of a LAN port are checked, and whether leases count."""
+    entries = []
+    for name, address in (("checked4", guest.ipv4), ("checked6", guest.ipv6)):
+        if address is not None or guest.strict:
+            entries.append(Entry(name, (guest.ifname,), 9, guest.ifindex))
+    if guest.learns:
+        entries.append(Entry(LEARNERS, (mac,), 0))
     return entries
 
 

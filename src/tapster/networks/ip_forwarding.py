@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""IP forwarding on the host, while a NATed network is up and not longer.
+"""IP forwarding on the host, while a network with NAT is up and not longer.
 
-The kernel forwards IPv6 only when it does so for all devices, and a device
-that forwards ignores router advertisements: a host that has its own address
-from one would lose it. Such a device is told to go on listening (accept_ra 2,
-Documentation/networking/ip-sysctl.rst). What was changed is written down, so
-that a broker that comes after a crash can put it back.
+The kernel forwards IPv6 for all devices or for none, and a device that forwards
+ignores router advertisements: a host that has its own address from one would lose
+it. Such a device is told to go on listening (accept_ra 2,
+Documentation/networking/ip-sysctl.rst). The former values are written down before
+anything is changed, so that a broker that comes after a crash can restore them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import logging
 import os
 
+from ..jsonutil import mapping, string
 from ..kernel import sysctl
 from ..model import BRIDGE_PREFIX, TAP_PREFIX
 from . import state_files
@@ -24,9 +25,11 @@ _log = logging.getLogger(__name__)
 _IPV4 = "ipv4/ip_forward"
 _IPV6 = "ipv6/conf/all/forwarding"
 _NOT_DEVICES = ("all", "default")
+# What only fails for now.
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
-_WHERE = "where"  # no sysctl is called so
-_NOT_UPLINKS = (TAP_PREFIX, BRIDGE_PREFIX, "lo")  # ours, and what hears nobody
+_WHERE = "where"  # a key of the spare file that is no sysctl
+# Devices that no router advertisement comes in by: our own, and lo.
+_NOT_UPLINKS = (TAP_PREFIX, BRIDGE_PREFIX, "lo")
 
 
 def _where() -> str:
@@ -36,14 +39,32 @@ def _where() -> str:
     return f"{boot} {os.stat('/proc/self/ns/net').st_ino}"
 
 
+def _changes() -> dict[str, str]:
+    """The sysctls that differ from what forwarding needs, with the values that they
+    are to have, in the order in which they are to be set."""
+    wanted: dict[str, str] = {}
+    if sysctl.read(_IPV6) == "0":
+        for device in sysctl.children("ipv6/conf"):
+            key = f"ipv6/conf/{device}/accept_ra"
+            if device.startswith(_NOT_UPLINKS) or device in _NOT_DEVICES:
+                continue
+            if sysctl.read(key) == "1":
+                wanted[key] = "2"
+        wanted[_IPV6] = "1"
+    if sysctl.read(_IPV4) == "0":
+        wanted[_IPV4] = "1"
+    return wanted
+
+
 class IpForwarding:
     """The host's forwarding switches, and their values from before."""
 
     def __init__(self, path: str, spare: str | None = None) -> None:
         """
-        :param path: where the former values are kept while changed.
-        :param spare: the same for when `path` and its directory are lost; it may
-            outlive a reboot, which puts everything back.
+        :param path: the file of the former values, there while they are changed.
+        :param spare: a second file of them, for when the directory of the first is
+            lost. It may outlive a reboot, which restores everything by itself: so
+            it says of which boot and namespace it is.
         """
         self._path, self._spare = path, spare
         self._before = self._read(path)
@@ -57,18 +78,17 @@ class IpForwarding:
     @staticmethod
     def _read(path: str) -> dict[str, str]:
         try:
-            found = state_files.read_json(path).items()
-            return {str(k): str(v) for k, v in found}
+            return mapping(string)(state_files.read_json(path))
         except FileNotFoundError:
             return {}
-        except (ValueError, AttributeError) as err:
+        except ValueError as err:
             _log.warning("%s is damaged: %s", path, err)
             return {}
 
     def keep(self) -> None:
-        """Write the former values down, if any were changed.
+        """Write the former values down, if anything was changed.
 
-        :raises OSError: that can't be done.
+        :raises OSError: they can't be written.
         """
         if not self._before:
             return
@@ -81,18 +101,11 @@ class IpForwarding:
         state_files.replace(self._path, json.dumps(self._before))
 
     def enable(self) -> None:
-        """Switch forwarding on; :raises OSError: the kernel refused."""
-        wanted: dict[str, str] = {}
-        if sysctl.read(_IPV6) == "0":
-            for device in sysctl.children("ipv6/conf"):
-                key = f"ipv6/conf/{device}/accept_ra"
-                if device.startswith(_NOT_UPLINKS) or device in _NOT_DEVICES:
-                    continue
-                if sysctl.read(key) == "1":
-                    wanted[key] = "2"
-            wanted[_IPV6] = "1"
-        if sysctl.read(_IPV4) == "0":
-            wanted[_IPV4] = "1"
+        """Switch forwarding on, after what it was is written down.
+
+        :raises OSError: that can't be written, or the kernel refused.
+        """
+        wanted = _changes()
         if not wanted:
             return
         for key in wanted:
@@ -103,9 +116,9 @@ class IpForwarding:
             _log.info("set net/%s to %s", key, value)
 
     def restore(self) -> None:
-        """Put back what `enable` changed, in the opposite order.
+        """Restore what `enable` changed, in the opposite order.
 
-        A device may be gone; what only fails now is left for the next time.
+        A device may be gone. What only fails for now is left for the next call.
         """
         later: dict[str, str] = {}
         for key, value in reversed(self._before.items()):
@@ -123,4 +136,5 @@ class IpForwarding:
 
     @property
     def changed(self) -> bool:
+        """Whether former values are written down."""
         return os.path.exists(self._path)

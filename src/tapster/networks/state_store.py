@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What must be the same after a reboot: the seed, subnets, guests' addresses.
 
-One small JSON file a network instance in the state directory, replaced
-atomically. A file that can't be read is put aside, not trusted: guests then
-get the addresses that the seed gives them, which are nearly always the same.
+The state directory has one small JSON file for each network instance. A file that
+can't be read is put aside. Guests then get the addresses that follow from the seed,
+which are nearly always the same.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import secrets
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
+from ..jsonutil import get, mapping, text_as
 from . import state_files
 
 _log = logging.getLogger(__name__)
 
-_DAMAGED = (ValueError, KeyError, TypeError, AttributeError)
 REMEMBERED = 1024  # guests a network; the longest unused are forgotten first
 
 
@@ -29,16 +29,25 @@ class NetworkState:
     """What is kept of one network instance."""
 
     subnet4: IPv4Network | None = None
-    guests: dict[str, str] = field(
-        default_factory=dict
-    )  # name → IPv4, oldest use first
+    # Name → IPv4 address, the longest unused first.
+    guests: dict[str, str] = field(default_factory=dict)
+
+
+def _address(text: str) -> str:
+    return str(IPv4Address(text))
 
 
 class StateStore:
-    """The state directory. Only one broker uses it at a time."""
+    """The state directory. Only one broker uses it at a time.
+
+    `seed` is this host's own; MACs, addresses and names follow from it.
+    """
 
     def __init__(self, directory: str) -> None:
-        """:raises OSError: it can't be made or written."""
+        """
+        :param directory: made if need be.
+        :raises OSError: it can't be made or written.
+        """
         self.directory = directory
         os.makedirs(directory, mode=0o700, exist_ok=True)
         state_files.private_directory(os.path.join(directory, "networks"))
@@ -46,7 +55,7 @@ class StateStore:
         self.seed = self._seed()
 
     def _remove_unfinished(self) -> None:
-        """What a broker that was killed had written and not put in place yet."""
+        """Remove what a broker was writing when it was killed."""
         for folder in (self.directory, os.path.join(self.directory, "networks")):
             for name in os.listdir(folder):
                 if name.endswith(".new"):
@@ -76,23 +85,27 @@ class StateStore:
         return os.path.join(self.directory, "networks", f"{key}.json")
 
     def load(self, key: str) -> NetworkState:
-        """What is known of the instance `key`; nothing, if it is new."""
+        """Read what is known of the instance `key`: nothing, if it is new."""
         path = self._path(key)
         try:
             data = state_files.read_json(path)
-            guests = {
-                str(name): str(IPv4Address(str(address)))
-                for name, address in data["guests"].items()
-            }
-            return NetworkState(IPv4Network(str(data["subnet4"])), guests)
+            return NetworkState(
+                get(data, "subnet4", text_as(IPv4Network)),
+                get(data, "guests", mapping(text_as(_address))),
+            )
         except FileNotFoundError:
             return NetworkState()
-        except _DAMAGED as err:
+        except ValueError as err:
             _log.warning("%s is damaged and put aside: %s", path, err)
             os.replace(path, f"{path}.damaged")
             return NetworkState()
 
     def save(self, key: str, state: NetworkState) -> None:
+        """Write what is known of the instance `key`, and forget the longest unused
+        guests if there are more than REMEMBERED.
+
+        :raises OSError: it can't be written.
+        """
         while len(state.guests) > REMEMBERED:
             del state.guests[next(iter(state.guests))]
         data = {"subnet4": str(state.subnet4), "guests": state.guests}
