@@ -125,7 +125,9 @@ def learned(lan: Lan, socket: NflogSocket) -> list[tuple[Packet, Lease]]:
     found: list[tuple[Packet, Lease]] = []
     for packet in logged(socket):
         assert packet.prefix == leases.LOG_PREFIX
-        for lease in leases.told(packet.protocol, packet.ethernet, packet.payload):
+        for lease in leases.parse_logged(
+            packet.protocol, packet.ethernet, packet.payload
+        ):
             if lease.address == last:
                 return found
             found.append((packet, lease))

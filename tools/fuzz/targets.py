@@ -118,13 +118,13 @@ def of_rtnetlink(data: bytes) -> None:
 def of_nflog(data: bytes) -> None:
     """A datagram of the kernel's, with an answer of whose DHCP server in it."""
     for packet in nflog._packets(memoryview(data)):
-        leases.told(packet.protocol, packet.ethernet, packet.payload)
+        leases.parse_logged(packet.protocol, packet.ethernet, packet.payload)
 
 
 def of_leases(data: bytes) -> None:
     """The packet itself: a type and a MAC, then what a station of the LAN sent."""
     for protocol in (leases.IPV4, leases.IPV6):
-        for lease in leases.told(protocol, data[:14], data[14:]):
+        for lease in leases.parse_logged(protocol, data[:14], data[14:]):
             assert lease.address is None or lease.address.version == lease.family
 
 

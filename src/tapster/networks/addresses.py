@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which MAC, address and subnet a guest gets: the same ones next time.
+"""Which MAC, address and subnet a guest gets: the same ones next time. Pure.
 
-Pure functions. Everything is derived from a seed that is this host's own, so
-that two hosts on one LAN do not give out the same MAC, and from names, so
-that nothing has to be remembered for it to be found again; where two names
-fall on one place, the one that came first keeps it.
+All of them follow from a seed and from names. The seed is this host's own, so that
+two hosts on one LAN do not give out the same MAC. Names make it possible to find them
+again without a memory. Where two names lead to one address, whoever came first keeps
+it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ipaddress import (
     ip_address,
 )
 
-# Where per-user subnets are looked for, the best first: room for 16384 of them,
-# and not where Docker (172.17/16 and up), libvirt (192.168.122/24), the usual
-# home routers (192.168.0/24, 192.168.1/24) or carrier NAT (100.64/10) live.
+# Where a free subnet is looked for, the best pool first. The first has room for 16384
+# of them. None is where Docker (172.17/16 and up), libvirt (192.168.122/24), the usual
+# home routers (192.168.0/24, 192.168.1/24) or carrier NAT (100.64/10) are.
 POOLS = (
     IPv4Network("10.64.0.0/10"),
     IPv4Network("172.28.0.0/14"),
@@ -35,7 +35,7 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def digest(seed: bytes, *parts: object) -> bytes:
-    """32 bytes from the seed and the parts, which can't run into one another."""
+    """Hash the seed and the parts to 32 bytes; ("ab", "c") is not ("a", "bc")."""
     text = b"".join(
         len(str(p).encode()).to_bytes(4, "big") + str(p).encode() for p in parts
     )
@@ -43,7 +43,10 @@ def digest(seed: bytes, *parts: object) -> bytes:
 
 
 def base36(number: int, width: int) -> str:
-    """`number` modulo 36**width, with leading zeros."""
+    """Write `number` modulo 36**width in base 36, with leading zeros.
+
+    :param width: digits.
+    """
     out = ""
     for _ in range(width):
         number, digit = divmod(number, 36)
@@ -52,8 +55,14 @@ def base36(number: int, width: int) -> str:
 
 
 def guest_macs(seed: bytes, *identity: object) -> Iterator[str]:
-    """MACs for a guest, best first: locally administered, unicast, and with a
-    first byte that is neither the host side's 0xFE nor QEMU's 0x52."""
+    """Generate MACs for a guest, the best first, without end.
+
+    Each is locally administered and unicast, and its first byte is neither 0xFE, which
+    host sides have, nor QEMU's 0x52.
+
+    :param seed: of this host.
+    :param identity: what the guest is known by.
+    """
     attempt = 0
     while True:
         raw = bytearray(digest(seed, "mac", attempt, *identity)[:6])
@@ -64,10 +73,11 @@ def guest_macs(seed: bytes, *identity: object) -> Iterator[str]:
 
 
 def host_side_mac(guest_mac: str) -> str:
-    """The MAC of the host's end: high, so that no bridge ever adopts it.
+    """The MAC of the host's end of a guest's tap.
 
-    The rest is the guest's, or for a guest whose own MAC starts with 0xFE,
-    its complement: the two ends must differ.
+    It is high, so that no bridge ever adopts it as its own: the first byte is 0xFE. The
+    other bytes are the guest's. If the guest's MAC starts with 0xFE, too, they are the
+    complement of the guest's, as the two ends must differ.
     """
     tail = guest_mac[3:]
     if guest_mac.lower().startswith("fe"):
@@ -78,12 +88,12 @@ def host_side_mac(guest_mac: str) -> str:
 
 
 def eui64(prefix: IPv6Network, mac: str) -> str:
-    """The address that SLAAC makes of this prefix and MAC (RFC 4291, appendix A)."""
+    """The address that SLAAC makes from a prefix and a MAC (RFC 4291, appendix A)."""
     return _with_interface(prefix.network_address.packed[:8], mac)
 
 
 def link_local(mac: str) -> str:
-    """The link-local address that is made of a MAC (RFC 4291, appendix A)."""
+    """The link-local address that is made from a MAC (RFC 4291, appendix A)."""
     return _with_interface(b"\xfe\x80\0\0\0\0\0\0", mac)
 
 
@@ -96,10 +106,16 @@ def _with_interface(prefix: bytes, mac: str) -> str:
 def free_ipv4_subnet(
     seed: bytes, used: Iterable[IPv4Network | IPv6Network], *identity: object
 ) -> IPv4Network | None:
-    """A /24 of a pool that overlaps nothing in `used`; None if there is none.
+    """Find a free /24 in the pools.
 
-    A pool is tried only when those before it are used up, as the first is for
-    whoever has a VPN with a route to all of 10.0.0.0/8.
+    A pool is tried only when those before it are used up, as the first one is on a host
+    whose VPN has a route to all of 10.0.0.0/8.
+
+    :param seed: of this host.
+    :param used: networks that the subnet must not overlap.
+    :param identity: what the subnet is for; where in a pool the search begins follows
+        from it.
+    :returns: the subnet; None: there is none.
     """
     in_use = [net for net in used if isinstance(net, IPv4Network)]
     first = int.from_bytes(digest(seed, "subnet", *identity)[:8], "big")
@@ -129,25 +145,29 @@ def _free_in(
 
 
 def unique_local_subnet(seed: bytes, *identity: object) -> IPv6Network:
-    """A /64 below fd00::/8 with a global id that is this host's (RFC 4193)."""
+    """A /64 below fd00::/8 (RFC 4193).
+
+    :param seed: of this host; the global ID follows from it.
+    :param identity: what the subnet is for; the subnet ID follows from it.
+    """
     global_id = digest(seed, "ula")[:5]
     subnet_id = digest(seed, "ula-subnet", *identity)[:2]
     return IPv6Network((b"\xfd" + global_id + subnet_id + bytes(8), 64))
 
 
 def gateway(subnet: IPv4Network | IPv6Network) -> IPv4Address | IPv6Address:
-    """The host's own address in a subnet: the first."""
+    """The host's own address in a subnet, which is the first."""
     return ip_address(int(subnet.network_address) + 1)
 
 
 def is_guest_address(subnet: IPv4Network, text: str) -> bool:
-    """Whether a guest of the subnet can have it; it may come from a file."""
+    """Whether `text` is an address that a guest of the subnet can have."""
     try:
         address = int.from_bytes(socket.inet_pton(socket.AF_INET, text), "big")
     except (OSError, ValueError):
         return False
-    place = address - int(subnet.network_address)
-    return 1 < place < subnet.num_addresses - 1
+    number = address - int(subnet.network_address)
+    return 1 < number < subnet.num_addresses - 1
 
 
 def guest_address(
@@ -156,8 +176,15 @@ def guest_address(
     taken: Collection[str] | Callable[[str], bool],
     name: str,
 ) -> str | None:
-    """An address for a guest: never the network's, the gateway's or the
-    broadcast address, and not one that is taken; None if all are."""
+    """Find an address for a guest: not the network's, the gateway's or the broadcast
+    address, and none that is taken.
+
+    :param seed: of this host.
+    :param subnet: that the address is in.
+    :param taken: the addresses that are not free, or a function that says so of one.
+    :param name: of the guest; where the search begins follows from it.
+    :returns: the address; None: all are taken.
+    """
     is_taken = taken if callable(taken) else taken.__contains__
     first_host, count = int(subnet.network_address) + 2, subnet.num_addresses - 3
     start = int.from_bytes(digest(seed, "address", subnet, name)[:8], "big")

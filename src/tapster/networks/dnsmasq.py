@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""dnsmasq: DHCP, DNS and router advertisements of one network instance.
+"""How dnsmasq is configured: DHCP, DNS and router advertisements of one instance.
 
-One process a bridge, bound to that bridge alone. It answers only guests that
-have a reservation, which is a file of their own in a directory that dnsmasq
-watches: a new guest needs no signal and no restart.
+Each network instance has a dnsmasq of its own, which is bound to the instance's bridge
+alone and answers only guests that have a reservation (guest_files).
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ class Settings(NamedTuple):
     domain: str
     mtu: int
     directory: str  # its own, below the runtime directory
-    # Resolvers; empty: those of /etc/resolv.conf. None: other names than the
-    # guests' own are not looked up.
+    # Addresses of resolvers; empty: those of /etc/resolv.conf. None: no names but the
+    # guests' own are looked up.
     upstream: Sequence[str] | None
     user: str | None  # whom it becomes; None: stays who it is
     dhcp: bool = True  # and router advertisements
@@ -40,7 +39,8 @@ class Settings(NamedTuple):
 
 
 def service_user() -> str | None:
-    """The account that dnsmasq changes to, where the broker may let it."""
+    """The account that dnsmasq is to run as; None: the broker's own, as the broker has
+    no CAP_SETUID, or there is no such account."""
     if not process.has_capability(process.CAP_SETUID):
         return None
     for name in ("dnsmasq", "nobody"):
@@ -110,20 +110,28 @@ def configuration(settings: Settings) -> str:
 
 
 def prepare_parent(directory: str, user: str | None) -> None:
-    """Make the directory of all networks. What is made in there later is of its
-    group, dnsmasq's: the broker can't give files away by then.
+    """Make the directory of all networks.
 
+    What is made in it later gets its group, which is dnsmasq's: by then the broker
+    can't give files away any more.
+
+    :param directory: <runtime>/networks.
+    :param user: the account that dnsmasq runs as; None: the broker's own.
     :raises OSError: it can't be made.
     """
     os.makedirs(directory, exist_ok=True)
     if user is not None:
         os.chown(directory, -1, pwd.getpwnam(user).pw_gid)
-    # dnsmasq must pass, and nobody else can look.
+    # dnsmasq must get through to its own directory; nobody else can list this one.
     os.chmod(directory, 0o711 if user is None else 0o2711)
 
 
 def prepare_directory(settings: Settings) -> None:
-    """Make the directory, readable for the broker and dnsmasq alone."""
+    """Make an instance's directory, readable for the broker and dnsmasq alone, and
+    write dnsmasq's configuration there.
+
+    :raises OSError: that can't be done.
+    """
     for path in (
         settings.directory,
         f"{settings.directory}/dhcp",

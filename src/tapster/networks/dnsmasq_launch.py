@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A dnsmasq process is started here, and told apart from others.
+"""How a dnsmasq is started, and found again among all processes.
 
-Each one of ours has its instance's pid file on its command line: by that a broker
-finds those that an earlier one started.
+Each dnsmasq of ours has its instance's pid file on its command line. By that a broker
+recognises those that an earlier broker started.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ _POLL = 0.002  # seconds between looks at the pid file
 
 
 class Launcher(Protocol):
-    """Whoever may start programs."""
+    """What may start programs: the broker itself may not."""
 
-    user: str | None  # whom dnsmasq becomes; None: stays who it is
-    capabilities: int  # that a program started has, as a bit mask
+    user: str | None  # the account that dnsmasq runs as; None: the broker's own
+    capabilities: int  # that a program has which it starts, as a bit mask
 
     async def start_dnsmasq(self, bridge: str) -> process.Process:
-        """Start it on the configuration of that bridge's directory.
+        """Start dnsmasq on the configuration in the directory of a bridge.
 
+        :returns: the process; the caller closes it.
         :raises BrokerFailure: it was not started; the message says why.
         """
 
     def signal(self, running: process.Process, number: signal.Signals) -> None:
-        """Signal it; nothing happens if it is gone."""
+        """Signal a dnsmasq; nothing happens if it is gone."""
 
 
 def check_capabilities(launcher: Launcher, network: str) -> None:
@@ -65,11 +66,11 @@ def check_capabilities(launcher: Launcher, network: str) -> None:
 
 
 async def spawn(settings: Settings, launcher: Launcher) -> process.Process:
-    """Start dnsmasq on a directory that `prepare_directory` made, and wait until
-    it has bound its sockets (some 20 ms).
+    """Start dnsmasq on a directory that `prepare_directory` made, and wait until it has
+    bound its sockets (some 20 ms).
 
     :returns: the running process; the caller closes it.
-    :raises BrokerFailure: it did not start; the message is its own.
+    :raises BrokerFailure: dnsmasq did not start; the message is what it said.
     """
     pid_file = f"{settings.directory}/dnsmasq.pid"
     state_files.remove(pid_file)
@@ -98,7 +99,10 @@ def _log_size(directory: str) -> int:
 
 
 def _last_words(directory: str, before: int) -> str:
-    """Why it did not start: the last line of its log behind `before`."""
+    """Why dnsmasq did not start: the last line of its log.
+
+    :param before: bytes that the log had before the start.
+    """
     try:
         with open(f"{directory}/dnsmasq.log", "rb") as file:
             file.seek(before)
@@ -117,7 +121,7 @@ def _is_written(path: str) -> bool:
 
 
 def is_ours(pid: int, directory: str) -> bool:
-    """Whether `pid` runs for the network of this directory."""
+    """Whether the process `pid` is the dnsmasq of the instance with this directory."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             return f"--pid-file={directory}/dnsmasq.pid".encode() in file.read().split(
@@ -128,16 +132,20 @@ def is_ours(pid: int, directory: str) -> bool:
 
 
 def end_strays(directory: str, known: set[int]) -> None:
-    """End every dnsmasq of a network below `directory`, in this network
-    namespace, that is not `known`: one whose records were lost would keep its
-    address, and the next one of its network from starting, for ever."""
+    """Kill every dnsmasq of an instance below `directory`, in this network namespace,
+    that is not known. One whose record was lost would hold its address for ever, and so
+    keep the next dnsmasq of its network from starting.
+
+    :param directory: <runtime>/networks.
+    :param known: pids of those that instances have.
+    """
     mark = f"--pid-file={directory}/".encode()
     here = os.stat("/proc/self/ns/net")
     for name in os.listdir("/proc"):
         if not name.isdecimal() or int(name) in known:
             continue
         try:
-            # Held before it is looked at, or the pid may change hands in between.
+            # The descriptor comes before the look: the pid may be another's by then.
             stray = process.Process(int(name))
         except OSError:
             continue
@@ -163,7 +171,7 @@ def _is_stray(pid: str, mark: bytes, here: os.stat_result) -> bool:
 
 
 def trim_log(directory: str) -> None:
-    """Keep its log from filling the runtime directory (dnsmasq appends)."""
+    """Keep dnsmasq's log, to which it appends, from filling the runtime directory."""
     path = f"{directory}/dnsmasq.log"
     try:
         if os.stat(path).st_size > LOG_LIMIT:

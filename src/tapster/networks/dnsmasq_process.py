@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One network instance's dnsmasq, kept running.
+"""The dnsmasq of one network instance, kept running.
 
-It is started, taken over from an earlier broker, told of departures, started
-again when it dies, and ended. What it serves is networks/dnsmasq.py's.
+It is started or taken over from an earlier broker, told of guests that left, started
+again when it dies, and ended. networks/dnsmasq.py says what it serves.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ _END_LIMIT = 2.0  # seconds after SIGTERM
 
 
 class DnsmasqProcess:
-    """Owns the process, and the descriptor that holds it."""
+    """Owns the process and the descriptor that holds it.
+
+    Whether it is to run (`_wanted`) and whether it does (`_running`) are two things:
+    one that would not start is tried again until `stop`.
+    """
 
     def __init__(
         self,
@@ -37,7 +41,7 @@ class DnsmasqProcess:
         self._running: Process | None = None
         self._reload: asyncio.TimerHandle | None = None
         self._wanted = False
-        # Held by whoever starts or ends the process: two have one address.
+        # Held while the process is started or ended: two can't have one address.
         self._changing = asyncio.Lock()
 
     @property
@@ -49,21 +53,26 @@ class DnsmasqProcess:
         return self._running is not None
 
     async def start(self) -> None:
-        """Start it; :raises BrokerFailure: it would not."""
+        """Start it.
+
+        :raises BrokerFailure: it would not start.
+        :raises OSError: its files can't be written.
+        """
         async with self._changing:
             self._wanted = True
             dnsmasq.prepare_directory(self._settings())
             self._watch(await dnsmasq_launch.spawn(self._settings(), self._launcher))
 
     def reattach(self) -> None:
-        """Take over the process of an earlier broker, if it lives."""
+        """Take over the process that an earlier broker started, if it still runs."""
         directory = self._settings().directory
         try:
             with open(f"{directory}/dnsmasq.pid", encoding="ascii") as file:
                 pid = int(file.read())
             if dnsmasq_launch.is_ours(pid, directory):
                 found = Process(pid)
-                # Between the look and the descriptor the pid may have changed hands.
+                # Looked at again: between the first look and the descriptor the
+                # process may have ended, and its pid be another's.
                 if dnsmasq_launch.is_ours(pid, directory):
                     self._watch(found)
                 else:
@@ -72,7 +81,7 @@ class DnsmasqProcess:
             pass
 
     async def resume(self) -> None:
-        """Go on with what `reattach` found, or start a new one.
+        """Go on with the process that `reattach` found, or start one.
 
         :raises OSError: its files can't be written.
         """
@@ -85,8 +94,8 @@ class DnsmasqProcess:
                 self._launcher.signal(self._running, signal.SIGHUP)
 
     async def restart(self) -> None:
-        """Start it anew with other settings, unless it has been stopped; leases
-        and names are in files.
+        """End it and start it again with other settings, unless it has been stopped.
+        Leases and names are in files, and stay.
 
         :raises OSError: its files can't be written.
         """
@@ -107,8 +116,8 @@ class DnsmasqProcess:
             await self._end()
 
     def forget_departed(self) -> None:
-        """Have it read its files again, soon: a removed reservation is
-        forgotten only on SIGHUP."""
+        """Have it read its files again, soon. It notices a new file by itself; a
+        removed one it forgets on SIGHUP only."""
         if self._running is not None and self._reload is None:
             loop = asyncio.get_running_loop()
             self._reload = loop.call_later(_RELOAD_DELAY, self._send_reload)
@@ -140,7 +149,7 @@ class DnsmasqProcess:
             await self._respawn()
 
     async def _respawn(self) -> None:
-        """Start it if it is to run and does not, now or, if it would not, later."""
+        """Start it if it is to run and does not. If it will not start, try later."""
         if not self._wanted or self._running is not None:
             return
         try:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What of a NIC or a network is in nftables' sets, and how it is written there.
+"""Which elements nftables' sets hold for a NIC or a network, and how they are written.
 
-An element has two forms: text, for the one transaction in which a broker that
-starts makes its tables, and the bytes that the kernel takes directly, for the
-attach path (kernel/nftelem.py). Both come from here, so they can't differ.
+An element has two forms. Text is for the one transaction in which a broker that starts
+makes its tables. Bytes, which the kernel takes directly, are for the attach path
+(kernel/nftelem.py). Both forms come from here, so they can't differ.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from . import addresses, ruleset
 from .ruleset import BRIDGE_TABLE, INET_TABLE, LAN, TRUSTED
 
 PORTS = "ports"
-# Elements of these are no port's, but of a MAC that guests of bridges apart may
-# share: addresses that are somebody's, and MACs whose leases are learned.
+# Sets whose elements do not name a port: link-local addresses that are some guest's,
+# and MACs whose leases are learned. Guests on two bridges may share such an element.
 CLAIMED, LEARNERS = "claimed6", "learners"
 _OF_NO_PORT = (CLAIMED, LEARNERS)
 
@@ -47,7 +47,7 @@ class Entry(NamedTuple):
 
     def element(self) -> nftelem.Element:
         first, *rest = self.parts
-        if self.set in _OF_NO_PORT:  # a single one is not filled up
+        if self.set in _OF_NO_PORT:  # a key of one part is not filled up
             key = nftelem.mac_bytes(first) if _is_mac(first) else nftelem.ip_addr(first)
         elif self.ifindex:
             key = nftelem.iface_index(self.ifindex)
@@ -126,12 +126,12 @@ def _checked(guest: Guest, mac: str) -> list[Entry]:
 
 
 def keys(entries: Iterable[Entry]) -> list[nftelem.Element]:
-    """For the kernel, as they are."""
+    """The elements as the kernel takes them."""
     return [entry.element() for entry in entries]
 
 
 def added(entries: Iterable[Entry]) -> str:
-    """For nft: the statements that add them."""
+    """The statements, for nft, that add the elements."""
     return "".join(
         f"add element {BRIDGE_TABLE} {entry.set} {{ {entry.text()} }}\n"
         for entry in entries
@@ -139,15 +139,15 @@ def added(entries: Iterable[Entry]) -> str:
 
 
 class Network(NamedTuple):
-    """What the host's own rules know of a network of ours."""
+    """What the rules for routed packets know of a network of ours."""
 
     bridge: str
     subnet4: IPv4Network
     subnet6: IPv6Network | None
     routed: bool  # guests get outside, by masquerade
-    internet_only: bool
-    isolating: bool
-    host_access: tuple[Port, ...]
+    internet_only: bool  # and there to the Internet alone
+    isolating: bool  # guests do not reach one another
+    host_access: tuple[Port, ...]  # ports of the host that guests reach
 
 
 def _of_network(net: Network) -> list[tuple[str, str]]:
@@ -177,12 +177,12 @@ def add_network(net: Network) -> str:
 
 
 def delete_network(net: Network) -> str:
-    """The statements that take it away again."""
+    """The statements that delete a network of ours."""
     return _statements("delete", _of_network(net))
 
 
 def change_network(old: Network, new: Network) -> str:
-    """From one to the other in one transaction, touching only what differs."""
+    """The statements that make one network the other. Only what differs is touched."""
     before, after = _of_network(old), _of_network(new)
     return _statements("delete", [e for e in before if e not in after]) + _statements(
         "add", [e for e in after if e not in before]
@@ -196,7 +196,13 @@ def _statements(verb: str, entries: Iterable[tuple[str, str]]) -> str:
 
 
 def forward(verb: str, rule: Forward, ipv4: str | None, ipv6: str | None) -> str:
-    """The statements that add a forwarded port for a guest, or delete it."""
+    """The statements that add a forwarded port, or delete it.
+
+    :param verb: "add" or "delete".
+    :param rule: the port.
+    :param ipv4: the guest's address; None: it has none.
+    :param ipv6: its other address; None: it has none.
+    """
     key = f"{rule.port.protocol} . {rule.port.first}"
     text = ""
     for family, address in ((4, ipv4), (6, ipv6)):

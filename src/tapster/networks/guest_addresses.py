@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which addresses a guest of a network of ours gets. Pure.
 
-What is reserved for its name; else what it had the last time; else a free one
-that follows from its name. Nobody else is given what is reserved.
+A guest gets the address that is reserved for its name, or else the one that it had the
+last time, or else a free one that follows from its name. A reserved address is given to
+nobody else.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ from .state_store import NetworkState
 def reservation_for(
     definition: NetworkDefinition, name: str, uid: int
 ) -> Reservation | None:
-    """What is reserved for that user's guest of that name."""
+    """The reservation for a guest.
+
+    :param definition: of the network.
+    :param name: of the guest.
+    :param uid: of its user.
+    :returns: None: there is none, or it is for another user's guest of that name.
+    """
     found = definition.reservations.get(name)
     return None if found is None or found.user not in (None, uid) else found
 
@@ -26,7 +33,13 @@ def reservation_for(
 def has_anothers_mac(
     definition: NetworkDefinition, mac: str, name: str, uid: int
 ) -> bool:
-    """Whether a MAC is reserved, and not for that user's guest of that name."""
+    """Whether a MAC is reserved for another guest.
+
+    :param definition: of the network.
+    :param mac: in lower case.
+    :param name: of the guest that would have it.
+    :param uid: of that guest's user.
+    """
     return any(
         reserved.mac == mac and (other != name or reserved.user not in (None, uid))
         for other, reserved in definition.reservations.items()
@@ -34,7 +47,7 @@ def has_anothers_mac(
 
 
 class GuestAddresses:
-    """One guest's claim on a network."""
+    """The addresses that one guest gets on one network instance."""
 
     def __init__(
         self,
@@ -45,10 +58,18 @@ class GuestAddresses:
         uid: int,
         mac: str | None,
     ) -> None:
+        """
+        :param definition: of the network.
+        :param subnet4: of the instance.
+        :param subnet6: of the instance; None: it has no IPv6.
+        :param name: of the guest.
+        :param uid: of the guest's user.
+        :param mac: of the guest; None: not known yet.
+        """
         self._definition = definition
         self._subnet4 = subnet4
         self._subnet6 = subnet6
-        # In a network of all, two users' guests of one name are two guests.
+        # On a shared network, two users' guests of one name are two guests.
         shared = definition.scope is Scope.SHARED
         self._name = f"{name}.{uid}" if shared else name
         self._mac = mac
@@ -57,9 +78,13 @@ class GuestAddresses:
     def ipv4(
         self, seed: bytes, state: NetworkState, in_use: set[str]
     ) -> tuple[str, bool]:
-        """The IPv4 address, and whether `state` has changed with it.
+        """Choose the IPv4 address, and remember it in `state`.
 
-        :raises AddressesExhausted: every address is in use, or the reserved one.
+        :param seed: of this host.
+        :param state: what is remembered of the instance; changed in place.
+        :param in_use: addresses that other guests have now.
+        :returns: the address, and whether `state` has to be saved for it.
+        :raises AddressesExhausted: every address is in use, or the reserved one is.
         """
         if self._reserved is not None and self._reserved.ipv4 is not None:
             address = str(self._reserved.ipv4)
@@ -100,8 +125,8 @@ class GuestAddresses:
         return addresses.is_guest_address(self._subnet4, address)
 
     def ipv6(self) -> str | None:
-        """The IPv6 address: reserved, or made of the MAC. None while that is not
-        known, and where the network has none."""
+        """The IPv6 address: the reserved one, or the one made from the MAC. None: the
+        MAC is not known yet, or the network has no IPv6."""
         if self._subnet6 is None or self._mac is None:
             return None
         if self._reserved is not None and self._reserved.ipv6 is not None:

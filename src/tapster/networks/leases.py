@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What somebody else's DHCP server has given to our guests on a LAN.
 
-The rules below log its answers, those to a guest's own port and MAC alone; the
-parsers read what was logged. Nothing is ever learned from what a guest sends.
-A guest's friend on the Internet can send it what looks like an answer, to the
-address that the guest has; a server's goes to everybody on the link, or to the
-address that it gives, and that is what is asked of one. Any station of the LAN
-that is not our guest passes for a DHCP server, as it does with the guests.
+The rules below log a DHCP server's answers to guests of ours; the parsers read what was
+logged. Nothing is ever learned from what a guest sends.
+
+Somebody on the Internet who helps a guest can send it what looks like an answer, to the
+address that the guest has. A real answer goes to everybody on the link, or to the
+address that it gives: so only such an answer counts. Any station of the LAN that is not
+a guest of ours passes for a DHCP server here, as it does with the guests.
 
 Formats: RFC 2131, 2132 and 3396; RFC 8415.
 """
@@ -23,15 +24,16 @@ IPV4, IPV6 = 0x0800, 0x86DD  # ETH_P_*
 LOG_PREFIX = "tapster dhcp"
 MAX_ADDRESSES = 8  # of one DHCPv6 reply; a client asks for one or two
 
-# `of_server` is where the bridge table sends what has a server's source port and
-# came in by no port of ours; `learners` are the MACs of guests whose leases count
-# for something. @th,288,48 is the client's MAC (8 bytes of UDP, then chaddr at
-# 28), @ll,0,48 whom the frame is to: an answer that is broadcast to a thousand
-# ports is logged once. A server on the host itself speaks by `output`. Priority:
-# br_netfilter takes a frame away from the hooks at 0.
+# The bridge table sends to `of_server` what has a DHCP server's source port and came in
+# by no port of ours. What a server on the host itself sends comes by `dhcp_output`; its
+# priority is below 0, where br_netfilter takes a frame away from the hooks. `learners`
+# holds the MACs of guests that are held to their leases. @th,288,48 is the client's MAC
+# in the message (8 bytes of UDP, then chaddr at 28), @ll,0,48 the MAC that the frame is
+# to. By looking at what comes in, an answer that is broadcast to a thousand ports is
+# logged once.
 #
-# Each MAC has a limit of its own, so that nobody who floods one guest, be it the
-# guest's own doing, keeps us from hearing about the others.
+# Each MAC has a limit of its own. So a flood of answers to one guest, which the guest
+# itself may have asked for, does not keep us from hearing of the others.
 _CHAINS = """
 table %(table)s {
     set dhcp_rates {
@@ -68,38 +70,36 @@ _REPLY = 7
 
 
 class Lease(NamedTuple):
-    """What a server has told a client.
-
-    `ack`: it has `address`, for `seconds`; None: for ever. `nak`: it does not
-    have it; None: nor any other of that family.
-    """
+    """What a server has told a client: it has an address ("ack"), or has it no more
+    ("nak")."""
 
     family: Literal[4, 6]
     mac: str  # the client's
-    address: IPv4Address | IPv6Address | None
-    seconds: int | None
+    address: IPv4Address | IPv6Address | None  # None, of a "nak": all of the family
+    seconds: int | None  # None, of an "ack": for ever
     kind: Literal["ack", "nak"]
 
 
 class _Malformed(Exception):
-    """What a client would not read either."""
+    """A packet is no answer that a client would take."""
 
 
 def chains(group: int) -> str:
-    """What more is to be in the bridge table for answers to be logged to `group`.
+    """The chains that the bridge table needs for answers to be logged to `group`.
 
-    The kernel refuses it, and the whole transaction, if it has no nfnetlink_log;
-    a socket of kernel/nflog.py that could be opened is the proof that it has.
+    A kernel without nfnetlink_log refuses them, and with them the whole transaction. If
+    a socket of kernel/nflog.py could be opened, the kernel has it.
     """
     return _CHAINS % {"table": BRIDGE_TABLE, "prefix": LOG_PREFIX, "group": group}
 
 
-def told(protocol: int, ethernet: bytes, payload: bytes) -> list[Lease]:
-    """What one logged packet tells; nothing, if it is anything but a server's
-    word about leases.
+def parse_logged(protocol: int, ethernet: bytes, payload: bytes) -> list[Lease]:
+    """Read what one logged packet says of leases.
 
-    :param protocol: ETH_P_* of the payload, as with the others: see
-        kernel/nflog.py.
+    :param protocol: ETH_P_* of the payload.
+    :param ethernet: the link layer's header.
+    :param payload: the packet from the network layer's header on.
+    :returns: empty if it is anything but a DHCP server's answer.
     """
     if protocol == IPV4:
         lease = dhcp4(payload)
@@ -110,11 +110,13 @@ def told(protocol: int, ethernet: bytes, payload: bytes) -> list[Lease]:
 
 
 def dhcp4(packet: bytes) -> Lease | None:
-    """Read an IPv4 packet. Whom it is for is in the message (chaddr).
+    """Read an IPv4 packet. The message says which client it is for (chaddr).
 
-    Fragments are not read, since a server sends no more than the client takes
-    at once (RFC 2131, 2); nor are checksums, which are not made yet if the server
-    is on this host.
+    Fragments are not read: a server sends no more than the client takes at once (RFC
+    2131, 2). Checksums are not checked: a server on this host leaves them to the
+    device.
+
+    :returns: None: it is no answer about a lease.
     """
     try:
         return _dhcp4(packet)
@@ -123,8 +125,13 @@ def dhcp4(packet: bytes) -> Lease | None:
 
 
 def dhcp6(packet: bytes, mac: str) -> list[Lease]:
-    """Read an IPv6 packet, which was sent to `mac`: a client is told of by
-    nothing else."""
+    """Read an IPv6 packet.
+
+    :param packet: from the IPv6 header on.
+    :param mac: that the frame was sent to. Nothing in the packet says which client it
+        is for.
+    :returns: empty if it is no answer about leases.
+    """
     try:
         return _dhcp6(packet, mac)
     except _Malformed:
@@ -153,14 +160,14 @@ def _dhcp4(packet: bytes) -> Lease | None:
         _need(destination == _BROADCAST)
         return Lease(4, mac, None, None, "nak")
     address, time = message[16:20], options.get(_LEASE_TIME, b"")
-    # Without a time it is no lease, but what DHCPINFORM is answered with.
+    # Without a time it is an answer to DHCPINFORM, and no lease.
     _need(options.get(_TYPE) == _ACK and len(time) == 4 and any(time))
     _need(destination in (_BROADCAST, address))
     return Lease(4, mac, _guests4(address), _seconds(time), "ack")
 
 
 def _guests4(raw: bytes) -> IPv4Address:
-    """An address that a guest can have."""
+    """Read an address that a guest can have."""
     address = IPv4Address(raw)
     _need(raw[0] != 0 and not address.is_loopback)
     _need(not address.is_multicast and not address.is_reserved)
@@ -168,8 +175,8 @@ def _guests4(raw: bytes) -> IPv4Address:
 
 
 def _all_options4(message: bytes) -> dict[int, bytes]:
-    """The options, also those in the fields for a server's and a file's name.
-    What is given in parts is one (RFC 3396)."""
+    """The options, with those in the fields for a server's and a file's name. Parts of
+    an option that is given in parts are joined (RFC 3396)."""
     options: dict[int, bytes] = {}
     _options4(message[240:], options)
     overload = options.get(_OVERLOAD, b"\0")
@@ -198,9 +205,9 @@ def _options4(data: bytes, found: dict[int, bytes]) -> None:
 def _dhcp6(packet: bytes, mac: str) -> list[Lease]:
     _need(len(packet) >= 40 and packet[0] >> 4 == 6)
     length = _number(packet[4:6])
-    # Directly UDP: no server sends extension headers, or fragments.
+    # UDP comes at once: no server sends extension headers, or fragments.
     _need(40 + length <= len(packet) and packet[6] == _UDP)
-    # No router forwards what is to such an address (RFC 4291, 2.5.6).
+    # No router forwards what is for a link-local address (RFC 4291, 2.5.6).
     _need(IPv6Address(packet[24:40]) in _LINK_LOCAL)
     message = _udp(packet[40 : 40 + length], 547, 546)
     _need(len(message) >= 4 and message[0] == _REPLY)
@@ -234,7 +241,7 @@ def _address6(data: bytes, mac: str) -> list[Lease]:
 
 
 def _successful(data: bytes) -> list[tuple[int, bytes]]:
-    """These options; none of them if their status is a refusal."""
+    """Read options; none of them counts if their status is a refusal."""
     return list(_options6(data)) if _is_success(data) else []
 
 
@@ -256,7 +263,7 @@ def _options6(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _udp(datagram: bytes, source: int, destination: int) -> bytes:
-    """What is in it, if it is between these ports."""
+    """The contents of a UDP datagram, which must be between these ports."""
     length = _number(datagram[4:6])
     _need(8 <= length <= len(datagram))
     _need(_number(datagram[:2]) == source and _number(datagram[2:4]) == destination)

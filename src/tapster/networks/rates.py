@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How much a NIC may send and get: what nftables and the kernel are told.
+"""How much a NIC may send and receive: what nftables and the kernel are told.
 
-The two ways are unlike. What is for a guest waits in a queue of its tap (a
-token bucket filter). What a guest sends cannot wait on this side of the tap
-without a device more for each NIC, so what is too much is dropped (a limit of
-nftables, which the map `egress_limits` finds by the port's name).
+The two directions differ. What is for a guest (ingress) waits in a queue of its tap, a
+token bucket filter. What a guest sends (egress) could wait on this side of the tap only
+with one more device for each NIC. So what exceeds the rate is dropped, by a limit of
+nftables that the map `egress_limits` finds by the port's name.
 
-Bits are those of frames as they come through the tap, one of 64 KiB that is to
-be cut into segments counted whole. Of a guest's own the Ethernet header does not
-count, as nftables sees frames without it.
+What counts are the bits of frames as they come through the tap: a frame of 64 KiB that
+will be cut into segments counts whole. Of what a guest sends, the Ethernet header does
+not count: nftables sees frames without it.
 """
 
 from __future__ import annotations
@@ -19,28 +19,32 @@ from ..kernel import qdisc
 from ..kernel.netlink import Request
 from .ruleset import BRIDGE_TABLE
 
-# A limit in bytes has room for a second of its rate in any case (nft_limit.c),
-# and a frame that does not fit as a whole is dropped: on top of that there is
-# room for the largest. With less, rates below 512 kbit would pass no GSO frame.
+# Bytes. A limit has room for one second of its rate in any case (nft_limit.c), and a
+# frame that does not fit whole is dropped. This room on top is for the largest frame:
+# with less, no GSO frame would pass a rate below 512 kbit.
 EGRESS_BURST = 64 * 1024
 
 _HEADERS = 18  # Ethernet's, with a tag
-# Enough for the timer's slack at any rate; little, for a frame above it is cut.
+# Much enough for the timer's slack at any rate. No more, as a larger frame is cut.
 _BURST_SECONDS, _MAX_BURST = 0.008, 4 << 20
-# Enough for TCP to keep busy, and for two GSO frames; little, for it is delay.
+# Much enough to keep TCP busy, and for two GSO frames. No more, as it is delay.
 _QUEUE_SECONDS, _MIN_QUEUE, _MAX_QUEUE = 0.05, 128 * 1024, 16 << 20
 
 
 class Bucket(NamedTuple):
-    """A token bucket filter's: bytes a second, at once, and waiting."""
+    """What a token bucket filter is set to."""
 
-    rate: int
-    burst: int
-    limit: int
+    rate: int  # bytes a second
+    burst: int  # bytes at once
+    limit: int  # bytes that wait
 
 
 def bucket(rate: int, mtu: int) -> Bucket:
-    """For a tap of that MTU, at so many bits a second."""
+    """The settings for a tap.
+
+    :param rate: bits a second.
+    :param mtu: of the tap, in bytes.
+    """
     each_second = rate // 8
     burst = max(int(each_second * _BURST_SECONDS), 3 * (mtu + _HEADERS))
     queue = max(int(each_second * _QUEUE_SECONDS), _MIN_QUEUE)
@@ -48,17 +52,23 @@ def bucket(rate: int, mtu: int) -> Bucket:
 
 
 def limit_ingress(index: int, ifname: str, rate: int, mtu: int) -> Request:
-    """Hold what is for a guest to so many bits a second, also if it has a rate."""
+    """Hold what is for a guest to a rate, whether it has one already or not.
+
+    :param index: of the tap.
+    :param ifname: of the tap.
+    :param rate: bits a second.
+    :param mtu: of the tap, in bytes.
+    """
     return qdisc.set_tbf(index, ifname, **bucket(rate, mtu)._asdict())
 
 
 def lift_ingress(index: int, ifname: str) -> Request:
-    """Take that away again. A tap that goes takes it along."""
+    """Lift the rate of what is for a guest. It ends with its tap by itself."""
     return qdisc.delete_tbf(index, ifname)
 
 
 def add_limit(ifname: str, rate: int) -> str:
-    """The statements that hold what a port sends to so many bits a second."""
+    """The statements that hold what a port sends to `rate` bits a second."""
     return (
         f"add limit {BRIDGE_TABLE} {ifname}"
         f" {{ rate over {rate // 8} bytes/second burst {EGRESS_BURST} bytes; }}\n"
@@ -67,7 +77,7 @@ def add_limit(ifname: str, rate: int) -> str:
 
 
 def delete_limit(ifname: str) -> str:
-    """The statements that take that away again."""
+    """The statements that lift the rate of what a port sends."""
     return (
         f"delete element {BRIDGE_TABLE} egress_limits {{ {ifname} }}\n"
         f"delete limit {BRIDGE_TABLE} {ifname}\n"
@@ -75,7 +85,12 @@ def delete_limit(ifname: str) -> str:
 
 
 def change_limit(ifname: str, old: int, new: int) -> str:
-    """From one rate to the other in one transaction; 0 is none."""
+    """The statements that change the rate of what a port sends.
+
+    :param ifname: of the port.
+    :param old: bits a second; 0: it has no rate.
+    :param new: bits a second; 0: it is to have none.
+    """
     if old == new:
         return ""
     return (delete_limit(ifname) if old else "") + (

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What tapster says to nftables. Pure text; nothing here talks to the kernel.
+"""The rules that tapster has in nftables. Pure text; nothing here talks to the kernel.
 
-Two tables, both wholly ours. `bridge tapster` sees each frame that comes in
-through a port of ours; `inet tapster` sees what the host routes for networks
-of ours. Rules are laid once; NICs and networks are elements of sets
-(elements.py), so that an attach costs the same with ten ports as with a
-thousand. Protocols are numbers: their names are in /etc/protocols, and a
-minimal system has none.
+There are two tables, both wholly ours. `bridge tapster` sees each frame that comes in
+through a port of ours; `inet tapster` sees what the host routes for networks of ours.
+Rules are made once; NICs and networks are elements of sets (elements.py), so that an
+attach costs the same with ten ports as with a thousand. Protocols are numbers: their
+names are in /etc/protocols, which a minimal system lacks.
 """
 
 from __future__ import annotations
@@ -18,45 +17,47 @@ from ..model import BRIDGE_PREFIX
 
 BRIDGE_TABLE = "bridge tapster"
 INET_TABLE = "inet tapster"
-# The first digit of a tap's name says which of the chains below it is for.
+# The kind of a port: the first character after TAP_PREFIX in its tap's name.
 LAN, NAT, TRUSTED = "l", "n", "t"
-# What `ports` says of one: the verdict for its frames, with a rate and without.
+# The chain that the frames of each kind go to; with a rate, "_limited" follows.
 _CHAINS = {LAN: "lan", NAT: "nat", TRUSTED: "trusted"}
 
-# The source MAC is the bridge's own business: a locked port drops every frame
-# whose source is not its static forwarding entry, after these chains and before
-# anything is forwarded. So a port stands for its MAC here, and what is checked is
-# what the frame says inside. Which chain a port's frames go through is an element
-# of `ports`; one of ours without an element says nothing at all. A waiting port
-# is locked and has no entry yet, so the bridge drops all it sends: it only
-# leaves one MAC in `first`, and never more than one, whatever its guest sends
-# (daemon/watch/first_mac.py).
+# Which chain a port's frames go to is an element of `ports`. The frames of a port of
+# ours without an element are dropped.
 #
-# Each rule costs every frame that gets to it, and a lookup costs five times what
-# a comparison does, less where the key has four bytes and the set a size: what
-# most frames are comes first, what they are not is asked behind the protocol that
-# it is about, and a port is its index, not its name. About TCP there is nothing
-# but whose it is. The addresses of ports with a rate are in sets of their own, so
-# that their frames come to the limit.
+# These chains do not check the source MAC of frames; the bridge does. A locked port
+# drops every frame whose source is not its static forwarding entry, after these chains
+# and before anything is forwarded. So a port stands for its MAC here, and what is
+# checked is what the frame says inside. A waiting port is locked and has no entry yet:
+# the bridge drops all that it sends. The rules only leave the MAC of the first frame in
+# `first`, never more than one for a port (daemon/watch/first_mac.py).
 #
-# Raw offsets, for which nft has no word, or no word that may stand in a set's
-# key: @nh,64,48 is the sender's MAC in ARP (after 8 bytes); @nh,64,128 IPv6's
-# source address; @th,64,128 the target in neighbour discovery (RFC 4861, 4.3
-# and 4.4: after type, code, checksum and flags), @th,208,48 the MAC in the
-# option behind it; @th,288,48 the client's MAC in DHCP (8 bytes of UDP, then
-# chaddr at 28, RFC 2131).
+# On costs: each rule costs every frame that gets to it. A lookup in a set costs five
+# times what a comparison does, less where the key has four bytes and the set a size.
+# Therefore the rules for most frames come first, exceptions are asked for only behind
+# the protocol that they are about, and a port is its index, not its name. Of TCP only
+# the source address is checked. The addresses of ports with a rate are in sets of their
+# own (limited4, limited6): their frames must not be accepted before the limit.
 #
-# Any link-local address may be a guest's, for privacy (RFC 7217), but for those
-# that are made of other guests' MACs, and the gateway's.
+# Raw offsets stand for what nft has no word for, or none that it takes in a set's key:
+# * @nh,64,48 is the sender's MAC in ARP, after 8 bytes;
+# * @nh,64,128 is the source address of IPv6;
+# * @th,64,128 is the target in neighbour discovery, after type, code, checksum and
+#   flags (RFC 4861, 4.3 and 4.4), and @th,208,48 the MAC in the option behind it;
+# * @th,288,48 is the client's MAC in DHCP: 8 bytes of UDP, then chaddr at 28 (RFC 2131).
 #
-# A neighbour advertisement has a target and at most that one option, 32 bytes,
-# and says so: behind extension headers Linux takes a length of 0 for all there is.
+# A guest may have any link-local address, for privacy (RFC 7217), except those that are
+# made from other guests' MACs (claimed6), and the gateway's.
 #
-# Fragments of neighbour discovery mean nothing to anybody (RFC 6980), and are
-# how a router advertisement would be hidden from these rules (RFC 7113): its
-# source has to be link-local, and nothing else from there is ever so long. A
-# DHCP server's answer may be from any address, so the first fragment of anything
-# has to say what it is a fragment of (RFC 7112): no more extension headers there.
+# A neighbour advertisement has a target and at most that one option, 32 bytes in all,
+# and its header must say so: behind extension headers, Linux takes a length of 0 for
+# "all there is".
+#
+# Fragments could hide a router advertisement from these rules (RFC 7113). Its source
+# has to be link-local, and nothing else from there is long enough for fragments, which
+# have no meaning in neighbour discovery (RFC 6980): all of them are dropped. A DHCP
+# server's answer may come from any address. So the first fragment of anything has to
+# say what it is a fragment of (RFC 7112), without further extension headers.
 _BRIDGE = """
 table bridge tapster {
     map ports { type iface_index : verdict; size 8192; }
@@ -207,23 +208,23 @@ table bridge tapster {
 }
 """
 
-# Where "internet" egress does not go: what is nobody's on the Internet
-# (RFC 6890), besides the host's own networks, which are found (hosts4, hosts6).
+# Where guests with egress "internet" do not get: addresses that are not on the Internet
+# (RFC 6890). The host's own networks are in the sets hosts4 and hosts6.
 _CLOSED4 = (
     "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16,"
     " 172.16.0.0/12, 192.0.0.0/24, 192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/3"
 )
 _CLOSED6 = "::/96, ::ffff:0:0/96, 64:ff9b:1::/48, fc00::/7, fe80::/10, ff00::/8"
 
-# Guests of one network never reach another's, nothing outside reaches a guest
-# unasked but on a port that was forwarded, and a guest sees of the host no
-# more than DHCP, DNS, neighbour discovery, ping of its gateway and what
-# `host_access` names there. Source ports below 1024 would let a guest pass for
-# a privileged process of the host (NFS "secure", NIS). Where
-# bridge-nf-call-iptables is on, as it is by default, frames between guests of
-# one network come through `forward` too, in and out of the same bridge. The
-# host's own programs reach a forwarded port as others do, also at 127.0.0.1:
-# such a packet leaves with the gateway's address.
+# Guests of one network never reach those of another. Nothing outside reaches a guest
+# unasked, except on a forwarded port. Of the host, a guest reaches DHCP, DNS, neighbour
+# discovery, ping of its gateway, and what `host_access` names there.
+#
+# Masquerade takes source ports from 1024 up: with one below, a guest would pass for a
+# privileged process of the host (NFS "secure", NIS). Where bridge-nf-call-iptables is
+# on, as it is by default, frames between guests of one network come through `forward`,
+# too, in and out of the same bridge. The host's own programs reach a forwarded port as
+# others do, at 127.0.0.1 as well: such a packet leaves with the gateway's address.
 _INET = f"""
 table inet tapster {{
     set bridges {{ type ifname; }}
@@ -310,7 +311,12 @@ table inet tapster {{
 
 
 def chain_of(kind: str, *, waiting: bool, limited: bool) -> str | None:
-    """The chain that a port's frames go to; None: they are accepted."""
+    """The chain that a port's frames go to; None: they are accepted.
+
+    :param kind: LAN, NAT or TRUSTED.
+    :param waiting: whether the port waits for its guest's first MAC.
+    :param limited: whether what its guest sends is held to a rate.
+    """
     if waiting:
         return "waiting"
     if limited:
@@ -319,29 +325,29 @@ def chain_of(kind: str, *, waiting: bool, limited: bool) -> str | None:
 
 
 def tables(more_of_bridge: str = "", *, routing: bool = True) -> str:
-    """The tables, made anew without their elements.
+    """The statements that make the tables anew, without elements.
 
-    :param more_of_bridge: what else is to be in the bridge table.
-    :param routing: whether there are networks that the host routes for. Without
-        any there is no inet table: by being there it has the kernel track the
-        connections of all programs of the host.
+    :param more_of_bridge: a statement that adds to the bridge table.
+    :param routing: whether there are networks that the host routes for. Without any
+        there is no inet table: where there is one, the kernel tracks the connections
+        of all programs of the host.
     """
     text = no_tables() + _BRIDGE + more_of_bridge
     return text + _INET if routing else text
 
 
 def routing() -> str:
-    """The inet table, before the first network that needs it."""
+    """The statement that makes the inet table, for the first network that needs it."""
     return _INET
 
 
 def no_routing() -> str:
-    """No inet table, whether it was there or not."""
+    """The statements that delete the inet table, whether it is there or not."""
     return f"add table {INET_TABLE}\ndelete table {INET_TABLE}\n"
 
 
 def no_tables() -> str:
-    """Neither table, whether they were there or not."""
+    """The statements that delete both tables, whether they are there or not."""
     return "".join(
         f"add table {table}\ndelete table {table}\n"
         for table in (BRIDGE_TABLE, INET_TABLE)
@@ -349,7 +355,8 @@ def no_tables() -> str:
 
 
 def host_networks(networks: Iterable[IPv4Network | IPv6Network]) -> str:
-    """What "internet" egress does not reach besides private networks: these."""
+    """The statements that keep guests with egress "internet" from these networks, in
+    place of those before."""
     text = f"flush set {INET_TABLE} hosts4\nflush set {INET_TABLE} hosts6\n"
     for net in sorted(set(networks), key=str):
         text += f"add element {INET_TABLE} hosts{net.version} {{ {net} }}\n"

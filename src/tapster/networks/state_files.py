@@ -18,19 +18,20 @@ from .. import jsonutil
 
 LIMIT = 1 << 20  # bytes
 
-# A FIFO must not be waited for, and a link not be followed.
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class Damaged(ValueError):
-    """It is there, and is not what a broker wrote."""
+    """A file is there, and is not what a broker wrote."""
 
 
 def read(path: str, limit: int = LIMIT) -> str:
-    """The text of a file that nobody but us and root could have written.
+    """Read a file that nobody but us and root can have written.
 
+    :param path: of the file. A link is not followed, and a FIFO not waited for.
+    :param limit: bytes that it may have.
     :raises FileNotFoundError: there is none.
-    :raises Damaged: it is another's, too long, no file, or can't be read.
+    :raises Damaged: it is another user's, too long, no file, or can't be read.
     """
     try:
         fd = os.open(path, _FLAGS)
@@ -118,7 +119,8 @@ def remove(path: str) -> None:
 
 
 def discard(path: str) -> None:
-    """Remove whatever has that name, if that can be done; a link is not followed."""
+    """Remove whatever has this name, with all that is in it, if that can be done. A
+    link is not followed."""
     try:
         os.unlink(path)
     except (IsADirectoryError, PermissionError):
@@ -128,9 +130,9 @@ def discard(path: str) -> None:
 
 
 def private_directory(path: str) -> None:
-    """Make a directory that is ours alone, or see that it is.
+    """Make a directory that only we can use, or see that one is.
 
-    :raises OSError: it is another's, or no directory.
+    :raises OSError: it is another user's, or no directory, or can't be made.
     """
     os.makedirs(path, mode=0o700, exist_ok=True)
     what = os.lstat(path)

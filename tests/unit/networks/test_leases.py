@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapster.networks import leases
-from tapster.networks.leases import IPV4, IPV6, Lease, dhcp4, dhcp6, told
+from tapster.networks.leases import IPV4, IPV6, Lease, dhcp4, dhcp6, parse_logged
 
 MAC, SERVER_MAC = "02:00:00:00:00:01", "02:00:00:00:00:99"
 SERVER, GIVEN, OTHER = "192.0.2.9", "192.0.2.77", "192.0.2.78"
@@ -445,15 +445,15 @@ class TestDhcp6:
 class TestTold:
     def test_by_protocol(self) -> None:
         header = mac(MAC) + mac(SERVER_MAC) + b"\x86\xdd"
-        assert told(IPV4, header, answer()) == [LEASE]
-        assert told(IPV4, b"", answer()) == [LEASE]
-        assert told(IPV6, header, reply(ia_na(ia_address()))) == [LEASE6]
-        assert told(IPV6, header, answer()) == []
-        assert told(IPV4, header, reply(ia_na(ia_address()))) == []
-        assert told(0x0806, header, answer()) == []
+        assert parse_logged(IPV4, header, answer()) == [LEASE]
+        assert parse_logged(IPV4, b"", answer()) == [LEASE]
+        assert parse_logged(IPV6, header, reply(ia_na(ia_address()))) == [LEASE6]
+        assert parse_logged(IPV6, header, answer()) == []
+        assert parse_logged(IPV4, header, reply(ia_na(ia_address()))) == []
+        assert parse_logged(0x0806, header, answer()) == []
 
     def test_nobody_is_told_of_without_a_destination(self) -> None:
-        assert told(IPV6, bytes(5), reply(ia_na(ia_address()))) == []
+        assert parse_logged(IPV6, bytes(5), reply(ia_na(ia_address()))) == []
 
     @given(
         st.sampled_from([0, IPV4, IPV6]) | st.integers(0, 0xFFFF),
@@ -463,7 +463,7 @@ class TestTold:
     def test_any_bytes_are_nothing(
         self, protocol: int, header: bytes, payload: bytes
     ) -> None:
-        assert told(protocol, header, payload) == []
+        assert parse_logged(protocol, header, payload) == []
 
     @given(
         st.sampled_from([answer(), reply(ia_na(ia_address()))]),
@@ -476,7 +476,7 @@ class TestTold:
         for offset, data in damages:
             packet = changed(packet, offset, data)
         for protocol in (IPV4, IPV6):
-            for lease in told(protocol, mac(MAC) + bytes(8), packet[:length]):
+            for lease in parse_logged(protocol, mac(MAC) + bytes(8), packet[:length]):
                 assert lease.family == (4 if protocol == IPV4 else 6)
                 assert lease.seconds is None or 0 < lease.seconds < FOR_EVER
 

@@ -72,7 +72,7 @@ class DhcpSnooper:
             for packet in packets:
                 if packet.prefix != leases.LOG_PREFIX:
                     continue  # another program's rule logs to our group
-                for lease in leases.told(
+                for lease in leases.parse_logged(
                     packet.protocol, packet.ethernet, packet.payload
                 ):
                     self._learn(packet.bridge, lease)
