@@ -150,3 +150,71 @@ def test_the_rooms_of_policy_import_one_way(path: Path) -> None:
 def test_deciding_is_pure() -> None:
     for path in (SOURCE / "policy" / "core").glob("*.py"):
         assert {name.split(".")[0] for _, name in imports(path)} <= PURE | {"tapster"}
+
+
+# The rooms of the daemon, as `daemon/__init__.py` reads them aloud.
+DAEMON = SOURCE / "daemon"
+DAEMON_FILES = [path for path in FILES if where(path) == "daemon"]
+
+
+def floors() -> list[str]:
+    """The order of the rooms, out of the text that newcomers read."""
+    text = ast.get_docstring(ast.parse((DAEMON / "__init__.py").read_text())) or ""
+    listed = text.partition("and itself. ")[2].partition(". In words")[0]
+    return listed.replace("\n", " ").replace(" ", "").split(",")
+
+
+def room_of(dotted: str) -> str:
+    """`tapster.daemon.nics.ledger` is in nics, `tapster.daemon.attach` in attach."""
+    return [*dotted.split("."), "", ""][2]
+
+
+def modules_of(path: Path) -> Iterator[str]:
+    """The modules of ours that a module imports, by their full names."""
+    package = ["tapster", *path.relative_to(SOURCE).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            name = ".".join([*base, *filter(None, [node.module])])
+            for alias in node.names:
+                full = f"{name}.{alias.name}"
+                yield full if full in NAMES else name
+
+
+def module_name(path: Path) -> str:
+    parts = ["tapster", *path.relative_to(SOURCE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {module_name(path) for path in FILES}
+
+
+def test_the_map_names_every_room() -> None:
+    rooms = {path.relative_to(DAEMON).parts[0].removesuffix(".py") for path in FILES
+             if DAEMON in path.parents}  # fmt: skip
+    assert sorted(floors()) == sorted(rooms - {"__init__"})
+
+
+@pytest.mark.parametrize("path", DAEMON_FILES, ids=lambda p: str(p.relative_to(DAEMON)))
+def test_the_rooms_of_the_daemon_import_one_way(path: Path) -> None:
+    order = floors()
+    room = path.relative_to(DAEMON).parts[0].removesuffix(".py")
+    allowed = order[order.index(room) :] if room in order else []
+    names = [n for n in modules_of(path) if n.startswith("tapster.daemon.")]
+    assert not [name for name in names if room_of(name) not in allowed]
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    arrows = {
+        module_name(path): {name for name in modules_of(path) if name in NAMES}
+        for path in FILES
+    }
+    # Whoever imports nothing that is left is on no circle; take them away until
+    # nobody is.
+    while free := {name for name, others in arrows.items() if not others - {name}}:
+        arrows = {
+            name: others - free for name, others in arrows.items() if name not in free
+        }
+    assert not arrows
