@@ -147,10 +147,10 @@ def test_of_a_nic_that_could_not_be_made_are_taken_back_once(lab: Lab) -> None:
     """Its last stage fails, after the rate and all that refers to it are there."""
     lab.config(CONFIG.format("80mbit", "160mbit"))
     broken = """if True:
-        from tapster.daemon.provision.provisioner import Provisioner
+        from tapster.daemon.provision.provisioner import _Making
         def fail(self, nic):
             raise OSError(5, "no")
-        Provisioner._set_up = fail
+        _Making._set_up = fail
     """
     running = lab.daemon("--config", "/run/config", script=broken)
     with pytest.raises(errors.BrokerFailure):
