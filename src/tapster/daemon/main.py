@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""tapsterd: the command."""
+"""The command `tapsterd`.
+
+What each step needs is imported only when its turn has come: the spawner is started
+before most of the broker's code is loaded, and the supervisor of a rootless broker
+never loads it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,11 @@ def _prepare(verbose: bool) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command. Its errors are one line on stderr, and status 1."""
+    """Run tapsterd.
+
+    :param argv: the words of the command line; None: this process's own.
+    :returns: the exit status; an error is one line on stderr, and status 1.
+    """
     startup.close_descriptors()
     try:
         options = parse(argv)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The listening socket, made or given, and word that it serves.
+"""The listening socket, made or passed, and notifications to the service manager.
 
 sd_notify(3), sd_listen_fds(3), unix(7).
 """
@@ -12,13 +12,15 @@ import socket
 from ...errors import BrokerUnavailable
 
 _FIRST_FD = 3  # SD_LISTEN_FDS_START
-# Who floods the socket fills it: the fewer are in it, the sooner comes another's
-# turn. Who finds it full is let in by the kernel in turn.
+# Connections that wait to be accepted. A user who floods the socket fills the queue, so
+# a short queue means a short wait for others. Whoever finds it full waits in
+# connect(2), and the kernel lets them in by turns.
 BACKLOG = 64
 
 
 def notify(state: str) -> None:
-    """Tell whoever started us, e.g. ``READY=1``; nobody listening is no error."""
+    """Send the service manager a message such as ``READY=1`` (sd_notify(3)). If nobody
+    listens, nothing happens."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
@@ -32,9 +34,10 @@ def notify(state: str) -> None:
 
 
 def activated_socket() -> socket.socket | None:
-    """The listening socket that a service manager passed; None if it did not.
+    """Take the listening socket that a service manager has passed (sd_listen_fds(3)).
 
-    :raises ValueError: what was passed is not one listening Unix socket.
+    :returns: the socket; None if none was passed.
+    :raises ValueError: something else was passed, or more than one socket.
     """
     count = os.environ.pop("LISTEN_FDS", "")
     pid = os.environ.pop("LISTEN_PID", "")
@@ -56,9 +59,11 @@ def activated_socket() -> socket.socket | None:
 
 
 def listen(path: str, mode: int) -> socket.socket:
-    """A listening socket at `path`; a dead one of an earlier broker is replaced.
+    """Make a listening socket. One that a dead broker has left there is replaced.
 
-    :raises BrokerUnavailable: another broker serves there, or it can't be made.
+    :param path: where it is.
+    :param mode: of its file: who may connect.
+    :raises BrokerUnavailable: a broker serves there, or the socket can't be made.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
@@ -71,7 +76,7 @@ def listen(path: str, mode: int) -> socket.socket:
                 pass
             except BlockingIOError:
                 raise BrokerUnavailable(f"another broker serves {path}") from None
-        # Bound under another name, so that nobody meets it before it listens.
+        # Bound by another name first: whoever finds the socket can connect to it.
         temporary = f"{path}.new"
         try:
             os.unlink(temporary)

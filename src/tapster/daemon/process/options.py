@@ -20,16 +20,16 @@ examples:
   tapsterd --rootless             the calling user's own broker; 'tapster run'
                                   starts it by itself
 
-It acts in the network namespace that it is started in, logs to stderr, tells
-READY=1 by sd_notify(3), and takes an activated socket.
+tapsterd acts in the network namespace that it is started in. It logs to stderr,
+reports READY=1 by sd_notify(3), and takes a socket by socket activation.
 """
 
 
 class Options(NamedTuple):
-    """What the command line says, with its defaults filled in."""
+    """What the command line says, with defaults filled in. Paths are absolute."""
 
     socket: str
-    config: str
+    config: str  # a directory, as are the next two
     runtime: str
     state: str
     rootless: bool
@@ -37,6 +37,10 @@ class Options(NamedTuple):
 
 
 def parse(argv: list[str] | None = None) -> Options:
+    """Read the command line. If it is wrong, this ends the process with status 2.
+
+    :param argv: its words; None: this process's own.
+    """
     parser = argparse.ArgumentParser(
         prog="tapsterd",
         description="Gives users' virtual machines taps on real bridges.",
@@ -87,7 +91,12 @@ def parse(argv: list[str] | None = None) -> Options:
 
 
 def _user_directory(variable: str, below_home: str) -> str | None:
-    """Our directory for a kind of file, by the XDG base directory rules."""
+    """Our directory for one kind of a user's files (XDG base directory specification).
+
+    :param variable: that names the directory of all programs.
+    :param below_home: where that directory is by default.
+    :returns: None if the user has no home directory.
+    """
     base = os.environ.get(variable, "")
     if not base.startswith("/"):
         base = os.path.join(os.path.expanduser("~"), below_home)

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which system calls there are for whom. Lists alone; kernel/seccomp.py loads them.
+"""Who may make which system calls. This module has the lists; kernel/seccomp.py loads
+them.
 
-Three answers. A call that no honest code of ours comes to is fatal: whoever makes
-it is not us. One that a library may try, and can do without, is an error. The
-rest is allowed, some of it only with certain arguments.
+A filter gives one of three answers. A call that our code never makes ends the process:
+whoever makes it is not our code. A call that a library may try, and can do without, is
+an error. All other calls on the list are allowed, some only with certain arguments.
 
-The broker's own list is what it was seen to need in all tests (strace), and each
-call's near relatives: another libc or Python takes pread for read, or openat for
-open. Name services bring other people's code, which has to find sockets, files
-and clocks; it gets no programs, and no code that is loaded later.
+The broker's list has the calls that it was seen to make in all tests (strace), and each
+call's near relatives: another libc or Python may use pread instead of read, or openat
+instead of open. Name services bring code of other people, which needs sockets, files
+and clocks; it can start no program, and load no more code.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ...kernel.seccomp import ALLOW, KILL_PROCESS, Case, Condition, Rule, error
 _DENIED = error(errno.EPERM)
 _UNKNOWN = error(errno.ENOSYS)
 
-# Files, descriptors, memory, time, signals to oneself: with any arguments.
+# Allowed with any arguments: files, descriptors, memory, time, one's own signals.
 _FREE = (
     # descriptors
     *("read", "readv", "pread64", "preadv", "preadv2", "write", "writev"),
@@ -41,11 +42,11 @@ _FREE = (
     *("pselect6_time64", "epoll_create", "epoll_create1", "epoll_ctl", "epoll_wait"),
     *("epoll_pwait", "epoll_pwait2", "eventfd", "eventfd2", "pidfd_open"),
     *("timerfd_create", "timerfd_settime", "timerfd_gettime", "waitid", "wait4"),
-    # sockets, once they are there
+    # sockets that exist; to make one is restricted below
     *("bind", "connect", "listen", "accept", "accept4", "getsockname", "getpeername"),
     *("setsockopt", "getsockopt", "shutdown", "sendto", "sendmsg", "sendmmsg"),
     *("recvfrom", "recvmsg", "recvmmsg", "recvmmsg_time64", "send", "recv"),
-    # memory, without code
+    # memory; mmap and mprotect are restricted below
     *("brk", "munmap", "mremap", "madvise", "mincore", "mlock", "mlock2", "munlock"),
     *("membarrier", "msync"),
     # threads and what they wait for
@@ -54,7 +55,7 @@ _FREE = (
     *("sched_yield", "sched_getaffinity", "sched_getparam", "sched_getscheduler"),
     *("gettid", "getpid", "getppid", "getpgid", "getpgrp", "getsid", "getcpu"),
     *("exit", "exit_group", "arch_prctl", "restart_syscall"),
-    # signals, to handle
+    # handling signals
     *("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "rt_sigsuspend", "sigreturn"),
     *("rt_sigpending", "rt_sigtimedwait", "sigaltstack", "signalfd", "signalfd4"),
     *("pause", "alarm", "setitimer", "getitimer"),
@@ -69,7 +70,7 @@ _FREE = (
     *("ugetrlimit",),
 )
 
-# What a library may try on the way to something else.
+# An error: a library may try these on the way to something else.
 _REFUSED = (
     *("memfd_create", "memfd_secret", "personality", "prlimit64", "setrlimit"),
     *("sched_setaffinity", "sched_setscheduler", "sched_setparam", "setpriority"),
@@ -82,6 +83,7 @@ _REFUSED = (
     *("timer_create", "timer_settime", "timer_delete"),
 )
 
+# Not even for the programs that the broker starts.
 _KERNEL = (
     # other processes' memory and descriptors
     *("ptrace", "process_vm_readv", "process_vm_writev", "kcmp", "pidfd_getfd"),
@@ -103,8 +105,8 @@ _KERNEL = (
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _FAMILIES = _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK
 
-# clone(2). libc asks clone3 first, whose flags are in memory where no filter can
-# look, and takes ENOSYS for the old kernel that has only clone.
+# clone(2). libc tries clone3 first. Its flags are in memory, which a filter can't read;
+# so clone3 does not exist for us (ENOSYS), and libc falls back to clone.
 _CLONE_VM, _CLONE_SIGHAND, _CLONE_THREAD = 0x100, 0x800, 0x10000
 _CLONE_NEW = 0x7E020000  # namespaces: cgroup, uts, ipc, user, pid, net and mount
 _THREAD = _CLONE_VM | _CLONE_SIGHAND | _CLONE_THREAD
@@ -126,7 +128,12 @@ _PRCTLS = (15, 16, 0x53564D41, 3, 23)
 
 
 def _when(argument: int, mask: int, *values: int) -> tuple[Case, ...]:
-    """Allowed if the argument, under the mask, is one of these."""
+    """Allow a call if one of its arguments has one of these values.
+
+    :param argument: its number, from 0.
+    :param mask: the bits of it that count.
+    :param values: what these bits may be.
+    """
     return tuple(Case(ALLOW, (Condition(argument, mask, v),)) for v in values)
 
 
@@ -134,7 +141,8 @@ _WHOLE = 0xFFFFFFFF
 
 
 def _modes() -> list[Rule]:
-    """Files that are made, or change their mode, give nobody an identity."""
+    """No file is made, or changes its mode, so that it is setuid, setgid or a device:
+    whoever ran or opened it later would have our rights."""
     nodes = 0, _S_IFREG, _S_IFIFO
     rules = [
         Rule(("chmod", "fchmod", "mkdir", "creat"), _DENIED, _when(1, _SETID, 0)),
@@ -149,11 +157,11 @@ def _modes() -> list[Rule]:
 
 
 def broker(pid: int, ends_pasta: bool = False) -> list[Rule]:
-    """What the broker may do; all else is to be fatal.
+    """The broker's list. A call that is not on it has to end the process.
 
-    :param pid: its own, which it may signal.
-    :param ends_pasta: that it may signal others, too, by descriptor: where its
-        supervisor has died, nobody else is left to end pasta.
+    :param pid: the broker's own, which it may signal.
+    :param ends_pasta: whether it may also signal other processes by descriptor: a
+        rootless broker whose supervisor has died has to end pasta.
     """
     no_family = error(errno.EAFNOSUPPORT)
     return [
@@ -164,7 +172,7 @@ def broker(pid: int, ends_pasta: bool = False) -> list[Rule]:
         Rule(("socketpair",), no_family, _when(0, _WHOLE, _AF_UNIX)),
         Rule(("ioctl",), _DENIED, _when(1, _WHOLE, *_IOCTLS)),
         Rule(("prctl",), _DENIED, _when(0, _WHOLE, *_PRCTLS)),
-        # With all of these flags, and none of those.
+        # To make a thread: all of its flags, and none for a namespace.
         Rule(("clone",), KILL_PROCESS, _when(0, _THREAD | _CLONE_NEW, _THREAD)),
         Rule(("clone3", "openat2"), _UNKNOWN),
         Rule(("mmap", "mmap2", "mprotect"), _DENIED, _when(2, _PROT_EXEC, 0)),
@@ -174,15 +182,15 @@ def broker(pid: int, ends_pasta: bool = False) -> list[Rule]:
 
 
 def programs() -> list[Rule]:
-    """What nobody may do of what the broker starts: programs whose needs we do not
-    know. All else is to be allowed."""
+    """What the programs that the broker starts may not do. All other calls have to be
+    allowed: we do not know what those programs need."""
     second, third = (
         (Case(_DENIED, (Condition(argument, _SETUID, _SETUID),)),)
         for argument in (1, 2)
     )
     return [
         Rule(_KERNEL, _DENIED),
-        # Files that give whoever runs them our identity
+        # Files that would give whoever runs them our rights
         Rule(("chmod", "fchmod", "creat", "mknod"), ALLOW, second),
         Rule(("fchmodat", "fchmodat2", "mknodat"), ALLOW, third),
     ]
