@@ -5,15 +5,34 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 
 from tapster.errors import ForwardRefused, NoSuchForward, NoSuchNic, NotAuthorized
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     T = TypeVar("T")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that does not hide that the help could not be written.
+
+    argparse passes over every error there since Python 3.12; a command whose reader
+    has left ends as other programs do.
+    """
+
+    def print_help(self, file: Any = None) -> None:
+        """Write the help.
+
+        :param file: where; standard output if it is None.
+        :raises OSError: it could not be written.
+        """
+        out = file or sys.stdout or sys.stderr
+        if out is not None:
+            out.write(self.format_help())
 
 
 def make_parser(
@@ -26,7 +45,7 @@ def make_parser(
     :param examples: complete command lines; a test parses each of them.
     :param usage: the usage line; argparse writes one if None.
     """
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=prog,
         usage=usage,
         description=description,
