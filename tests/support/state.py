@@ -108,13 +108,31 @@ def take(lab: Lab) -> State:
         found.addresses[entry["ifname"]] = sorted(
             f"{a['local']}/{a['prefixlen']}" for a in entry["addr_info"]
         )
-    for entry in {json.dumps(e): e for e in [*routes4, *routes6]}.values():
+    _read_routes(found, [*routes4, *routes6])
+    _read_bridges(found, fdb, mdb, ports)
+    for entry in qdiscs:
+        _add(found.qdiscs, entry["dev"], [entry["kind"], entry["options"]])
+    _read_nft(found, nft["nftables"])
+    for line in sysctls.splitlines():
+        key, _, value = line.partition(":")
+        found.sysctls[key] = value
+    found.processes = _processes(lab)
+    for top in (RUNTIME, STATE_DIRECTORY):
+        found.files |= _files(inside(lab, top), top)
+    return found
+
+
+def _read_routes(found: State, routes: Iterable[Mapping[str, Any]]) -> None:
+    for entry in {json.dumps(e): e for e in routes}.values():
         kind, to = entry.get("type", "unicast"), entry["dst"]
         # Link-local ones come by themselves, some time after their device; a host
         # that forwards has anycast ones.
         if kind not in ("anycast", "multicast") and not to.startswith("fe80"):
             row = [kind, to, entry.get("gateway"), entry.get("table", "main")]
             _add(found.routes, entry.get("dev", ""), row)
+
+
+def _read_bridges(found: State, fdb: Any, mdb: Any, ports: Any) -> None:
     for entry in fdb:
         if not entry["mac"].startswith(_FDB_OF_GROUPS):
             row = [entry["mac"], entry["state"], entry["flags"], entry.get("master")]
@@ -126,16 +144,6 @@ def take(lab: Lab) -> State:
         found.ports[entry["ifname"]] = {
             k: v for k, v in entry.items() if k not in ("ifindex", "flags", "state")
         }
-    for entry in qdiscs:
-        _add(found.qdiscs, entry["dev"], [entry["kind"], entry["options"]])
-    _read_nft(found, nft["nftables"])
-    for line in sysctls.splitlines():
-        key, _, value = line.partition(":")
-        found.sysctls[key] = value
-    found.processes = _processes(lab)
-    for top in (RUNTIME, STATE_DIRECTORY):
-        found.files |= _files(inside(lab, top), top)
-    return found
 
 
 def _link(entry: Mapping[str, Any]) -> Part:
