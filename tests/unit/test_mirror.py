@@ -36,7 +36,6 @@ SHOWN_BY = {
     "daemon/api/explain": "kernel/test_explain.py",
     "daemon/api/listing": "kernel/test_policy.py",
     "daemon/api/service": "kernel/test_policy.py",
-    "daemon/decide/": "unit/daemon/decide/test_consent.py",
     "daemon/identify/caller": "unit/daemon/audit/test_request_context.py",
     "daemon/detach": "kernel/test_going.py",
     "daemon/main": "kernel/test_sandbox.py",
