@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The client that a call is made by, for what needs more of it than who it is.
+"""The connection of the client whose call is being served.
 
-A call knows its peer, which is facts. Whoever is asked about that peer, and may
-take minutes to answer, is to be asked about the very process that is connected,
-and only for as long as it is. Both need the connection. It is found here, by
-the context that the call runs in: an attach that asks nobody does no more for
-it than to set a variable.
+A call is given its `Peer`, which says who the client was when it connected. Polkit
+needs more: it may take minutes, and has to be asked about the very process that is
+connected, and only as long as that process is. For that the connection is needed.
+The server puts it into a context variable for each call, which costs a call that
+asks nobody next to nothing.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from ...model import Peer
 
 
 class Caller(Protocol):
-    """What a connection can say of its other end."""
+    """What a connection knows of the client."""
 
     peer: Peer
-    accepted: float  # when, in seconds since boot (CLOCK_BOOTTIME)
+    accepted: float  # when it was accepted, in seconds since boot (CLOCK_BOOTTIME)
 
     def pidfd(self) -> int:
-        """As `daemon.peer.pidfd`."""
+        """A pidfd of the client's process, as `peer.pidfd` gives it."""
 
     def until_gone(self, future: asyncio.Future[Any]) -> AbstractContextManager[None]:
         """Cancel `future` if the client goes before the block ends.
 
-        Nothing else of a call is ever cancelled so: from a decision to its
-        publishing there is no place to stop at.
+        A call is cancelled in no other place because its client has gone: between a
+        decision and its publishing nothing may be left half done.
 
-        :raises OSError: it would not be noticed, for lack of descriptors.
+        :raises OSError: no descriptor is left to watch the client with.
         """
 
 
-# Weak, as contexts are copied into timers and tasks that outlive a call.
+# A weak reference: contexts are copied into timers and tasks that outlive a call.
 CALLER: ContextVar[weakref.ref[Caller] | None] = ContextVar("caller", default=None)
 
 
 def of_this_call() -> Caller | None:
-    """The client whose call this is; None outside of any."""
+    """The connection whose call this is; None outside of any call."""
     reference = CALLER.get()
     return reference() if reference is not None else None
