@@ -74,8 +74,11 @@ def _read(read: Reader[T], value: object, place: str) -> T:
 
 
 def get(data: object, name: str, read: Reader[T]) -> T:
-    """Read the attribute `name` of an object.
+    """Read an attribute of an object.
 
+    :param data: the object.
+    :param name: of the attribute.
+    :param read: what reads its value.
     :raises JsonError: `data` is no object, or the reader refuses the value.
     :raises MissingAttribute: there is no such attribute.
     """
@@ -120,6 +123,7 @@ def json_object(value: object) -> dict[str, Any]:
 
 
 def string(value: object) -> str:
+    """A string."""
     if not isinstance(value, str):
         raise _refused("a string", value)
     return value
@@ -133,6 +137,7 @@ def word(value: object) -> str:
 
 
 def boolean(value: object) -> bool:
+    """True or false, and no number."""
     if not isinstance(value, bool):
         raise _refused("true or false", value)
     return value

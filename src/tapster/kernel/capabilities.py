@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a process may, and how it gives that up: capabilities(7).
+"""What a process may do, and how it gives that up: capabilities(7).
 
-All of it concerns the calling thread, and what it starts afterwards: to be called
-while there is but one.
+Everything here changes the calling thread, and what it starts afterwards. Call it while
+the process has one thread.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _VERSION_3 = 0x20080522
 
 
 def mask(numbers: Collection[int]) -> int:
-    """As the kernel writes a set down."""
+    """The bit mask of a set of capabilities."""
     return sum(1 << number for number in set(numbers))
 
 
@@ -51,9 +51,9 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
 
 
 def bound(numbers: Collection[int]) -> bool:
-    """Have no program that is started from now on get any but these.
+    """Keep programs that are started from now on from getting any other capability.
 
-    :returns: False if that is not ours to say, without CAP_SETPCAP.
+    :returns: False if we may not do that, without CAP_SETPCAP.
     """
     for number in range(64):
         if number in numbers:
@@ -68,9 +68,11 @@ def bound(numbers: Collection[int]) -> bool:
 
 
 def keep(numbers: Collection[int], programs: Collection[int] = ()) -> None:
-    """Have these and no others, for good.
+    """Have these capabilities and no others, for good.
 
-    :param programs: those of them that what we start has, too, not as root.
+    :param numbers: CAP_*; each must be held.
+    :param programs: those of them that a program has which we start, although it is
+        not root.
     :raises OSError: one of them is not held.
     """
     capset(mask(numbers), mask(numbers), mask(programs))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Connection tracking's memory, for what has to be decided anew.
+"""Connection tracking remembers flows; here it is made to forget some.
 
-Where a flow goes is decided by its first packet. Rules that lead elsewhere
-from now on mean nothing to a flow that is known, and one of UDP is known for as
-long as its client goes on sending. Formats:
-linux/netfilter/nfnetlink_conntrack.h, linux/netfilter/nfnetlink.h.
+The first packet of a flow decides where the flow goes. Rules that change afterwards
+mean nothing to a flow that is remembered, and a flow of UDP is remembered for as long
+as its client goes on sending. Formats: linux/netfilter/nfnetlink_conntrack.h,
+linux/netfilter/nfnetlink.h.
 """
 
 from __future__ import annotations
@@ -38,17 +38,20 @@ _NFGEN = struct.Struct("=BBH")  # family, version, resource
 
 
 class Flow(NamedTuple):
-    """One flow, by whom its first packet was for."""
+    """One flow, by the destination of its first packet."""
 
     family: int  # socket.AF_INET or AF_INET6
     protocol: int  # socket.IPPROTO_*
     address: str
     port: int
-    key: bytes  # what the kernel knows it by
+    key: bytes  # by which the kernel finds it
 
 
 class ConntrackSocket:
-    """For the network namespace that it was made in. `close()` closes it."""
+    """A socket for the network namespace that it was made in.
+
+    `close()` closes its descriptor.
+    """
 
     def __init__(self) -> None:
         self._netlink = NetlinkSocket(NETLINK_NETFILTER)
@@ -63,11 +66,14 @@ class ConntrackSocket:
         self.close()
 
     def flows(self, family: int, protocol: int, port: int) -> list[Flow]:
-        """Those to that port, of this host or another.
+        """List the flows to a port, of this host or another.
 
-        The kernel sorts out the rest: it may remember hundreds of thousands.
+        The kernel leaves the others out: it may remember hundreds of thousands.
 
-        :raises NetlinkError: it remembers nothing, or refused.
+        :param family: AF_INET or AF_INET6.
+        :param protocol: IPPROTO_TCP or IPPROTO_UDP.
+        :param port: of the destination.
+        :raises NetlinkError: the kernel tracks nothing, or refused.
         """
         wanted = nested(
             _TUPLE_PROTO,
@@ -84,9 +90,12 @@ class ConntrackSocket:
         return [f for f in found if f and (f.protocol, f.port) == (protocol, port)]
 
     def forget(self, protocol: int, port: int, is_meant: Callable[[Flow], bool]) -> int:
-        """Forget the flows to a port that are meant; their next packets are new.
+        """Forget flows to a port; their next packets are decided anew.
 
-        :returns: how many there were.
+        :param protocol: IPPROTO_TCP or IPPROTO_UDP.
+        :param port: of the destination.
+        :param is_meant: says of each flow to the port whether it is forgotten.
+        :returns: how many were.
         :raises NetlinkError: the kernel refused.
         """
         count = 0

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The ioctls of netdevice(7): what is known of a device by one short call.
+"""The ioctls of netdevice(7): one fact about a device by one short call.
 
-rtnetlink tells more, and takes ten times as long to be read.
+rtnetlink tells more, and its answer takes ten times as long to read.
 """
 
 from __future__ import annotations
@@ -15,21 +15,29 @@ _IFREQ = struct.Struct("16si20x")  # struct ifreq: name, and a number in the uni
 
 
 def index_of(sock: socket.socket, name: str) -> int:
-    """The index of the device of that name, or alternative name.
+    """The index of the device with that name, or alternative name.
 
-    :param sock: any socket of the namespace that is meant.
-    :raises OSError: ENODEV, there is none.
+    :param sock: any socket that was made in the device's namespace.
+    :raises OSError: ENODEV: there is none.
     """
     return _ask(sock, SIOCGIFINDEX, name)[1]
 
 
 def mtu_of(sock: socket.socket, name: str) -> int:
-    """The MTU of the device of that name, in bytes; raises as `index_of`."""
+    """The MTU of the device with that name, in bytes.
+
+    :param sock: any socket that was made in the device's namespace.
+    :raises OSError: ENODEV: there is none.
+    """
     return _ask(sock, SIOCGIFMTU, name)[1]
 
 
 def name_of(sock: socket.socket, index: int) -> str:
-    """The real name of the device with that index; raises as `index_of`."""
+    """The real name of the device with that index.
+
+    :param sock: any socket that was made in the device's namespace.
+    :raises OSError: ENODEV: there is none.
+    """
     reply = fcntl.ioctl(sock, SIOCGIFNAME, _IFREQ.pack(b"", index))
     return bytes(_IFREQ.unpack(reply)[0]).rstrip(b"\0").decode(errors="replace")
 

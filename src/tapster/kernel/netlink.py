@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Netlink messages and the socket that carries them.
+"""Netlink messages, and the socket that carries them.
 
-Why not a library: the attach path is what this project is for. Four messages
-packed by `struct` into one send cost a tenth of the same through the general
-encoder of pyroute2. Formats: netlink(7), linux/netlink.h.
+Why no library: the attach path is what this project is for. Four messages that `struct`
+packs into one send cost a tenth of what they cost through the general encoder of
+pyroute2. Formats: netlink(7), linux/netlink.h.
 """
 
 from __future__ import annotations
@@ -48,6 +48,11 @@ class NetlinkError(OSError):
     """The kernel refused one message; `operation` says which."""
 
     def __init__(self, error: int, operation: str, text: str = "") -> None:
+        """
+        :param error: the errno.
+        :param operation: what the message was to do.
+        :param text: the kernel's own words, if there are any.
+        """
         super().__init__(error, os.strerror(error), operation)
         self.operation = operation
         self.text = text
@@ -60,9 +65,9 @@ class NetlinkError(OSError):
 
 
 class Request(NamedTuple):
-    """One message without its header, and the words for its failure."""
+    """One message without its header."""
 
-    operation: str
+    operation: str  # what it does, for the error
     type: int
     flags: int
     payload: bytes
@@ -76,35 +81,45 @@ class Reply(NamedTuple):
 
 
 def attr(kind: int, data: bytes) -> bytes:
-    """One attribute, padded to four bytes as NLA_ALIGN wants it."""
+    """Pack one attribute, padded to four bytes (NLA_ALIGN)."""
     length = 4 + len(data)
     return _ATTR.pack(length, kind) + data + bytes(-length & 3)
 
 
 def attr_u8(kind: int, value: int) -> bytes:
+    """Pack an attribute with a number of one byte."""
     return attr(kind, bytes((value,)))
 
 
 def attr_u16(kind: int, value: int) -> bytes:
+    """Pack an attribute with a number of two bytes."""
     return attr(kind, value.to_bytes(2, byteorder))
 
 
 def attr_u32(kind: int, value: int) -> bytes:
+    """Pack an attribute with a number of four bytes."""
     return attr(kind, value.to_bytes(4, byteorder))
 
 
 def attr_str(kind: int, value: str) -> bytes:
+    """Pack an attribute with a text, which ends in a NUL."""
     return attr(kind, value.encode() + b"\0")
 
 
 def nested(kind: int, *attrs: bytes) -> bytes:
+    """Pack an attribute with other attributes in it."""
     return attr(kind | NLA_F_NESTED, b"".join(attrs))
 
 
 def attrs(
     payload: memoryview | bytes, offset: int = 0
 ) -> Iterator[tuple[int, memoryview]]:
-    """Walk the attributes of a kernel reply; a short or wild one ends the walk."""
+    """Walk the attributes of a reply: kind and value of each. One that is too short or
+    too long ends the walk.
+
+    :param payload: of the reply, or the value of an attribute that has others in it.
+    :param offset: where the first attribute begins, in bytes.
+    """
     view = memoryview(payload)
     end = len(view)
     while offset + 4 <= end:
@@ -116,7 +131,10 @@ def attrs(
 
 
 def mac_bytes(mac: str) -> bytes:
-    """Six bytes of ``aa:bb:cc:dd:ee:ff``; raises ValueError for anything else."""
+    """The six bytes of ``aa:bb:cc:dd:ee:ff``.
+
+    :raises ValueError: it is not written so.
+    """
     raw = bytes.fromhex(mac.replace(":", ""))
     if len(raw) != 6 or raw.hex(":") != mac.lower():
         raise ValueError(f"not a MAC address: {mac!r}")
@@ -124,6 +142,7 @@ def mac_bytes(mac: str) -> bytes:
 
 
 def mac_text(raw: bytes | memoryview) -> str:
+    """A MAC as it is usually written, in lower case."""
     return bytes(raw).hex(":")
 
 
@@ -138,7 +157,7 @@ def number(value: memoryview | None) -> int:
 
 
 def messages(data: memoryview) -> Iterator[tuple[int, int, int, memoryview]]:
-    """Walk (type, flags, sequence, payload) of what one recv returned."""
+    """Walk the messages of one datagram: type, flags, sequence, payload of each."""
     offset, end = 0, len(data)
     while offset + 16 <= end:
         length, kind, flags, sequence, _port = HEADER.unpack_from(data, offset)
@@ -149,7 +168,7 @@ def messages(data: memoryview) -> Iterator[tuple[int, int, int, memoryview]]:
 
 
 def _error_text(payload: memoryview, flags: int) -> str:
-    """The extended acknowledgement's words, if the kernel sent any."""
+    """The text of an extended acknowledgement, "" if the kernel sent none."""
     if not flags & NLM_F_ACK_TLVS:
         return ""
     offset = 20  # errno and the header of the offending message
@@ -162,8 +181,8 @@ def _error_text(payload: memoryview, flags: int) -> str:
 
 
 class NetlinkSocket:
-    """A blocking socket in the namespace it was made in, for NETLINK_ROUTE or
-    another protocol that answers one message at a time.
+    """A blocking socket in the namespace it was made in, for rtnetlink or another
+    protocol that answers one message at a time.
 
     Not for use by two threads at once. `close()` closes its descriptor.
     """
@@ -176,7 +195,7 @@ class NetlinkSocket:
             try:
                 self._socket.setsockopt(SOL_NETLINK, option, 1)
             except OSError:
-                pass  # an old kernel: less to read, nothing to lose
+                pass  # an old kernel sends less, and nothing that we need
         self._socket.bind((0, 0))
         self._buffer = bytearray(RECEIVE_BYTES)
         self._sequence = 0
@@ -191,13 +210,13 @@ class NetlinkSocket:
         self.close()
 
     def transact(self, requests: Sequence[Request]) -> list[Reply]:
-        """Send `requests` in one batch and check every acknowledgement.
+        """Send requests in one batch and check every acknowledgement.
 
-        The kernel works through the whole batch whatever happens, so a batch
-        may hold only messages that do no harm when an earlier one failed.
+        The kernel works through the whole batch, whatever happens. So a batch may only
+        have messages that do no harm after an earlier one has failed.
 
         :returns: what the kernel answered besides acknowledgements, in order.
-        :raises NetlinkError: for the first message that was refused.
+        :raises NetlinkError: a message was refused; it says which one was the first.
         """
         first = self._sequence + 1
         batch = []
@@ -242,9 +261,10 @@ class NetlinkSocket:
         return replies
 
     def dump(self, request: Request) -> list[Reply]:
-        """Run a dump request to its end; one that was interrupted is repeated.
+        """Run a dump request to its end, and again if it was interrupted.
 
-        :raises NetlinkError: the kernel refused, or never gave a consistent answer.
+        :raises NetlinkError: the kernel refused, or gave no consistent answer in
+            several tries.
         """
         for _ in range(_DUMP_TRIES):
             replies = self._dump_once(request)

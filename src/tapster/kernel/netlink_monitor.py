@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The kernel's own word of what changes: multicast groups of rtnetlink.
+"""A socket by which the kernel tells of changes: multicast groups of rtnetlink.
 
-A socket of this kind hears of every change in its namespace, each of our own
-included. A filter in the kernel (socket(7), linux/filter.h) drops what is not
-wanted before it costs us anything.
+It hears of every change in its namespace, our own included. A filter in the kernel
+(socket(7), linux/filter.h) drops what is not wanted before it costs us anything.
 """
 
 from __future__ import annotations
@@ -20,11 +19,14 @@ NETLINK_ADD_MEMBERSHIP = 1
 
 
 def _program(types: Sequence[int], live_links: bool) -> bytes:
-    """A classic BPF program (socket(7), linux/filter.h) that lets messages of these
-    types through, and RTM_NEWLINK (16) as `NetlinkMonitor` says.
+    """Make a classic BPF program that lets messages of these types through.
 
-    The type is at offset 4, struct ifinfomsg's flags are at 24 and its mask of
-    changes at 28. BPF loads in network order, netlink has the host's.
+    The type is at offset 4, struct ifinfomsg's flags are at 24 and its mask of changes
+    at 28. BPF loads in network order; netlink has the host's order.
+
+    :param types: of messages.
+    :param live_links: whether RTM_NEWLINK (16) of live devices goes through, too, as
+        `NetlinkMonitor` says.
     """
     load, load_half, load_byte = 0x20, 0x28, 0x30
     equal, has_bits, give = 0x15, 0x45, 0x06
@@ -40,10 +42,10 @@ def _program(types: Sequence[int], live_links: bool) -> bytes:
             (equal, "drop", "", 0xFFFFFFFF),  # it has just been made
             (has_bits, "give", "", socket.htonl(iff_up)),
         ]
-    places = {"drop": len(steps), "give": len(steps) + 1}
+    targets = {"drop": len(steps), "give": len(steps) + 1}
     program = b""
     for number, (code, yes, no, value) in enumerate(steps, 1):
-        jumps = [places[word] - number if word else 0 for word in (yes, no)]
+        jumps = [targets[word] - number if word else 0 for word in (yes, no)]
         program += struct.pack("=HBBI", code, *jumps, value)
     for answer in (0, 0xFFFFFFFF):
         program += struct.pack("=HBBI", give, 0, 0, answer)
@@ -66,11 +68,12 @@ class NetlinkMonitor:
     ) -> None:
         """
         :param groups: RTNLGRP_* numbers.
-        :param types: of the messages wanted; the kernel drops others for us.
-        :param live_links: RTM_NEWLINK as well, but only of a device that is up or
-            has just gone down. One that is being made is told of four times.
-        :param receive_buffer: bytes the kernel may queue for us before it
-            drops; needs CAP_NET_ADMIN to exceed net.core.rmem_max.
+        :param types: of the messages that are wanted.
+        :param live_links: whether RTM_NEWLINK is wanted, too, but only of a device that
+            is up or has just gone down. (The kernel sends four of a device that is
+            being made.)
+        :param receive_buffer: bytes that the kernel may queue before it drops messages.
+            More than net.core.rmem_max needs CAP_NET_ADMIN.
         """
         self._socket = socket.socket(
             socket.AF_NETLINK,
@@ -89,8 +92,8 @@ class NetlinkMonitor:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
 
     def _filter(self, types: Sequence[int], live_links: bool) -> None:
-        """Have the kernel drop what is not wanted: each of our own attaches makes
-        a dozen messages."""
+        """Have the kernel drop what is not wanted. Each attach of our own makes a dozen
+        messages."""
         program = _program(types, live_links)
         text = ctypes.create_string_buffer(program)
         so_attach_filter = 26
@@ -107,14 +110,13 @@ class NetlinkMonitor:
         self._socket.close()
 
     def read(self) -> list[Reply] | None:
-        """What came since the last call; empty: nothing more.
+        """Read messages that came since the last call. Messages that a process sent are
+        dropped.
 
-        Only the kernel is listened to: messages from another process's port
-        are dropped.
-
-        :raises OSError: ENOBUFS means that messages were lost, and more are, of
-            which nobody is told, until all that is there was read: then the
-            reader must look at the whole state again.
+        :returns: None: there is nothing to read.
+        :raises OSError: ENOBUFS: messages were lost, and more will be, without a second
+            error, until all that is queued was read. After that the reader must look
+            at the whole state again.
         """
         try:
             count, address = self._socket.recvfrom_into(self._buffer)

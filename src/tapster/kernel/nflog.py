@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Packets that a rule of nftables says `log group N` about, as they passed.
+"""Copies of packets that a rule of nftables with `log group N` has seen.
 
-Why not a packet socket: that takes CAP_NET_RAW, and sees everything. Here the
-kernel has chosen already, and CAP_NET_ADMIN is enough. Formats:
-linux/netfilter/nfnetlink.h, linux/netfilter/nfnetlink_log.h.
+A packet socket would need CAP_NET_RAW, and see everything. Here the kernel has chosen
+already, and CAP_NET_ADMIN is enough. Formats: linux/netfilter/nfnetlink.h,
+linux/netfilter/nfnetlink_log.h.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CMD_BIND, _COPY_PACKET = 1, 2  # NFULNL_CFG_CMD_BIND, NFULNL_COPY_PACKET
 _PACKET_HDR, _INDEV, _OUTDEV, _PHYSINDEV, _PHYSOUTDEV = 1, 4, 5, 6, 7  # NFULA_*
 _PAYLOAD, _PREFIX, _L2HDR = 9, 10, 21
 
-GROUPS = range(0x7A70, 0x7A80)  # what others use is 0 and small numbers
+GROUPS = range(0x7A70, 0x7A80)  # ours; other programs use 0 and small numbers
 
 _NFGEN = struct.Struct("!BBH")  # struct nfgenmsg: family, version, resource
 _MODE = struct.Struct("!IBx")  # struct nfulnl_msg_config_mode: range, mode
@@ -44,15 +44,17 @@ _RECEIVE = 128 * 1024  # more than the longest packet and what is said about it
 
 
 class Packet(NamedTuple):
-    """One packet. Of a bridge, `input` and `output` are its ports; 0: none, as of
-    what the host sends itself, or what has no way out yet."""
+    """One packet.
 
-    input: int  # ifindex
-    output: int
-    bridge: int  # 0 where there is none
+    On a bridge, `input` and `output` are the bridge's ports.
+    """
+
+    input: int  # index of the device; 0: the host itself has sent it
+    output: int  # index of the device; 0: not known yet
+    bridge: int  # index of the device; 0: there is none
     protocol: int  # ETH_P_*
-    prefix: str  # what the rule says in `log prefix`
-    ethernet: bytes  # the link layer's header; empty where there is none
+    prefix: str  # the rule's `log prefix`
+    ethernet: bytes  # the link layer's header; empty: there is none
     payload: bytes  # from the network layer's header on
 
 
@@ -62,9 +64,10 @@ class NflogSocket:
 
     def __init__(self, group: int, *, receive_buffer: int = 4 << 20) -> None:
         """
-        :param receive_buffer: bytes the kernel may queue for us before it drops.
-        :raises NetlinkError: EPERM: the group is another socket's, or there is
-            no CAP_NET_ADMIN; the kernel does not say which.
+        :param group: that rules log to.
+        :param receive_buffer: bytes that the kernel may queue before it drops packets.
+        :raises NetlinkError: EPERM: the group is another socket's, or we have no
+            CAP_NET_ADMIN; the kernel does not say which.
         """
         self.group = group
         self._buffer = bytearray(_RECEIVE)
@@ -88,8 +91,8 @@ class NflogSocket:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
     def _bind(self) -> None:
-        """Take the group, whole packets, each at once: without a threshold the
-        kernel collects a hundred of them, or for a second."""
+        """Ask for the group, for whole packets, and for each at once: without a
+        threshold the kernel collects a hundred of them, or waits for a second."""
         payload = (
             _NFGEN.pack(socket.AF_UNSPEC, 0, self.group)
             + attr(_CFG_CMD, bytes((_CMD_BIND,)))
@@ -98,8 +101,8 @@ class NflogSocket:
         )
         head = HEADER.pack(16 + len(payload), _CONFIG, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
         self._socket.sendall(head + payload)
-        # The acknowledgement is there when sendall returns, but behind packets,
-        # if rules of a broker before us log to this group already.
+        # The acknowledgement is there when sendall returns. Packets may come before
+        # it, if rules of an earlier broker log to this group already.
         while True:
             for kind, _, sequence, body in messages(self._receive()):
                 if kind == NLMSG_ERROR and sequence == 1:
@@ -109,7 +112,7 @@ class NflogSocket:
                     return
 
     def _receive(self) -> memoryview:
-        """One datagram of the kernel's; empty, if it is another process's."""
+        """Receive one datagram of the kernel's; empty: it came from a process."""
         count, address = self._socket.recvfrom_into(self._buffer)
         return memoryview(self._buffer)[: count if address[0] == 0 else 0]
 
@@ -126,10 +129,11 @@ class NflogSocket:
         self.close()
 
     def read(self) -> list[Packet] | None:
-        """What came since the last call; None: nothing.
+        """Read packets that came since the last call.
 
-        :raises OSError: ENOBUFS means that packets were lost; they do not come
-            again. Later ones do.
+        :returns: None: there is nothing to read.
+        :raises OSError: ENOBUFS: packets were lost, and do not come again. Later ones
+            will.
         """
         try:
             return _packets(self._receive())
@@ -138,10 +142,10 @@ class NflogSocket:
 
 
 def open_free_group() -> NflogSocket:
-    """A socket with the first group that nobody listens to; its `group` is what
-    the rules have to say.
+    """Make a socket with the first group that nobody listens to. Rules have to log to
+    its `group`.
 
-    :raises NetlinkError: there is none, or no CAP_NET_ADMIN.
+    :raises NetlinkError: no group is free, or we have no CAP_NET_ADMIN.
     """
     for group in GROUPS:
         try:
@@ -153,7 +157,7 @@ def open_free_group() -> NflogSocket:
 
 
 def _packets(data: memoryview) -> list[Packet]:
-    """The packets of one datagram; what else there is, is passed over."""
+    """The packets of one datagram. Other messages are left out."""
     return [
         _packet(payload) for kind, _, _, payload in messages(data) if kind == _PACKET
     ]

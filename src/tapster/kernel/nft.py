@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """nftables through libnftables' own Python binding.
 
-The binding takes the text that nft(8) takes. Statements are separated by
-newlines: libnftables runs one call as one transaction.
+The binding takes the text that nft(8) takes, statements separated by newlines.
+libnftables runs the text of one call as one transaction.
 """
 
 from __future__ import annotations
@@ -32,16 +32,21 @@ class Nft:
     def run(self, operation: str, text: str) -> None:
         """Run statements as one transaction.
 
-        :raises NftError: nothing of it was done.
+        :param operation: what is being done, for the error.
+        :param text: the statements.
+        :raises NftError: libnftables refused, and nothing was changed.
         """
         status, _, error = self._nft.cmd(text)
         if status:
             raise NftError(operation, error)
 
     def listing(self, operation: str, text: str) -> list[dict[str, Any]]:
-        """Run one ``list`` statement; the objects of its JSON, the metainfo left out.
+        """Run one ``list`` statement.
 
-        :raises NftError: also when there is no such object.
+        :param operation: what is being done, for the error.
+        :param text: the statement.
+        :returns: the objects of its JSON output, without the metainfo.
+        :raises NftError: there is no such object, or libnftables refused.
         """
         self._nft.set_json_output(True)
         try:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Elements of nftables' sets, added and deleted without libnftables.
 
-Tables and rules are text (kernel/nft.py) and are laid once. An element is all
-that an attach changes, and its text costs libnftables more to parse than the
-kernel needs to take it: 0.18 ms against 0.04 ms, cold. Formats:
-linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h.
+Tables and rules are text (kernel/nft.py), and are made once. An attach changes elements
+alone. To parse the text of one takes libnftables longer than the kernel needs to add
+it: 0.18 ms against 0.04 ms, cold. Formats: linux/netfilter/nf_tables.h,
+linux/netfilter/nfnetlink.h.
 """
 
 from __future__ import annotations
@@ -61,39 +61,41 @@ __all__ = [
 
 
 class Element(NamedTuple):
-    """One key of one set; `key` is as the functions below make it, and `data`,
-    of a map of verdicts, as `verdict` does."""
+    """One element of one set or map."""
 
     family: int  # NFPROTO_*
     table: str
     set: str
-    key: bytes
-    data: bytes = b""
+    key: bytes  # joined from what the functions below make
+    data: bytes = b""  # of a map of verdicts, what `verdict` makes
 
 
 def ifname(name: str) -> bytes:
-    """A part of a key, of type ifname: 16 bytes."""
+    """A part of a key of type ifname: 16 bytes."""
     return name.encode().ljust(16, b"\0")
 
 
 def iface_index(index: int) -> bytes:
-    """A part of a key, of type iface_index: 4 bytes in the host's order."""
+    """A part of a key of type iface_index: 4 bytes in the host's order."""
     return struct.pack("=I", index)
 
 
 def ether_addr(mac: str) -> bytes:
-    """A part of a key, of type ether_addr: 6 bytes, and 2 to fill a register."""
+    """A part of a key of type ether_addr: 6 bytes, and 2 to fill a register."""
     return mac_bytes(mac) + b"\0\0"
 
 
 def ip_addr(text: str) -> bytes:
-    """A part of a key, of type ipv4_addr or ipv6_addr."""
+    """A part of a key of type ipv4_addr or ipv6_addr."""
     return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
 
 
 @functools.cache
 def verdict(chain: str | None) -> bytes:
-    """The data of a map of verdicts: go to a chain; None: accept."""
+    """The data of a map of verdicts.
+
+    :param chain: to go to; None: the verdict is to accept.
+    """
     code = _ACCEPT if chain is None else _GOTO
     inner = attr(_VERDICT_CODE, code.to_bytes(4, "big", signed=True))
     if chain is not None:
@@ -104,9 +106,9 @@ def verdict(chain: str | None) -> bytes:
 class ElementSocket:
     """A netlink socket for elements, in the namespace it was made in.
 
-    For those of a port or two at a time: the acknowledgements of a thousand
-    would not find room in its receive buffer. Not for use by two threads at
-    once. `close()` closes its descriptor.
+    It is for the elements of a port or two at a time: its receive buffer has no room
+    for the acknowledgements of a thousand. Not for use by two threads at once.
+    `close()` closes its descriptor.
     """
 
     def __init__(self) -> None:
@@ -121,24 +123,34 @@ class ElementSocket:
         self._socket.close()
 
     def add(self, operation: str, elements: Iterable[Element]) -> None:
-        """Add all of them, or none. One that is there already is no error.
+        """Add all elements, or none. One that is there already is no error.
 
+        :param operation: what is being done, for the error.
+        :param elements: to be added.
         :raises NetlinkError: the kernel refused.
         """
         self.change(operation, (), elements)
 
     def delete(self, operation: str, elements: Iterable[Element]) -> None:
-        """Delete all of them, or none.
+        """Delete all elements, or none.
 
-        :raises NetlinkError: the kernel refused; ENOENT, if one is not there.
+        :param operation: what is being done, for the error.
+        :param elements: to be deleted.
+        :raises NetlinkError: the kernel refused; ENOENT: one is not there.
         """
         self.change(operation, elements, ())
 
     def change(
         self, operation: str, delete: Iterable[Element], add: Iterable[Element]
     ) -> None:
-        """Delete some and add some in one transaction: a key of a map that is
-        in both has another value from one frame to the next. Raises as both."""
+        """Delete some elements and add some, in one transaction. A key of a map that is
+        in both has another value from one frame to the next.
+
+        :param operation: what is being done, for the error.
+        :param delete: elements to be deleted, first.
+        :param add: elements to be added.
+        :raises NetlinkError: the kernel refused, and nothing was changed.
+        """
         first = number = self._sequence + 1
         parts = [_pack(_BATCH_BEGIN, NLM_F_REQUEST, first, _ENVELOPE)]
         for element in delete:
@@ -154,8 +166,8 @@ class ElementSocket:
             self._check(operation, first, number)
 
     def _check(self, operation: str, first: int, last: int) -> None:
-        """Read the acknowledgement of each message, or the one of the whole
-        batch that the kernel gives where it could not even begin."""
+        """Read the acknowledgements: one of each message, or a single one of the whole
+        batch, which the kernel sends if it could not even begin."""
         missing = last - first
         failure = 0
         while missing:
@@ -174,7 +186,7 @@ class ElementSocket:
 
 @functools.cache
 def _set_header(family: int, table: str, name: str) -> bytes:
-    """What all messages about a set begin with; there are a dozen sets."""
+    """The beginning of all messages about a set. There are a dozen sets."""
     return b"".join(
         (
             _NFGEN.pack(family, 0, 0),
@@ -185,8 +197,8 @@ def _set_header(family: int, table: str, name: str) -> bytes:
 
 
 def _message(kind: int, flags: int, sequence: int, element: Element) -> bytes:
-    """In one piece: four attributes, each in the one before, and the last holds
-    the key. An attach makes half a dozen of these."""
+    """One message about one element: four attributes, each within the one before, and
+    the key in the last. It is packed in one piece, as an attach makes half a dozen."""
     family, table, name, key, data = element
     head_of_set = _set_header(family, table, name)
     if kind != _NEW:

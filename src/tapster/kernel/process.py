@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Processes by descriptor: who a pid is now, and not who had it before.
+"""Processes, held by a descriptor: a pid may be another process's by now.
 
 pidfd_open(2), pidfd_send_signal(2), prctl(2), capabilities(7), proc(5).
 """
@@ -26,16 +26,24 @@ CAP_NET_RAW = 13
 
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0) -> None:
-    """prctl(2); the fifth argument is zero."""
+    """prctl(2); the fifth argument is zero.
+
+    :param option: PR_*.
+    :param arg2: the second argument. Its meaning depends on the option.
+    :param arg3: the third argument, likewise.
+    :param arg4: the fourth argument, likewise.
+    :raises OSError: the kernel refused.
+    """
     args = [ctypes.c_ulong(value) for value in (arg2, arg3, arg4, 0)]
     if libc.prctl(option, *args) < 0:
         raise oserror(f"prctl {option}")
 
 
 def start_time(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot; None if it is gone.
+    """When a process started, in clock ticks since boot; None if it is gone.
 
-    With the pid it names one process for as long as the machine runs.
+    The start time and the pid together name one process for as long as the machine
+    runs.
     """
     fields = _stat(pid)
     return int(fields[19]) if fields and fields[0] not in ("Z", "X") else None
@@ -48,7 +56,8 @@ def parent(pid: int) -> int | None:
 
 
 def command_name(pid: int) -> str:
-    """The program's name as ps shows it; the process itself can change it."""
+    """The program's name as ps shows it, "" if the process is gone. The process itself
+    can change it."""
     try:
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
             return file.read().rstrip("\n")
@@ -94,6 +103,7 @@ def effective_capabilities() -> int:
 
 
 def has_capability(number: int) -> bool:
+    """Whether a capability is in the calling process's effective set."""
     return bool(effective_capabilities() >> number & 1)
 
 
@@ -102,9 +112,11 @@ class Process:
 
     def __init__(self, pid: int, pidfd: int | None = None) -> None:
         """
-        :param pidfd: one that is there already; becomes this object's.
-        :raises ProcessLookupError: there is no such process. One that has ended and
-            was not reaped is one: `has_ended` and `reap` tell.
+        :param pid: of the process.
+        :param pidfd: a descriptor of it, which becomes this object's; None: one is
+            opened.
+        :raises ProcessLookupError: there is no such process. A process that has ended
+            and was not reaped is one: ask `has_ended`, or `reap` it.
         """
         self.pid = pid
         self.pidfd = os.pidfd_open(pid) if pidfd is None else pidfd
@@ -118,7 +130,10 @@ class Process:
                 pass
 
     def reap(self) -> int | None:
-        """The exit status if this was our child and has ended, else None."""
+        """Reap the process.
+
+        :returns: its exit status; None: it runs, or is not our child.
+        """
         try:
             result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is said over rtnetlink about queueing disciplines: a token bucket filter.
+"""Requests about queueing disciplines, over rtnetlink: a token bucket filter.
 
 It delays what the host sends to a device, and drops what finds its queue full.
 Numbers: linux/pkt_sched.h; see also tc(8), tc-tbf(8).
@@ -16,7 +16,7 @@ RTM_NEWQDISC, RTM_DELQDISC = 36, 37
 TCA_KIND, TCA_OPTIONS = 1, 2
 TCA_TBF_PARMS, TCA_TBF_RATE64, TCA_TBF_BURST = 1, 4, 6
 TC_H_ROOT = 0xFFFFFFFF
-# With a link layer named, the kernel does without the tables that tc sends.
+# If a link layer is named, the kernel needs no tables as tc sends them.
 TC_LINKLAYER_ETHERNET = 1
 
 _HANDLE = 1 << 16  # "1:"
@@ -29,11 +29,13 @@ _LIMITS = struct.Struct("=III")  # struct tc_tbf_qopt's limit, buffer, mtu
 
 
 def set_tbf(index: int, what: str, *, rate: int, burst: int, limit: int) -> Request:
-    """Hold what the host sends to a device to a rate; a rate it has is changed.
+    """Hold what the host sends to a device to a rate, or change the rate it has.
 
+    :param index: of the device.
+    :param what: the device's name, for the error.
     :param rate: bytes a second, with Ethernet headers.
-    :param burst: bytes that may go at once; a frame that is larger never goes,
-        but for one the kernel can cut into segments.
+    :param burst: bytes that may go at once. A larger frame never goes, except one that
+        the kernel can cut into segments.
     :param limit: bytes that may wait.
     """
     spec = _RATESPEC.pack(0, TC_LINKLAYER_ETHERNET, 0, 0, 0, min(rate, _MAX_U32))
@@ -54,7 +56,11 @@ def set_tbf(index: int, what: str, *, rate: int, burst: int, limit: int) -> Requ
 
 
 def delete_tbf(index: int, what: str) -> Request:
-    """Take the rate away again; refused if the device has none."""
+    """Lift the rate of a device; the kernel refuses if it has none.
+
+    :param index: of the device.
+    :param what: the device's name, for the error.
+    """
     return Request(
         f"lift the rate of {what}",
         RTM_DELQDISC,

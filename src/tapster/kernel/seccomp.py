@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """System call filters: which calls there are for a process, and with what.
 
-seccomp(2). The program is our own, a search by number: libseccomp has no "else"
-for a call's arguments but the filter's default, and can't tell calls that nobody
-knew yet from those that nobody is to make. Names it knows better than we could,
-on every architecture: they are looked up in it.
+seccomp(2). The filter program is our own, a search by number. libseccomp could not make
+it: for a call's arguments it has no other "else" than the filter's default, and it
+can't tell calls that nobody knew yet from calls that nobody is to make. The numbers of
+calls are looked up in libseccomp, which knows them on every architecture.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ ALLOW = 0x7FFF0000
 KILL_PROCESS = 0x80000000
 _ERRNO = 0x00050000
 
-# The last that there was when this was written, of Linux 6.18. A number beyond is
-# answered as by a kernel that has no such call: a libc that tries it goes on with
-# an older one.
+# The last call that there was when this was written, of Linux 6.18. A number beyond it
+# is answered as by a kernel that has no such call: a libc that tries it goes on with an
+# older one.
 NEWEST = 470
-# The same everywhere, and younger than some libseccomp that is in use.
+# Calls that some libseccomp in use does not know. Their numbers are the same on every
+# architecture.
 _YOUNG = {
     "cachestat": 451,
     "fchmodat2": 452,
@@ -42,7 +43,7 @@ _FLAG_TSYNC = 1
 _X32 = 0x40000000  # calls of x86's third ABI, which has the architecture of the first
 _ARCH_X86_64 = 0xC000003E
 
-# Classic BPF, bpf(4) of the BSDs: loads, jumps, and the end
+# Classic BPF, bpf(4) of the BSDs: loads, jumps, and the end.
 _LOAD, _AND, _JUMP, _EQUAL, _GREATER, _AT_LEAST = 0x20, 0x54, 0x05, 0x15, 0x25, 0x35
 _RETURN = 0x06
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # struct seccomp_data
@@ -53,13 +54,13 @@ Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, op
 
 
 def error(number: int) -> int:
-    """The action that answers with this errno."""
+    """The action that answers a call with an errno."""
     return _ERRNO | number
 
 
 class Condition(NamedTuple):
-    """The bits of an argument under `mask` are `value`. Of an argument only the
-    lower 32 bits count, as they do for the calls in question."""
+    """The bits of an argument that are in `mask` must be `value`. Only the lower 32
+    bits of an argument count, as they do for the calls in question."""
 
     argument: int  # from 0
     mask: int
@@ -67,14 +68,15 @@ class Condition(NamedTuple):
 
 
 class Case(NamedTuple):
-    """What is done if all the conditions hold."""
+    """An action for when all conditions hold."""
 
     action: int
     conditions: tuple[Condition, ...]
 
 
 class Rule(NamedTuple):
-    """What is done with these calls: by the first case that holds, or else."""
+    """What is done with some calls: the action of the first case that holds, or else
+    `otherwise`."""
 
     names: tuple[str, ...]
     otherwise: int
@@ -86,8 +88,9 @@ class Names:
 
     def __init__(self, architecture: str | None = None) -> None:
         """
-        :param architecture: e.g. "aarch64", to look at; None: this machine's.
-        :raises OSError: libseccomp is not installed, or knows no such one.
+        :param architecture: such as "aarch64"; None: this machine's.
+        :raises OSError: libseccomp is not installed, or does not know the
+            architecture.
         """
         library = ctypes.CDLL("libseccomp.so.2")
         self._find = library.seccomp_syscall_resolve_name_arch
@@ -103,7 +106,7 @@ class Names:
             raise OSError(errno.EINVAL, f"no such architecture: {architecture}")
 
     def __call__(self, name: str) -> int | None:
-        """None: there is no such call there."""
+        """The number of a call; None: the architecture has no such call."""
         found = int(self._find(self.token, name.encode()))
         return found if found >= 0 else _YOUNG.get(name)
 
@@ -111,10 +114,13 @@ class Names:
 def program(
     rules: Iterable[Rule], default: int, token: int, names: Callable[[str], int | None]
 ) -> list[Instruction]:
-    """The BPF program of these rules: pure.
+    """Make the BPF program of rules. Pure.
 
-    :param default: for calls that no rule is about.
+    :param rules: each about other calls.
+    :param default: the action for calls that no rule is about.
     :param token: AUDIT_ARCH_* of the architecture; calls of any other are fatal.
+    :param names: the number of each call; None: there is no such call.
+    :raises ValueError: two rules are about one call, or the program is too long.
     """
     code: list[Instruction] = [
         (_LOAD, 0, 0, _ARCHITECTURE),
@@ -144,7 +150,8 @@ def program(
 def _search(
     calls: list[tuple[int, list[Instruction]]], default: int
 ) -> list[Instruction]:
-    """Find the number that is loaded, by halves. Each way through ends."""
+    """Instructions that search for the number that is loaded, by halves. Each way
+    through them ends the program."""
     if len(calls) <= _FEW:
         code: list[Instruction] = []
         for number, body in calls:
@@ -152,14 +159,14 @@ def _search(
         return [*code, (_RETURN, 0, 0, default)]
     half = len(calls) // 2
     low, high = _search(calls[:half], default), _search(calls[half:], default)
-    # A condition jumps 255 instructions at most, hence the second jump.
+    # A conditional jump reaches 255 instructions: hence the second jump.
     first = calls[half][0]
     return [(_AT_LEAST, 0, 1, first), (_JUMP, 0, 0, len(low)), *low, *high]
 
 
 def _body(rule: Rule) -> list[Instruction]:
-    """Decides one call. Each way through ends, so that the number is still loaded
-    where another call's rule begins."""
+    """Instructions that decide one call. Each way through them ends the program. So
+    the number is still loaded where the search goes on."""
     body: list[Instruction] = []
     for case in rule.cases:
         rest = 3 * len(case.conditions) + 1
@@ -181,10 +188,12 @@ def _body(rule: Rule) -> list[Instruction]:
 
 
 def load(rules: Iterable[Rule], default: int) -> None:
-    """Have a filter apply to every thread of this process, and to what it starts,
-    for ever. What is fatal is in the kernel's log (audit) as well.
+    """Filter the calls of every thread of this process and of what it starts, for ever.
+    The kernel logs (audit) a call that is fatal.
 
-    :raises OSError: the kernel takes none, or libseccomp is not installed.
+    :param rules: each about other calls.
+    :param default: the action for calls that no rule is about.
+    :raises OSError: the kernel refuses the filter, or libseccomp is not installed.
     """
     names = Names()
     instructions = program(rules, default, names.token, names)
@@ -201,5 +210,5 @@ def load(rules: Iterable[Rule], default: int) -> None:
     )
     if result < 0:
         raise oserror("seccomp")
-    if result > 0:  # a thread that has filters of its own
+    if result > 0:  # the id of a thread that has filters of its own
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), "seccomp")

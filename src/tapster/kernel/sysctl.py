@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """net.* sysctls of the network namespace that the calling process is in.
 
-/proc/sys/net follows the reader's namespace, unlike /sys/class/net, which
-follows its mount.
+/proc/sys/net is about the reader's namespace. (/sys/class/net is about the namespace in
+which it was mounted.)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _ROOT = "/proc/sys/net"
 
 
 def _path(key: str) -> str:
-    # A device name may hold dots, so keys are given with slashes.
+    # Keys are written with slashes, as a device's name may have dots.
     parts = key.split("/")
     if not all(parts) or ".." in parts or "." in parts:
         raise ValueError(f"not a sysctl: {key!r}")
@@ -30,7 +30,10 @@ def read(key: str) -> str | None:
 
 
 def write(key: str, value: str) -> None:
-    """:raises OSError: EACCES without CAP_NET_ADMIN, ENOENT if there is none."""
+    """Set a sysctl.
+
+    :raises OSError: EACCES: we have no CAP_NET_ADMIN; ENOENT: there is no such key.
+    """
     with open(_path(key), "w", encoding="ascii") as file:
         file.write(value)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A timer that ends when it should, and not at the next whole millisecond.
+"""A timer that ends on time, and not at the next whole millisecond: timerfd_create(2).
 
-timerfd_create(2). epoll_wait(2), which an event loop sleeps by, counts whole
-milliseconds from when it was called: when it ends tells when it began.
+An event loop sleeps by epoll_wait(2), which counts whole milliseconds from when it was
+called. So the time at which a timer of the loop ends would tell when it was set.
 """
 
 from __future__ import annotations
@@ -21,27 +21,28 @@ _NANOSECONDS = 1_000_000_000
 
 
 class Timer:
-    """One timer, of CLOCK_MONOTONIC. `close()` closes its descriptor."""
+    """One timer of CLOCK_MONOTONIC. `close()` closes its descriptor."""
 
     def __init__(self) -> None:
-        """:raises OSError: there is none to be had."""
+        """:raises OSError: the kernel has no more."""
         self._fd = call("timerfd_create", time.CLOCK_MONOTONIC, _FLAGS)
 
     def fileno(self) -> int:
-        """A descriptor that can be read when the time has come."""
+        """The descriptor, which can be read when the timer has ended."""
         return self._fd
 
     def set(self, moment: float) -> None:
-        """Have it end at that time, which may be past; another end is forgotten.
+        """Have the timer end at a moment, which may be past. An end that was set before
+        is forgotten.
 
-        :param moment: as of time.monotonic().
+        :param moment: in seconds, of time.monotonic().
         """
         seconds, rest = divmod(max(int(moment * _NANOSECONDS), 1), _NANOSECONDS)
         wanted = _SPEC.pack(0, 0, seconds, rest)
         call("timerfd_settime", self._fd, _ABSTIME, wanted, None)
 
     def clear(self) -> None:
-        """Take note that it has ended."""
+        """Read the descriptor empty, after the timer has ended."""
         try:
             os.read(self._fd, 8)
         except BlockingIOError:

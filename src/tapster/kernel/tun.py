@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tap devices: the ioctls of /dev/net/tun, and who owns the descriptor.
+"""Tap devices: the ioctls of /dev/net/tun, and who owns each descriptor.
 
-Numbers and meanings are those of linux/if_tun.h and
-Documentation/networking/tuntap.rst.
+Numbers and meanings: linux/if_tun.h, Documentation/networking/tuntap.rst.
 """
 
 from __future__ import annotations
@@ -117,13 +116,12 @@ def create(name: str, *, vnet_hdr: bool) -> int:
 
 
 def take_over(name: str) -> int | None:
-    """Attach to the tap `name` if nobody holds it: one that is persistent, whose
-    last descriptor was closed. Only this tells it from one whose holder says that
-    there is no carrier. A tap's flags are lost with it.
+    """Attach to the tap `name` if nobody holds it: it is persistent, and its last
+    descriptor was closed. Nothing but this tells such a tap from one whose holder has
+    switched the carrier off. The tap loses its flags by it.
 
-    :returns: a descriptor, which the caller closes; None if the tap is held. If
-        there is no tap of that name, the descriptor is a new one's: compare the
-        index.
+    :returns: a descriptor, which the caller closes; None: the tap is held. If there was
+        no tap of that name, there is a new one now: compare the index.
     :raises TapError: `name` is no tap, or cannot be had.
     """
     fd = open_device()

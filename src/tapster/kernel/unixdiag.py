@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whose a Unix socket is: sock_diag(7), linux/unix_diag.h.
+"""Which user a Unix socket belongs to: sock_diag(7), linux/unix_diag.h.
 
-Of an abstract name there is no file that would tell.
+A socket with an abstract name has no file that would tell.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _NAME, _UID = 0, 7  # UNIX_DIAG_*
 
 
 def owners(name: bytes) -> set[int]:
-    """The uids whose sockets have a name, in this network namespace.
+    """The uids whose sockets have this name, in this network namespace.
 
-    :param name: as bind(2) had it; an abstract one begins with a NUL.
-    :raises OSError: the kernel does not tell.
+    :param name: as it was given to bind(2). An abstract name begins with a NUL.
+    :raises OSError: the kernel does not say.
     """
     request = _REQUEST.pack(
         socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _SHOW_NAME | _SHOW_UID, 0, 0

@@ -29,5 +29,10 @@ def differences(one: NetworkDefinition, other: NetworkDefinition) -> set[str]:
 def with_properties(
     base: NetworkDefinition, source: NetworkDefinition, names: set[str]
 ) -> NetworkDefinition:
-    """Return `base` with the fields called `names` taken from `source`."""
+    """Return a definition with some fields of another.
+
+    :param base: the definition.
+    :param source: that the fields are taken from.
+    :param names: of the fields.
+    """
     return dataclasses.replace(base, **{name: getattr(source, name) for name in names})

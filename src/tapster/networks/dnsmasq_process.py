@@ -46,10 +46,12 @@ class DnsmasqProcess:
 
     @property
     def pid(self) -> int | None:
+        """The pid of the process; None: it does not run."""
         return self._running.pid if self._running is not None else None
 
     @property
     def is_running(self) -> bool:
+        """Whether the process runs."""
         return self._running is not None
 
     async def start(self) -> None:

@@ -37,6 +37,7 @@ class Entry(NamedTuple):
     chain: str | None = None  # of the map `ports`: where frames go; None: accepted
 
     def text(self) -> str:
+        """The element as nft reads it."""
         key = " . ".join(
             _number(part) if place >= self.raw else part
             for place, part in enumerate(self.parts)
@@ -46,6 +47,7 @@ class Entry(NamedTuple):
         return f"{key} : {f'goto {self.chain}' if self.chain else 'accept'}"
 
     def element(self) -> nftelem.Element:
+        """The element as the kernel takes it."""
         first, *rest = self.parts
         if self.set in _OF_NO_PORT:  # a key of one part is not filled up
             key = nftelem.mac_bytes(first) if _is_mac(first) else nftelem.ip_addr(first)

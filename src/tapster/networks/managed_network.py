@@ -79,6 +79,7 @@ class ManagedNetwork:
 
     @property
     def name(self) -> str:
+        """The name of the network, which instances of several users share."""
         return self.definition.name
 
     @property
@@ -93,6 +94,7 @@ class ManagedNetwork:
 
     @property
     def mtu(self) -> int:
+        """Of the bridge and its ports, in bytes."""
         return self.definition.mtu or MTU
 
     @property

@@ -56,7 +56,7 @@ _NOTHING = memoryview(b"")
 
 
 class Link(NamedTuple):
-    """A network device as the kernel tells it."""
+    """A network device, as the kernel describes it."""
 
     ifindex: int
     name: str
@@ -75,7 +75,7 @@ class Link(NamedTuple):
     persist: bool = False  # of a tap: outlasts its last descriptor
     owner: int | None = None  # of a tap: the uid that may attach to it
     group: int | None = None
-    qdisc: str = ""  # the kind of its queue
+    qdisc: str = ""  # the kind of its queueing discipline
 
 
 # Requests
@@ -99,12 +99,19 @@ def set_link(
     clear: int = 0,
     up: bool | None = None,
 ) -> Request:
-    """Change a device, in the order in which the kernel does it.
+    """Change a device. What is None stays as it is.
 
-    :param master: the bridge's index; 0: none.
+    :param index: of the device.
+    :param what: the device's name, for the error.
+    :param mac: its new MAC.
+    :param mtu: in bytes.
+    :param name: its new name.
+    :param alias: its new alias.
+    :param master: the index of the bridge that it joins; 0: it leaves its bridge.
     :param no_ipv6_address: keep the kernel from giving it a link-local address
         when it comes up (addr_gen_mode none).
-    :param clear: IFF_* flags that it is to be without.
+    :param clear: IFF_* flags to be taken from it.
+    :param up: whether it is to be up.
     """
     body = b""
     if mac is not None:
@@ -129,8 +136,13 @@ def set_link(
 
 
 def add_bridge(name: str, mac: str, mtu: int) -> Request:
-    """Make a bridge that is ours: no STP, no multicast snooping (it would
-    need a querier), and a MAC given explicitly, so that no port's is adopted."""
+    """Make a bridge without STP, and without multicast snooping, which would need a
+    querier.
+
+    :param name: of the bridge.
+    :param mac: its MAC. A bridge that was given none would adopt a port's.
+    :param mtu: in bytes.
+    """
     data = attr_u32(IFLA_BR_STP_STATE, 0) + attr_u8(IFLA_BR_MCAST_SNOOPING, 0)
     return Request(
         f"create bridge {name}",
@@ -149,7 +161,12 @@ def add_bridge(name: str, mac: str, mtu: int) -> Request:
 
 
 def set_link_by_name(name: str, *, alias: str, no_ipv6_address: bool) -> Request:
-    """Name a device's purpose before its index is known, in the batch that makes it."""
+    """Change a device before its index is known, in the batch that makes it.
+
+    :param name: of the device.
+    :param alias: its new alias.
+    :param no_ipv6_address: keep the kernel from giving it a link-local address.
+    """
     body = attr_str(IFLA_IFNAME, name) + attr(IFLA_IFALIAS, alias.encode()[:255])
     if no_ipv6_address:
         body += _NO_IPV6_ADDRESS
@@ -168,6 +185,7 @@ def add_altname(index: int, altname: str) -> Request:
 
 
 def delete_link(index: int, what: str) -> Request:
+    """Delete a device; `what` is its name, for the error."""
     return Request(f"delete {what}", RTM_DELLINK, 0, IFINFO.pack(0, 0, index, 0, 0))
 
 
@@ -177,9 +195,12 @@ def delete_link(index: int, what: str) -> Request:
 def get_link(
     netlink: NetlinkSocket, which: int | str, *, counters: bool = False
 ) -> Link | None:
-    """The device of that index or name; None if there is none.
+    """Look a device up.
 
+    :param netlink: the socket to ask by.
+    :param which: the device's index or name.
     :param counters: whether its packets and bytes are wanted, too.
+    :returns: None: there is none.
     """
     if isinstance(which, int):
         payload = IFINFO.pack(0, 0, which, 0, 0)
@@ -192,7 +213,7 @@ def get_link(
             [Request(f"get link {which}", RTM_GETLINK, 0, payload)]
         )
     except NetlinkError as err:
-        # The last two: no device could have such a name.
+        # EINVAL and ERANGE: no device could have such a name.
         if err.errno in (errno.ENODEV, errno.EINVAL, errno.ERANGE):
             return None
         raise
@@ -247,16 +268,17 @@ def _counters(value: memoryview | None) -> tuple[int, int, int, int]:
 
 
 def link_index(reply: Reply) -> int:
-    """Only the index of RTM_NEWLINK or RTM_DELLINK: what the watch needs first."""
+    """Read the index from RTM_NEWLINK or RTM_DELLINK, and nothing else."""
     return int(header(IFINFO, reply)[2])
 
 
 def link_came_up(reply: Reply) -> bool:
-    """Whether RTM_NEWLINK tells that a device was set up just now."""
+    """Whether RTM_NEWLINK says that a device has just been set up."""
     _, _, _, flags, change = header(IFINFO, reply)
     return bool(flags & change & IFF_UP) and change != 0xFFFFFFFF
 
 
 def link_family(reply: Reply) -> int:
-    """AF_BRIDGE says that a port left its bridge, not that the device is gone."""
+    """Read the family of RTM_DELLINK. AF_BRIDGE: a port left its bridge, and the device
+    is not gone."""
     return int(header(IFINFO, reply)[0])

@@ -51,9 +51,14 @@ class Neighbour(NamedTuple):
 
 
 def add_fdb(index: int, mac: str, *, replace: bool = False) -> Request:
-    """A static and sticky forwarding entry: frames to `mac` go to this port,
-    and no other port can take it over. Refused with EEXIST, unless `replace`,
-    if the bridge knows that MAC already."""
+    """Add a static and sticky forwarding entry: frames to a MAC go to a port, and no
+    other port can take the MAC over.
+
+    :param index: of the port's device.
+    :param mac: the MAC.
+    :param replace: whether an entry that the bridge has for the MAC is replaced.
+        Otherwise the kernel refuses with EEXIST if there is one.
+    """
     return Request(
         f"add forwarding entry {mac}",
         RTM_NEWNEIGH,
@@ -64,7 +69,7 @@ def add_fdb(index: int, mac: str, *, replace: bool = False) -> Request:
 
 
 def put_fdb_back(entry: Neighbour) -> Request:
-    """A forwarding entry of a port as it was before it was deleted."""
+    """Add a forwarding entry as it was before it was deleted."""
     return Request(
         f"put back forwarding entry {entry.mac}",
         RTM_NEWNEIGH,
@@ -81,6 +86,7 @@ def put_fdb_back(entry: Neighbour) -> Request:
 
 
 def delete_fdb(index: int, mac: str) -> Request:
+    """Delete a port's forwarding entry for a MAC."""
     return Request(
         f"delete forwarding entry {mac}",
         RTM_DELNEIGH,
@@ -91,7 +97,13 @@ def delete_fdb(index: int, mac: str) -> Request:
 
 
 def get_fdb(netlink: NetlinkSocket, bridge: int, mac: str) -> Neighbour | None:
-    """The bridge's forwarding entry for a MAC; None if it has none."""
+    """Look up a bridge's forwarding entry for a MAC.
+
+    :param netlink: the socket to ask by.
+    :param bridge: the bridge's index.
+    :param mac: the MAC.
+    :returns: None: there is none.
+    """
     payload = _NDMSG.pack(AF_BRIDGE, 0, 0, 0, 0)
     payload += attr(NDA_LLADDR, mac_bytes(mac)) + attr_u32(NDA_MASTER, bridge)
     request = Request(f"get forwarding entry {mac}", RTM_GETNEIGH, 0, payload)

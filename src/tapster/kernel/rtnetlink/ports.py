@@ -36,13 +36,16 @@ PORT_SETTINGS = {
 
 
 def set_port(index: int, what: str, **settings: int) -> Request:
-    """Change settings of a bridge port: learning, flood, locked, mab, guard,
-    protect, isolated, each 0 or 1, and group_fwd_mask: which frames to
-    01:80:c2:00:00:00 to 0f, by bit, are forwarded as others are, instead of being
-    the host's.
+    """Change settings of a bridge port.
 
-    A kernel that does not know a setting ignores it: read it back with
-    `get_link` before relying on it.
+    A kernel that does not know a setting ignores it: read it back with `get_link`
+    before relying on it.
+
+    :param index: of the port's device.
+    :param what: the device's name, for the error.
+    :param settings: new values by the names of PORT_SETTINGS. Each is 0 or 1, except
+        group_fwd_mask: its bits say which frames to 01:80:c2:00:00:00 to 0f are
+        forwarded as others are, instead of being the host's.
     """
     return Request(
         f"set bridge port {what}",
@@ -54,24 +57,24 @@ def set_port(index: int, what: str, **settings: int) -> Request:
 
 @functools.lru_cache(64)
 def _protinfo(settings: tuple[tuple[str, int], ...]) -> bytes:
-    """The settings themselves. There are few kinds of ports, and many ports."""
+    """The attribute with all settings. There are few kinds of ports, and many ports."""
     return nested(IFLA_PROTINFO, *(port_attribute(*each) for each in settings))
 
 
 def port_attribute(name: str, value: int) -> bytes:
-    """One setting of a port as the kernel takes it, and tells it."""
+    """One setting of a port, as the kernel takes and returns it."""
     pack = attr_u16 if name == "group_fwd_mask" else attr_u8
     return pack(PORT_SETTINGS[name], value)
 
 
 def port_settings(attributes: memoryview | None) -> dict[int, int]:
-    """Read the settings of a port, those of one or two bytes: IFLA_BRPORT_* → value."""
+    """Read settings of a port: IFLA_BRPORT_* → value, those of one or two bytes."""
     if attributes is None:
         return {}
     return {k: number(v) for k, v in attrs(attributes) if len(v) in (1, 2)}
 
 
 def parse_port(reply: Reply) -> dict[int, int]:
-    """The settings of a port, as `Link.port`, from RTM_NEWLINK in AF_BRIDGE."""
+    """Read the settings of a port from RTM_NEWLINK of AF_BRIDGE, as `Link.port`."""
     found = dict(attrs(reply.payload, IFINFO.size))
     return port_settings(found.get(IFLA_PROTINFO))
