@@ -48,7 +48,6 @@ SHOWN_BY = {
     "daemon/provision/": "kernel/test_crash.py",
     "daemon/publish/forwards": "kernel/test_forwards.py",
     "daemon/publish/host_port": "kernel/test_forwards.py",
-    "daemon/publish/hooks/runner": "kernel/test_hooks.py",
     "daemon/reconcile": "kernel/test_crash_files.py",
     "daemon/reconfigure": "kernel/test_reload.py",
     "daemon/resolve/bridges": "kernel/test_authorization.py",
