@@ -8,8 +8,10 @@ program it poses as `tapsterd --rootless`; standard library only.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -256,6 +258,26 @@ class FakeBroker:
                 script(peer)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # the client has left, as it may
+
+
+def daemon_facts(runtime: str) -> list[dict[str, Any]]:
+    """What each fake daemon below a runtime directory found itself to be."""
+    found = []
+    for name in glob.glob(f"{runtime}/tapster/facts.*"):
+        with open(name) as file:
+            found.append(json.load(file))
+    return found
+
+
+def end_daemons(runtime: str) -> None:
+    """Kill the fake daemons that still run."""
+    for known in daemon_facts(runtime):
+        try:
+            pidfd = os.pidfd_open(known["pid"])
+        except ProcessLookupError:
+            continue
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
 
 
 def facts() -> dict[str, Any]:

@@ -7,7 +7,6 @@ Those about time limits call `main()` with a short one.
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import posix
@@ -155,7 +154,9 @@ def is_one_line(stderr: str) -> bool:
         (["br0", "FD"], False),
     ],
 )
-def test_success(path: str, arguments: list[str], vnet: bool) -> None:
+def test_helper_sends_the_tap_and_exits_with_0(
+    path: str, arguments: list[str], vnet: bool
+) -> None:
     with FakeBroker(path) as broker, Qemu() as qemu:
         done = qemu.run(arguments, TAPSTER_SOCKET=path)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -168,7 +169,7 @@ def test_success(path: str, arguments: list[str], vnet: bool) -> None:
     ]
 
 
-def test_the_way_qemu_starts_it(path: str) -> None:
+def test_helper_works_as_qemu_starts_it(path: str) -> None:
     """Signals blocked and ignored, and through `sh -c` if there is a blank."""
     numbers = ",".join(str(int(number)) for number in QEMU_BLOCKS)
     code = f"""if True:
@@ -185,7 +186,9 @@ def test_the_way_qemu_starts_it(path: str) -> None:
             assert qemu.got_tap(broker)
 
 
-def test_the_callers_environment_does_not_matter(path: str, directory: str) -> None:
+def test_environment_of_the_caller_does_not_change_python(
+    path: str, directory: str
+) -> None:
     for name in ("posix", "json", "_json", "signal", "select"):
         with open(f"{directory}/{name}.py", "w") as file:
             file.write("raise SystemExit(0)")
@@ -204,7 +207,7 @@ def test_the_callers_environment_does_not_matter(path: str, directory: str) -> N
         assert qemu.got_tap(broker)
 
 
-def test_through_a_symlink(path: str, directory: str) -> None:
+def test_helper_finds_tapsterd_through_a_symlink(path: str, directory: str) -> None:
     os.symlink(HELPER, f"{directory}/qemu-bridge-helper")
     with FakeBroker(path) as broker, Qemu() as qemu:
         program = [f"{directory}/qemu-bridge-helper"]
@@ -213,7 +216,7 @@ def test_through_a_symlink(path: str, directory: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["fifteen-bytes-x", "b'\"\\$(x)", "brücke", "a,b=c"])
-def test_odd_but_good_bridges(path: str, name: str) -> None:
+def test_unusual_but_valid_bridge_names_are_sent(path: str, name: str) -> None:
     with FakeBroker(path) as broker, Qemu() as qemu:
         for locale in ("C", "C.UTF-8"):
             arguments = [f"--br={name}", "--fd=FD"]
@@ -226,7 +229,7 @@ def test_odd_but_good_bridges(path: str, name: str) -> None:
     assert [r["parameters"]["bridge"] for r in broker.requests] == [name, name]
 
 
-def test_a_reply_may_be_split_anywhere(
+def test_reply_may_be_split_anywhere(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(posix.environ, b"TAPSTER_SOCKET", path.encode())
@@ -262,7 +265,7 @@ def test_a_reply_may_be_split_anywhere(
         ["br0", "--fd=FD"],
     ],
 )
-def test_usage(path: str, arguments: list[str]) -> None:
+def test_wrong_arguments_print_the_usage(path: str, arguments: list[str]) -> None:
     with FakeBroker(path) as broker, Qemu() as qemu:
         done = qemu.run(arguments, TAPSTER_SOCKET=path)
         assert (done.returncode, done.stderr) == (1, f"{helper.USAGE}\n")
@@ -283,7 +286,9 @@ def test_usage(path: str, arguments: list[str]) -> None:
         (b"a\nb", "cannot be"),
     ],
 )
-def test_wrong_bridges(path: str, name: bytes, text: str) -> None:
+def test_impossible_bridge_names_are_refused_before_the_broker_is_asked(
+    path: str, name: bytes, text: str
+) -> None:
     with FakeBroker(path) as broker, Qemu() as qemu:
         done = qemu.run([b"--br=" + name, "--fd=FD"], TAPSTER_SOCKET=path)
         assert done.returncode == 1
@@ -293,7 +298,7 @@ def test_wrong_bridges(path: str, name: bytes, text: str) -> None:
     assert broker.requests == []
 
 
-def test_help_and_version() -> None:
+def test_help_and_version_are_printed() -> None:
     for word, text in (
         ("--help", helper.HELP),
         ("--version", tapster.__version__ + "\n"),
@@ -302,7 +307,7 @@ def test_help_and_version() -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, text, "")
 
 
-def test_a_socket_of_another_kind(path: str) -> None:
+def test_descriptor_that_is_no_unix_stream_socket_is_an_error(path: str) -> None:
     pairs: list[Sequence[socket.socket]] = [
         socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM),
         socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET),
@@ -328,7 +333,7 @@ def test_a_socket_of_another_kind(path: str) -> None:
             sock.close()
 
 
-def test_qemu_is_gone(path: str) -> None:
+def test_qemu_that_is_gone_is_an_error(path: str) -> None:
     with FakeBroker(path), Qemu() as qemu:
         qemu.ours.close()
         done = qemu.run(TAPSTER_SOCKET=path)
@@ -336,7 +341,7 @@ def test_qemu_is_gone(path: str) -> None:
         assert is_one_line(done.stderr)
 
 
-def test_nobody_reads_stderr(path: str) -> None:
+def test_stderr_that_nobody_reads_does_not_block(path: str) -> None:
     with Qemu() as qemu:
         for redirection in ("2>&-", "2>/dev/full"):
             program = ["/bin/sh", "-c", f'"$0" "$@" {redirection}', HELPER]
@@ -387,7 +392,7 @@ MISBEHAVIOUR: dict[str, tuple[Script, str]] = {
 
 
 @pytest.mark.parametrize("kind", MISBEHAVIOUR)
-def test_misbehaviour(path: str, kind: str) -> None:
+def test_broker_that_misbehaves_is_an_error_in_one_line(path: str, kind: str) -> None:
     script, text = MISBEHAVIOUR[kind]
     with FakeBroker(path, script), Qemu() as qemu:
         done = qemu.run(TAPSTER_SOCKET=path)
@@ -400,7 +405,7 @@ def test_misbehaviour(path: str, kind: str) -> None:
 @pytest.mark.parametrize(
     "script", [fake.hang, fake.trickle, fake.say_and_hang(b"{", 1)]
 )
-def test_slow_brokers(
+def test_slow_broker_is_an_error_in_time(
     path: str,
     script: Script,
     monkeypatch: pytest.MonkeyPatch,
@@ -415,7 +420,7 @@ def test_slow_brokers(
     assert "did not answer in time" in stderr
 
 
-def test_a_broker_that_accepts_nobody(
+def test_broker_that_accepts_nobody_is_an_error_in_time(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(posix.environ, b"TAPSTER_SOCKET", path.encode())
@@ -428,7 +433,7 @@ def test_a_broker_that_accepts_nobody(
         assert qemu.got_nothing()
 
 
-def test_qemus_socket_is_full(
+def test_full_socket_of_qemu_is_an_error_in_time(
     path: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(posix.environ, b"TAPSTER_SOCKET", path.encode())
@@ -447,7 +452,7 @@ def test_qemus_socket_is_full(
 # Finding and starting brokers ----------------------------------------------
 
 
-def test_no_falling_back() -> None:
+def test_named_socket_is_the_only_one_tried() -> None:
     with Qemu() as qemu:
         done = qemu.run(TAPSTER_SOCKET="/nowhere")
         assert done.returncode == 1
@@ -482,24 +487,10 @@ def tapsterd(installed: str, directory: str) -> Iterator[None]:
         file.write(f'#!/bin/sh\nexec {sys.executable} -I {fake.__file__} "$@"\n')
     os.chmod(program, 0o700)
     yield
-    for facts in daemon_facts(directory):
-        try:
-            pidfd = os.pidfd_open(facts["pid"])
-        except ProcessLookupError:
-            continue
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        os.close(pidfd)
+    fake.end_daemons(directory)
 
 
-def daemon_facts(directory: str) -> list[dict[str, Any]]:
-    found = []
-    for name in glob.glob(f"{directory}/tapster/facts.*"):
-        with open(name) as file:
-            found.append(json.load(file))
-    return found
-
-
-def test_order(installed: str, directory: str) -> None:
+def test_broker_is_looked_for_in_order(installed: str, directory: str) -> None:
     os.mkdir(f"{directory}/tapster", 0o700)
     rootless = f"{directory}/tapster/io.tapster.Broker"
     with FakeBroker(rootless, fake.hang_up, say(ATTACHED, 1)) as second:
@@ -515,7 +506,9 @@ def test_order(installed: str, directory: str) -> None:
         assert len(second.requests) == 2, "an idle broker was asked again"
 
 
-def test_a_directory_that_others_may_write(installed: str, directory: str) -> None:
+def test_directory_that_others_may_write_is_not_trusted(
+    installed: str, directory: str
+) -> None:
     os.mkdir(f"{directory}/tapster")
     os.chmod(f"{directory}/tapster", 0o720)
     with Qemu() as qemu:
@@ -525,7 +518,7 @@ def test_a_directory_that_others_may_write(installed: str, directory: str) -> No
         assert qemu.got_nothing()
 
 
-def test_there_is_no_tapsterd(installed: str, directory: str) -> None:
+def test_missing_tapsterd_is_an_error(installed: str, directory: str) -> None:
     with Qemu() as qemu:
         done = qemu.run(program=[installed], XDG_RUNTIME_DIR=directory)
         assert done.returncode == 1
@@ -535,7 +528,7 @@ def test_there_is_no_tapsterd(installed: str, directory: str) -> None:
 
 
 @pytest.mark.usefixtures("tapsterd")
-def test_a_broker_is_started(installed: str, directory: str) -> None:
+def test_broker_is_started_with_a_clean_process(installed: str, directory: str) -> None:
     blocked = ",".join(str(int(number)) for number in QEMU_BLOCKS)
     code = f"""if True:
         import os, signal, sys
@@ -554,7 +547,7 @@ def test_a_broker_is_started(installed: str, directory: str) -> None:
             for fd in fds:
                 os.close(fd)
             assert len(fds) == 1
-    (facts,) = daemon_facts(directory)
+    (facts,) = fake.daemon_facts(directory)
     assert os.stat(f"/proc/{facts['pid']}")
     assert facts["argv"] == ["--rootless"]
     assert facts["sid"] == facts["pid"]
@@ -570,7 +563,9 @@ def test_a_broker_is_started(installed: str, directory: str) -> None:
 
 
 @pytest.mark.usefixtures("tapsterd")
-def test_its_own_words(installed: str, directory: str) -> None:
+def test_failed_start_repeats_the_last_line_of_the_log(
+    installed: str, directory: str
+) -> None:
     world = {"XDG_RUNTIME_DIR": directory, "FAKE_TAPSTERD": "fail"}
     with Qemu() as qemu:
         done = qemu.run(program=[installed], **world)
@@ -583,18 +578,22 @@ def test_its_own_words(installed: str, directory: str) -> None:
 
 
 @pytest.mark.usefixtures("tapsterd")
-def test_another_one_was_faster(installed: str, directory: str) -> None:
+def test_broker_that_another_process_started_is_used(
+    installed: str, directory: str
+) -> None:
     world = {"XDG_RUNTIME_DIR": directory, "FAKE_TAPSTERD": "locked-once"}
     with Qemu() as qemu:
         done = qemu.run(program=[installed], **world)
         assert (done.returncode, done.stderr) == (0, "")
         for fd in qemu.received()[1]:
             os.close(fd)
-    assert len(daemon_facts(directory)) == 2
+    assert len(fake.daemon_facts(directory)) == 2
 
 
 @pytest.mark.usefixtures("tapsterd")
-def test_it_takes_too_long(installed: str, directory: str) -> None:
+def test_broker_that_does_not_start_in_time_is_an_error(
+    installed: str, directory: str
+) -> None:
     with open(installed) as file:
         text = file.read()
     with open(installed, "w") as file:
@@ -660,7 +659,7 @@ def test_any_reply_is_a_tap_or_a_failure(message: bytes) -> None:
 
 @PATIENT
 @given(REPLIES)
-def test_extra_words_do_not_matter(extra: dict[str, Any]) -> None:
+def test_unknown_fields_of_a_reply_do_not_matter(extra: dict[str, Any]) -> None:
     for word in ("error", "continues"):
         extra.pop(word, None)
     reply = {**extra, "parameters": {"nic": NIC, "fd": 0, "x": extra}}
@@ -670,7 +669,7 @@ def test_extra_words_do_not_matter(extra: dict[str, Any]) -> None:
 # What it shares with the rest of tapster -----------------------------------
 
 
-def test_helper_and_client_agree() -> None:
+def test_helper_and_client_have_the_same_version_and_paths() -> None:
     assert INTERFACE == paths.SOCKET_NAME
     assert tapster.__version__ == helper.VERSION
     assert paths.SYSTEM_SOCKET.encode() == helper.SYSTEM_SOCKET
@@ -678,7 +677,7 @@ def test_helper_and_client_agree() -> None:
 
 
 @pytest.mark.parametrize("runtime", ["/run/x", "relative", ""])
-def test_they_look_in_the_same_place(
+def test_helper_and_client_look_in_the_same_runtime_directory(
     runtime: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
@@ -686,7 +685,7 @@ def test_they_look_in_the_same_place(
     assert paths.runtime_directory().encode() == helper.runtime_directory()
 
 
-def test_imports_are_few() -> None:
+def test_helper_imports_nothing_slow() -> None:
     code = f"import sys; sys.path.append({os.path.dirname(HELPER)!r})"
     code += (
         "; had = set(sys.modules); import bridge_helper; print(*set(sys.modules) - had)"

@@ -24,7 +24,7 @@ def examples() -> list[str]:
 
 
 @pytest.mark.parametrize("line", examples())
-def test_the_example_is_understood(line: str) -> None:
+def test_example_of_a_help_is_understood(line: str) -> None:
     program, command, *arguments = shlex.split(line)
     assert program == "tapster"
     module = importlib.import_module(f"tapster.cli.{command}")

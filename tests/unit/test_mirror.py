@@ -27,7 +27,6 @@ GENERATED = {"client/fields", "wire/errors"}
 SHOWN_BY = {
     "cli/agent": "kernel/test_polkit_verbs.py",
     "cli/common": "unit/test_help_is_true.py",
-    "cli/subcommands": "unit/cli/test_main.py",
     "cli/table": "unit/cli/test_ls.py",
     "cli/text": "unit/cli/test_ls.py",
     "daemon/allocate/": "kernel/test_attach.py",

@@ -81,7 +81,7 @@ def understand_qemu(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("line", commands())
-def test_the_command_is_understood(line: str) -> None:
+def test_command_of_a_document_is_understood(line: str) -> None:
     program, *arguments = shlex.split(line.removeprefix("sudo "))
     if program == "tapster":
         understand_tapster(arguments)
@@ -96,33 +96,33 @@ def test_the_command_is_understood(line: str) -> None:
         understand_qemu([program, *arguments])
 
 
-def test_there_are_commands_to_try() -> None:
+def test_documents_have_commands_of_every_program() -> None:
     programs = {shlex.split(line.removeprefix("sudo "))[0] for line in commands()}
     assert programs == {"make", "tapster", "tapsterd", "qemu-system-x86_64"}
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"]])
-def test_what_needs_nothing_runs(arguments: list[str]) -> None:
+def test_help_and_version_run_without_a_broker(arguments: list[str]) -> None:
     done = run_tapster(*arguments, broker=None)
     assert done.returncode == 0
     assert done.stdout
     assert not done.stderr
 
 
-def test_ls_without_a_broker(runtime: str) -> None:
+def test_ls_without_a_broker_is_as_the_readme_starts(runtime: str) -> None:
     done = run_tapster("ls", broker=None, env={"XDG_RUNTIME_DIR": runtime})
     assert (done.returncode, done.stdout) == (0, "")
     assert "no broker is running" in done.stderr
 
 
-def test_the_daemon_s_version() -> None:
+def test_daemon_has_the_packages_version() -> None:
     command = [sys.executable, "-m", "tapster.daemon.main", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == f"tapsterd {tapster.__version__}\n"
 
 
 @pytest.mark.parametrize(("place", "text"), blocks("python"))
-def test_the_python_is_understood(place: str, text: str) -> None:
+def test_python_of_a_document_uses_public_names(place: str, text: str) -> None:
     tree = ast.parse(text, place)
     used = {
         node.attr
@@ -135,13 +135,13 @@ def test_the_python_is_understood(place: str, text: str) -> None:
     assert used <= known
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_of_documents_lead_somewhere() -> None:
     for path in DOCUMENTS:
         for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
             assert (path.parent / target).exists(), f"{path}: {target}"
 
 
-def test_the_news_are_of_this_version() -> None:
+def test_news_begin_with_this_version() -> None:
     headings = re.findall(r"^## (\S+)", (ROOT / "NEWS.md").read_text(), re.M)
     assert headings[0] == tapster.__version__
 
@@ -151,7 +151,7 @@ def test_the_news_are_of_this_version() -> None:
 
 @pytest.mark.skipif(not shutil.which("mandoc"), reason="mandoc is not installed")
 @pytest.mark.parametrize("path", MAN, ids=lambda p: str(p.name))
-def test_mandoc_takes_it(path: Path) -> None:
+def test_man_page_has_no_warning_of_mandoc(path: Path) -> None:
     done = subprocess.run(
         ["mandoc", "-T", "lint", "-W", "warning", path], capture_output=True, text=True
     )
@@ -165,7 +165,7 @@ def told_options(name: str) -> set[str]:
     )
 
 
-def test_every_option_is_in_its_page() -> None:
+def test_every_option_is_in_the_man_page() -> None:
     ours = set()
     for name in ("main", *cli.COMMANDS):
         module = importlib.import_module(f"tapster.cli.{name}")

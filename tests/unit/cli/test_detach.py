@@ -38,18 +38,18 @@ def run(path: str, word: str, *nics: dict[str, Any]) -> tuple[str, list[str]]:
 
 
 @pytest.mark.parametrize("word", ["tapster1", "web1", "WEB1"])
-def test_by_its_ifname_or_by_its_guests_name(path: str, word: str) -> None:
+def test_detach_finds_a_nic_by_ifname_or_by_guest(path: str, word: str) -> None:
     told, sent = run(path, word, OTHERS, MINE)
     assert told == "tapster1 is detached: web1 of alice, on default\n"
     assert sent == ["tapster1"]
 
 
-def test_on_a_linux_bridge(path: str) -> None:
+def test_detach_from_a_linux_bridge_names_the_bridge(path: str) -> None:
     told, _ = run(path, "web1", {**MINE, "network": None, "name": "web1"})
     assert told == "tapster1 is detached: web1 of alice, on tapbr1\n"
 
 
-def test_anothers_is_found_by_its_ifname_alone(path: str) -> None:
+def test_nic_of_another_user_is_found_by_ifname_alone(path: str) -> None:
     told, sent = run(path, "tapster2", OTHERS, MINE)
     assert told == "tapster2 is detached: db of bob, on default\n"
     assert sent == ["tapster2"]
@@ -57,18 +57,18 @@ def test_anothers_is_found_by_its_ifname_alone(path: str) -> None:
     assert sent == ["db"]  # which no tap is called: the broker says so
 
 
-def test_no_guest_is_found_that_is_named_as_anothers_tap(path: str) -> None:
+def test_ifname_wins_over_a_guest_of_that_name(path: str) -> None:
     imposter = {**MINE, "name": "tapster2"}
     assert run(path, "tapster2", imposter, OTHERS)[1] == ["tapster2"]
 
 
-def test_what_is_not_seen_may_still_be_there(path: str) -> None:
+def test_nic_that_is_not_listed_is_asked_for_all_the_same(path: str) -> None:
     """Polkit, which was not asked for the list, may let one manage it."""
     told, sent = run(path, "tapster7")
     assert (told, sent) == ("tapster7 is detached\n", ["tapster7"])
 
 
-def test_a_guest_with_two_nics_is_not_guessed_at(path: str) -> None:
+def test_guest_with_two_nics_is_a_usage_error(path: str) -> None:
     two = {**MINE, "ifname": "tapster3", "network": "lan"}
     with FakeBroker(path, say(listing(MINE, two))) as broker:
         done = tapster("detach", "web1", broker=path)
@@ -79,20 +79,13 @@ def test_a_guest_with_two_nics_is_not_guessed_at(path: str) -> None:
     assert len(broker.requests) == 1
 
 
-def test_a_refusal_is_one_line(path: str) -> None:
+def test_refused_detach_is_one_line_with_its_hint(path: str) -> None:
     name = "io.tapster.Broker.NoSuchNic"
     no = error(name, message="there is no such NIC", hint="see 'tapster ls'")
     with FakeBroker(path, say(listing()), say(no)):
         done = tapster("detach", "x", broker=path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "tapster: there is no such NIC (see 'tapster ls')\n"
-
-
-def test_no_broker_is_an_error_and_none_is_started(runtime: str) -> None:
-    done = tapster("detach", "web1", broker=None)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "tapster: no broker is running\n"
-    assert os.listdir(runtime) == []
 
 
 WORDS = st.sampled_from(["a", "b", "tapster1", "tapster2"])
@@ -105,7 +98,7 @@ NICS = st.builds(
 
 
 @given(WORDS, st.lists(NICS, max_size=5, unique_by=lambda nic: nic["ifname"]))
-def test_an_ifname_comes_first_and_a_name_is_ones_own(
+def test_any_word_finds_an_ifname_or_else_ones_own_guest(
     word: str, nics: list[dict[str, Any]]
 ) -> None:
     by_ifname = [nic for nic in nics if nic["ifname"] == word]
@@ -119,14 +112,7 @@ def test_an_ifname_comes_first_and_a_name_is_ones_own(
 
 
 @given(st.text(), st.text(), st.text())
-def test_what_was_done_is_one_harmless_line(ifname: str, name: str, user: str) -> None:
+def test_detached_nic_is_one_printable_line(ifname: str, name: str, user: str) -> None:
     nic = {**NIC, "name": name, "user": user}
     assert detach.line(ifname, nic).isprintable()
     assert detach.line(ifname, None).isprintable()
-
-
-@pytest.mark.parametrize("arguments", [[], ["a", "b"], ["--json", "a"], ["--no", "a"]])
-def test_a_wrong_command_line(arguments: list[str]) -> None:
-    done = tapster("detach", *arguments, broker="/nowhere")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("usage: tapster detach ")

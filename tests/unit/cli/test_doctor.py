@@ -32,7 +32,7 @@ def found(*findings: Mapping[str, object]) -> bytes:
     return encode({"findings": list(findings)})
 
 
-def test_the_most_severe_comes_first_with_what_to_do(path: str) -> None:
+def test_most_severe_finding_comes_first_with_its_remedy(path: str) -> None:
     again = {**FINDING, "message": "again"}
     with FakeBroker(path, say(found(FUTURE, INFO, WARNING, FINDING, again))) as broker:
         done = tapster("doctor", broker=path)
@@ -51,7 +51,7 @@ def test_the_most_severe_comes_first_with_what_to_do(path: str) -> None:
     assert broker.requests[0]["method"] == "io.tapster.Broker.Diagnose"
 
 
-def test_json_has_the_words_of_the_wire_in_the_same_order(path: str) -> None:
+def test_doctor_json_has_the_fields_of_the_wire_in_order_of_severity(path: str) -> None:
     with FakeBroker(path, say(found(FUTURE, INFO, WARNING, FINDING))):
         done = tapster("doctor", "--json", broker=path)
     assert (done.returncode, done.stderr) == (1, "")
@@ -59,7 +59,7 @@ def test_json_has_the_words_of_the_wire_in_the_same_order(path: str) -> None:
     assert done.stdout.isascii()
 
 
-def test_what_is_no_error_is_no_failure(path: str) -> None:
+def test_warning_alone_has_status_0(path: str) -> None:
     with FakeBroker(path, say(found(WARNING, INFO)), say(found())):
         done = tapster("doctor", broker=path)
         assert done.returncode == 0
@@ -70,7 +70,7 @@ def test_what_is_no_error_is_no_failure(path: str) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
-def test_no_broker_is_a_finding_and_none_is_started(runtime: str) -> None:
+def test_missing_broker_is_a_finding_and_none_is_started(runtime: str) -> None:
     own = f"not at {runtime}/tapster/io.tapster.Broker (No such file or directory)"
     systems = "not at /nowhere (No such file or directory)"
     for options, places, remedy in (
@@ -93,7 +93,7 @@ def test_no_broker_is_a_finding_and_none_is_started(runtime: str) -> None:
     assert os.listdir(runtime) == []
 
 
-def test_a_socket_that_was_left_behind(runtime: str) -> None:
+def test_socket_that_was_left_behind_is_said_in_the_finding(runtime: str) -> None:
     os.mkdir(f"{runtime}/tapster", 0o700)
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(f"{runtime}/tapster/io.tapster.Broker")
@@ -102,7 +102,7 @@ def test_a_socket_that_was_left_behind(runtime: str) -> None:
     assert "/tapster/io.tapster.Broker (Connection refused)" in done.stdout
 
 
-def test_a_broker_that_is_not_where_the_variable_says() -> None:
+def test_missing_broker_at_tapster_socket_has_a_remedy() -> None:
     done = tapster("doctor", broker="/nowhere")
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.splitlines() == [
@@ -111,7 +111,7 @@ def test_a_broker_that_is_not_where_the_variable_says() -> None:
     ]
 
 
-def test_a_directory_that_is_not_trusted(runtime: str) -> None:
+def test_directory_that_is_not_trusted_is_a_finding(runtime: str) -> None:
     os.mkdir(f"{runtime}/tapster")
     os.chmod(f"{runtime}/tapster", 0o777)
     done = tapster("doctor", broker=None)
@@ -121,7 +121,7 @@ def test_a_directory_that_is_not_trusted(runtime: str) -> None:
     assert second == "  remove it, or set XDG_RUNTIME_DIR"
 
 
-def test_a_broker_that_hangs_up_is_a_finding(path: str) -> None:
+def test_broker_that_hangs_up_is_a_finding(path: str) -> None:
     with FakeBroker(path, hang_up):
         done = tapster("doctor", broker=path)
     assert (done.returncode, done.stderr) == (1, "")
@@ -129,7 +129,7 @@ def test_a_broker_that_hangs_up_is_a_finding(path: str) -> None:
     assert done.stdout == wanted
 
 
-def test_a_broker_that_says_no_is_an_error(path: str) -> None:
+def test_broker_that_says_no_is_an_error(path: str) -> None:
     older = error("org.varlink.service.MethodNotFound", method="Diagnose")
     busy = error("io.tapster.Broker.BrokerBusy", message="busy", hint="try again")
     with FakeBroker(path, say(busy), say(older), say(found({**INFO, "code": 1}))):
@@ -144,22 +144,15 @@ def test_a_broker_that_says_no_is_an_error(path: str) -> None:
         assert "has no good code" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--js"], ["x"]])
-def test_a_wrong_command_line(arguments: list[str]) -> None:
-    done = tapster("doctor", *arguments, broker="/nowhere")
-    assert done.returncode == 2
-    assert done.stderr.startswith("usage: tapster doctor ")
-
-
 @given(st.fixed_dictionaries(dict.fromkeys(FINDING, st.text()) | {"remedy": st.none()}))
-def test_a_finding_without_a_remedy_is_one_harmless_line(
+def test_finding_without_a_remedy_is_one_printable_line(
     finding: dict[str, object],
 ) -> None:
     assert doctor.describe(finding).isprintable()
 
 
 @given(st.text())
-def test_any_remedy_is_indented(remedy: str) -> None:
+def test_every_line_of_a_remedy_is_indented(remedy: str) -> None:
     _, *lines = doctor.describe({**FINDING, "remedy": remedy}).splitlines()
     assert all(line.startswith("  ") and line.isprintable() for line in lines)
     assert len(lines) == len(remedy.splitlines())

@@ -86,7 +86,9 @@ def test_events_come_at_once_until_somebody_ends_it(path: str, number: int) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_json_has_an_object_a_line_with_all_its_words(path: str, number: int) -> None:
+def test_events_json_has_an_object_a_line_with_all_fields(
+    path: str, number: int
+) -> None:
     told = [WATCHING, {**ATTACHED, "colour": "\x1bé"}, REFUSED]
     script = fake.say_and_hang(stream(*told))
     with FakeBroker(path, script), running(path, "--json") as process:
@@ -99,7 +101,7 @@ def test_json_has_an_object_a_line_with_all_its_words(path: str, number: int) ->
     assert "".join(lines).isascii()
 
 
-def test_a_bridge_and_a_reason(path: str) -> None:
+def test_event_on_a_bridge_shows_the_bridge_and_its_reason(path: str) -> None:
     with FakeBroker(path, say(stream(REFUSED))):
         (line,) = tapster("events", broker=path).stdout.splitlines()
     wanted = LINE.replace("attached", "refused").replace("default", "tapbr1")
@@ -126,7 +128,7 @@ def test_a_bridge_and_a_reason(path: str) -> None:
         ({"outcome": None, "rule": "a\nb", "reason": None}, "tcp/22 [a?b]"),
     ],
 )
-def test_what_came_of_it_is_said_where_it_is_not_as_usual(
+def test_outcome_is_shown_if_it_is_not_the_usual_one(
     more: dict[str, Any], end: str
 ) -> None:
     event = {**DENIED, **more}
@@ -134,13 +136,13 @@ def test_what_came_of_it_is_said_where_it_is_not_as_usual(
     assert events.line(event) == f"{start} {end}"
 
 
-def test_an_event_of_an_older_broker_is_told_as_ever() -> None:
+def test_event_of_an_older_broker_is_shown() -> None:
     old = {key: ATTACHED[key] for key in events.COLUMNS}
     assert events.line({**old, "reason": None}) == LINE
     assert events.line({**old, "reason": "why"}) == f"{LINE} why"
 
 
-def test_the_columns_are_what_the_broker_tells() -> None:
+def test_columns_are_fields_of_the_brokers_event() -> None:
     assert {*events.COLUMNS, *events.MORE} <= set(NOBODY)
 
 
@@ -156,7 +158,7 @@ def test_the_columns_are_what_the_broker_tells() -> None:
         ),
     ],
 )
-def test_an_end_of_the_broker_is_an_error(path: str, data: bytes, why: str) -> None:
+def test_end_of_the_broker_is_an_error(path: str, data: bytes, why: str) -> None:
     with FakeBroker(path, say(data)):
         done = tapster("events", "--json", broker=path)
     assert done.returncode == 1
@@ -164,14 +166,7 @@ def test_an_end_of_the_broker_is_an_error(path: str, data: bytes, why: str) -> N
     assert done.stderr == f"tapster: {why}\n"
 
 
-def test_no_broker_is_an_error_and_none_is_started(runtime: str) -> None:
-    done = tapster("events", broker=None)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "tapster: no broker is running\n"
-    assert os.listdir(runtime) == []
-
-
-def test_a_reader_that_has_left_is_no_news(path: str) -> None:
+def test_events_whose_reader_has_left_have_the_status_of_sigpipe(path: str) -> None:
     ours, theirs = os.pipe()
     os.close(ours)
     with FakeBroker(path, fake.say_and_hang(stream(ATTACHED))):
@@ -184,7 +179,7 @@ VALUES = st.none() | st.text() | st.integers() | st.lists(st.text())
 
 
 @given(st.dictionaries(st.sampled_from([*events.COLUMNS, *events.MORE, "x"]), VALUES))
-def test_any_event_is_one_harmless_line(event: dict[str, object]) -> None:
+def test_any_event_is_one_printable_line(event: dict[str, object]) -> None:
     line = events.line(event)
     assert line.isprintable()
     assert len(line.split(" ")) >= len(events.COLUMNS)

@@ -94,7 +94,9 @@ def ask(
         ),
     ],
 )
-def test_what_is_asked(path: str, arguments: str, asked: dict[str, str]) -> None:
+def test_options_of_explain_are_the_request_that_is_asked_about(
+    path: str, arguments: str, asked: dict[str, str]
+) -> None:
     assert ask(path, EXPLANATION, *arguments.split())[2] == asked
 
 
@@ -126,17 +128,10 @@ def test_a_refusal_is_one_line_and_no_verdict(path: str) -> None:
     assert done.stderr == "tapster: only root may ask about other users (use sudo)\n"
 
 
-def test_no_broker_is_an_error_and_none_is_started(runtime: str) -> None:
-    done = tapster("explain", broker=None)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "tapster: no broker is running\n"
-    assert os.listdir(runtime) == []
-
-
 # How it reads -----------------------------------------------------------------
 
 
-def test_everything_is_told_to_root(path: str) -> None:
+def test_root_is_told_the_rule_the_quota_and_every_step(path: str) -> None:
     status, lines, _ = ask(path, FULL, "--network", "lan", "--name", "web1")
     assert status == 0
     assert lines == [
@@ -157,7 +152,7 @@ def test_everything_is_told_to_root(path: str) -> None:
     ]
 
 
-def test_a_denial(path: str) -> None:
+def test_denial_is_shown_with_every_rule(path: str) -> None:
     status, lines, _ = ask(path, DENIED, "--bridge", "br0")
     assert status == 1
     assert lines[:4] == [
@@ -169,19 +164,19 @@ def test_a_denial(path: str) -> None:
     assert "sudo" not in "\n".join(lines)
 
 
-def test_a_quota_that_is_exceeded(path: str) -> None:
+def test_exceeded_quota_has_nothing_left(path: str) -> None:
     status, lines, _ = ask(path, OVER)
     assert status == 1
     assert lines[0] == "denied: uid 1000 has 5 of 4 NICs"
     assert "  quota    5 of 4 NICs by that rule, 0 left" in lines
 
 
-def test_no_quota(path: str) -> None:
+def test_missing_quota_is_shown_as_no_limit(path: str) -> None:
     _, lines, _ = ask(path, {**EXPLANATION, "max_nics": None, "nics": 3})
     assert "  quota    3 NICs, without a limit" in lines
 
 
-def test_a_port_has_no_quota(path: str) -> None:
+def test_forwarded_port_has_no_quota(path: str) -> None:
     told = {**FULL, "reason": f"tcp/80 allowed by {RULE}", "max_nics": None}
     status, lines, _ = ask(path, told, "--forward", "tcp/80")
     assert status == 0
@@ -269,7 +264,7 @@ def test_the_command_is_short_where_the_broker_is_the_systems(
     assert told.splitlines()[-1] == "  sudo tapster explain --user alice --network lan"
 
 
-def test_nobody_else_is_to_be_asked_about_ones_own_broker(path: str) -> None:
+def test_user_is_not_sent_to_anybody_about_the_own_broker(path: str) -> None:
     lines = withheld(path, tier="rootless")
     assert lines[-1] == "it is your own broker; tapsterd(8) says where its rules are"
     assert "sudo" not in "\n".join(lines)
@@ -280,7 +275,7 @@ def test_root_is_not_sent_to_root(path: str) -> None:
 
 
 @pytest.mark.parametrize("told", [EXPLANATION, DENIED, OVER])
-def test_who_is_told_why_needs_nobody(
+def test_user_who_is_told_why_is_not_sent_to_anybody(
     told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -314,7 +309,7 @@ COUNT = st.none() | st.integers()
     ),
     st.fixed_dictionaries(dict.fromkeys(explain.ASKED, WORD)),
 )
-def test_any_explanation_is_harmless_lines(
+def test_any_explanation_is_shown_as_printable_lines(
     told: dict[str, Any], asked: dict[str, str | None]
 ) -> None:
     lines = explain.describe(told, asked)

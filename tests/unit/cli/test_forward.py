@@ -54,7 +54,9 @@ def listing(*forwards: dict[str, Any]) -> bytes:
         ),
     ],
 )
-def test_add(path: str, arguments: list[str], asked: dict[str, object]) -> None:
+def test_forward_add_says_where_the_guest_is_reached(
+    path: str, arguments: list[str], asked: dict[str, object]
+) -> None:
     with FakeBroker(path, say(added(FORWARD))) as broker:
         done = tapster("forward", "add", *arguments, broker=path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -69,7 +71,7 @@ def test_add(path: str, arguments: list[str], asked: dict[str, object]) -> None:
     ]
 
 
-def test_add_for_a_guest_that_is_not_there(path: str) -> None:
+def test_forward_add_for_a_guest_that_is_not_attached_waits(path: str) -> None:
     with FakeBroker(path, say(added(WAITING))):
         done = tapster("forward", "add", "udp/53", "dns:5353", broker=path)
     assert done.stdout == (
@@ -77,13 +79,13 @@ def test_add_for_a_guest_that_is_not_there(path: str) -> None:
     )
 
 
-def test_add_where_the_address_is_not_known(path: str) -> None:
+def test_forward_add_without_a_known_address_prints_none(path: str) -> None:
     with FakeBroker(path, say(added({**FORWARD, "ipv4": None, "ipv6": None}))):
         done = tapster("forward", "add", "tcp/8080", "web", broker=path)
     assert done.stdout == "tcp/8080 of this host leads to web:80\n"
 
 
-def test_a_refusal_is_one_line(path: str) -> None:
+def test_refused_forward_is_one_line_with_its_hint(path: str) -> None:
     name = "io.tapster.Broker.ForwardRefused"
     no = error(name, message="tcp/80 is privileged", hint="take one from 1024 up")
     with FakeBroker(path, say(no)):
@@ -108,20 +110,20 @@ def test_a_refusal_is_one_line(path: str) -> None:
     ],
 )
 @pytest.mark.parametrize("command", [["add", "web"], ["rm"]])
-def test_what_is_no_port(command: list[str], port: str) -> None:
+def test_text_that_is_no_port_is_a_usage_error(command: list[str], port: str) -> None:
     with pytest.raises(errors.UsageError) as caught:
         forward.parse([command[0], port, *command[1:]])
     assert 'write it as "tcp/8080"' in caught.value.oneline()
 
 
 @pytest.mark.parametrize("guest", ["", ":", ":80", "web:", "web:0", "a:b:1", "web:٣"])
-def test_what_is_no_guest(guest: str) -> None:
+def test_text_that_is_no_guest_and_port_is_a_usage_error(guest: str) -> None:
     with pytest.raises(errors.UsageError) as caught:
         forward.parse(["add", "tcp/80", guest])
     assert 'write it as "web:80"' in caught.value.oneline()
 
 
-def test_a_wrong_port_is_one_line_before_anybody_is_asked() -> None:
+def test_wrong_port_is_refused_before_the_broker_is_asked() -> None:
     done = tapster("forward", "add", "80", "web", broker="/nowhere")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
@@ -131,7 +133,9 @@ def test_a_wrong_port_is_one_line_before_anybody_is_asked() -> None:
 
 
 @given(st.text(), st.text())
-def test_any_words_are_understood_or_refused(port: str, guest: str) -> None:
+def test_any_port_and_guest_is_understood_or_a_usage_error(
+    port: str, guest: str
+) -> None:
     try:
         asked, number = forward.parse_port(port)
         name, inside = forward.parse_guest(guest, number)
@@ -147,7 +151,9 @@ def test_any_words_are_understood_or_refused(port: str, guest: str) -> None:
 
 
 @pytest.mark.parametrize("more", [{}, {"network": "lab"}])
-def test_rm(path: str, more: dict[str, str]) -> None:
+def test_forward_rm_asks_for_the_port_and_prints_nothing(
+    path: str, more: dict[str, str]
+) -> None:
     options = [word for key, value in more.items() for word in (f"--{key}", value)]
     with FakeBroker(path, say(encode({}))) as broker:
         done = tapster("forward", "rm", "tcp/8080", *options, broker=path)
@@ -160,7 +166,7 @@ def test_rm(path: str, more: dict[str, str]) -> None:
     ]
 
 
-def test_rm_of_what_is_not_there(path: str) -> None:
+def test_forward_rm_of_an_unknown_port_is_an_error(path: str) -> None:
     no = error("io.tapster.Broker.NoSuchForward", message="tcp/80 leads nowhere")
     with FakeBroker(path, say(no)):
         done = tapster("forward", "rm", "tcp/80", broker=path)
@@ -171,7 +177,7 @@ def test_rm_of_what_is_not_there(path: str) -> None:
 # ls ---------------------------------------------------------------------------
 
 
-def test_json_has_exactly_the_words_of_the_wire(path: str) -> None:
+def test_forward_ls_json_has_exactly_the_fields_of_the_wire(path: str) -> None:
     future = {**WAITING, "colour": "red"}
     with FakeBroker(path, say(listing(FORWARD, future))):
         done = tapster("forward", "ls", "--json", broker=path)
@@ -180,7 +186,7 @@ def test_json_has_exactly_the_words_of_the_wire(path: str) -> None:
     assert done.stdout.isascii()
 
 
-def test_a_line_for_each_forward(path: str) -> None:
+def test_forward_ls_has_a_line_for_each_port(path: str) -> None:
     with FakeBroker(path, say(listing(FORWARD, WAITING))):
         done = tapster("forward", "ls", broker=path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -195,7 +201,7 @@ def test_a_line_for_each_forward(path: str) -> None:
     ]  # fmt: skip
 
 
-def test_nothing_is_forwarded(path: str, runtime: str) -> None:
+def test_forward_ls_without_a_port_says_so(path: str, runtime: str) -> None:
     with FakeBroker(path, say(listing())):
         done = tapster("forward", "ls", broker=path)
         assert (done.returncode, done.stdout) == (0, "")
@@ -206,34 +212,3 @@ def test_nothing_is_forwarded(path: str, runtime: str) -> None:
     assert (done.returncode, done.stdout) == (0, "[]\n")
     assert done.stderr == "tapster: no broker is running\n"
     assert os.listdir(runtime) == []
-
-
-# The command line -------------------------------------------------------------
-
-
-@pytest.mark.parametrize("command", [["add", "tcp/80", "web"], ["rm", "tcp/80"]])
-def test_no_broker_is_an_error_and_none_is_started(
-    runtime: str, command: list[str]
-) -> None:
-    done = tapster("forward", *command, broker=None)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "tapster: no broker is running\n"
-    assert os.listdir(runtime) == []
-
-
-@pytest.mark.parametrize("command", forward.SUMMARIES)
-def test_help(command: str) -> None:
-    done = tapster("forward", command, "--help", broker=None)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"usage: tapster forward {command} ")
-    assert "\nexamples:\n" in done.stdout
-    assert f"\n    {command}" in tapster("forward", "--help", broker=None).stdout
-
-
-@pytest.mark.parametrize(
-    "arguments", [[], ["x"], ["add"], ["add", "tcp/80"], ["rm"], ["ls", "tcp/80"]]
-)
-def test_a_wrong_command_line(arguments: list[str]) -> None:
-    done = tapster("forward", *arguments, broker="/nowhere")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("usage: tapster forward ")

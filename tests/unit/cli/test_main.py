@@ -17,29 +17,68 @@ from tapster.cli import main as cli
 from tapster.version import __version__
 
 
-def test_version() -> None:
+def test_version_is_the_packages() -> None:
     done = tapster("--version", broker=None)
     assert (done.returncode, done.stdout) == (0, f"tapster {__version__}\n")
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in cli.COMMANDS)])
-def test_help_is_for_stdout_and_no_error(command: list[str]) -> None:
+def test_help_goes_to_stdout_with_status_0(command: list[str]) -> None:
     done = tapster(*command, "--help", broker=None)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(" ".join(["usage: tapster", *command]))
     assert "\nexamples:\n" in done.stdout
 
 
+WRONG = {
+    "": [[], ["nope"], ["--vers"], ["-x"], [""], ["--"], ["--", "ls"]],
+    "detach": [[], ["a", "b"], ["--json", "a"], ["--no", "a"]],
+    "doctor": [["--js"], ["x"]],
+    "forward": [[], ["x"], ["add"], ["add", "tcp/80"], ["rm"], ["ls", "tcp/80"]],
+    "ls": [["--js"], ["x"], ["--json=1"]],
+    "network": [
+        [], ["x"], ["--json"], ["--", "ls"], ["ls", "x"], ["show"],
+        ["reload", "--json"],
+    ],
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "arguments", [[], ["nope"], ["--vers"], ["-x"], [""], ["--"], ["--", "ls"]]
+    ("command", "arguments"),
+    [(command, words) for command, lines in WRONG.items() for words in lines],
 )
-def test_a_wrong_command_line_has_status_2(arguments: list[str]) -> None:
-    done = tapster(*arguments, broker=None)
+def test_wrong_command_line_has_status_2_and_asks_nobody(
+    command: str, arguments: list[str]
+) -> None:
+    words = [command] if command else []
+    done = tapster(*words, *arguments, broker="/nowhere")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("usage: tapster ")
+    assert done.stderr.startswith(" ".join(["usage: tapster", *words, ""]))
 
 
-def test_a_reader_of_the_help_that_has_left_is_no_news() -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        "detach web1",
+        "events",
+        "explain",
+        "forward add tcp/80 web",
+        "forward rm tcp/80",
+        "network ls",
+        "network show lan --json",
+        "network reload",
+    ],
+)
+def test_without_a_broker_a_command_is_an_error_and_starts_none(
+    runtime: str, line: str
+) -> None:
+    done = tapster(*line.split(), broker=None)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "tapster: no broker is running\n"
+    assert os.listdir(runtime) == []
+
+
+def test_help_whose_reader_has_left_is_no_traceback() -> None:
     ours, theirs = os.pipe()
     os.close(ours)
     done = tapster("--help", broker=None, stdout=theirs)
@@ -48,7 +87,7 @@ def test_a_reader_of_the_help_that_has_left_is_no_news() -> None:
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_closed_standard_streams_are_survived(closed: str) -> None:
+def test_closed_standard_streams_are_survived_by_every_command(closed: str) -> None:
     for arguments, status in (["--version"], 0), (["ls"], 1), (["nope"], 2):
         command = [sys.executable, "-m", "tapster.cli.main", *arguments]
         done = subprocess.run(
@@ -61,7 +100,7 @@ def test_closed_standard_streams_are_survived(closed: str) -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_a_command_is_all_that_is_imported_for_it() -> None:
+def test_nothing_of_other_commands_is_imported_for_one() -> None:
     code = "import sys; from tapster.cli.main import main; main(['ls', '--help'])"
     code += "; print(*sys.modules, file=sys.stderr)"
     done = subprocess.run(
@@ -90,7 +129,7 @@ ASKING: list[tuple[list[str], list[Script]]] = [
 @pytest.mark.parametrize(
     ("words", "scripts"), ASKING, ids=[" ".join(words[:2]) for words, _ in ASKING]
 )
-def test_polkit_may_ask_who_sits_at_a_terminal_and_lets_it(
+def test_polkit_may_ask_a_person_at_a_terminal_unless_told_not_to(
     path: str, tmp_path: Path, words: list[str], scripts: list[Script]
 ) -> None:
     quiet = [*words, "--no-ask"]
@@ -132,6 +171,6 @@ def test_polkit_may_ask_who_sits_at_a_terminal_and_lets_it(
 
 
 @pytest.mark.parametrize("words", [["ls"], ["explain"], ["forward", "ls"]])
-def test_who_only_looks_is_asked_nothing(words: list[str]) -> None:
+def test_commands_that_only_look_never_ask_for_a_password(words: list[str]) -> None:
     done = tapster(*words, "--no-ask", broker="/nowhere")
     assert done.returncode == 2

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 import pytest
@@ -65,7 +64,7 @@ def block(text: str) -> dict[str, str]:
 # ls ---------------------------------------------------------------------------
 
 
-def test_json_has_exactly_the_words_of_the_wire(path: str) -> None:
+def test_network_ls_json_has_exactly_the_fields_of_the_wire(path: str) -> None:
     future = {**LAN, "colour": "red"}
     with FakeBroker(path, say(listing(BUSY, future))) as broker:
         done = tapster("network", "ls", "--json", broker=path)
@@ -75,7 +74,7 @@ def test_json_has_exactly_the_words_of_the_wire(path: str) -> None:
     assert broker.requests[0]["method"] == "io.tapster.Broker.ListNetworks"
 
 
-def test_a_line_for_each_network(path: str) -> None:
+def test_network_ls_has_a_line_for_each_network(path: str) -> None:
     with FakeBroker(path, say(listing(NETWORK, LAN))):
         done = tapster("network", "ls", broker=path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -98,7 +97,7 @@ def test_a_line_for_each_network(path: str) -> None:
     ]
 
 
-def test_notes_are_a_column_where_there_are_any(path: str) -> None:
+def test_network_ls_has_a_column_of_notes_if_there_are_any(path: str) -> None:
     with FakeBroker(path, say(listing(NETWORK, BUSY))):
         done = tapster("network", "ls", broker=path)
     head, first, second = done.stdout.splitlines()
@@ -108,7 +107,7 @@ def test_notes_are_a_column_where_there_are_any(path: str) -> None:
     assert "b?[31mob" in second
 
 
-def test_no_network(path: str) -> None:
+def test_network_ls_without_a_network_says_so(path: str) -> None:
     with FakeBroker(path, say(listing())):
         done = tapster("network", "ls", broker=path)
         assert (done.returncode, done.stdout) == (0, "")
@@ -117,20 +116,10 @@ def test_no_network(path: str) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
-@pytest.mark.parametrize("command", [["ls"], ["show", "lan", "--json"], ["reload"]])
-def test_no_broker_is_an_error_and_none_is_started(
-    runtime: str, command: list[str]
-) -> None:
-    done = tapster("network", *command, broker=None)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "tapster: no broker is running\n"
-    assert os.listdir(runtime) == []
-
-
 # show -------------------------------------------------------------------------
 
 
-def test_show_has_every_property(path: str) -> None:
+def test_network_show_prints_every_property(path: str) -> None:
     with FakeBroker(path, say(listing(LAN, BUSY))):
         done = tapster("network", "show", "default", broker=path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -163,7 +152,7 @@ def test_show_has_every_property(path: str) -> None:
     }
 
 
-def test_show_of_what_is_not_limited(path: str) -> None:
+def test_network_show_says_what_has_no_limit(path: str) -> None:
     with FakeBroker(path, say(listing(LAN))):
         told = block(tapster("network", "show", "lan", broker=path).stdout)
     limits = ("max_nics", "egress_rate", "ingress_rate")
@@ -171,7 +160,7 @@ def test_show_of_what_is_not_limited(path: str) -> None:
     assert told["subnet4"] == told["user"] == "-"
 
 
-def test_show_of_several_instances(path: str) -> None:
+def test_network_show_prints_each_instance(path: str) -> None:
     with FakeBroker(path, say(listing(NETWORK, LAN, BUSY))):
         done = tapster("network", "show", "default", broker=path)
         first, second = done.stdout.split("\n\n")
@@ -184,7 +173,9 @@ def test_show_of_several_instances(path: str) -> None:
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])
-def test_show_of_what_is_not_there(path: str, more: list[str]) -> None:
+def test_network_show_of_an_unknown_network_is_an_error(
+    path: str, more: list[str]
+) -> None:
     with FakeBroker(path, say(listing(NETWORK))):
         done = tapster("network", "show", "a\nb", *more, broker=path)
     assert (done.returncode, done.stdout) == (1, "")
@@ -201,7 +192,7 @@ def test_show_of_what_is_not_there(path: str, more: list[str]) -> None:
         min_size=1,
     )
 )
-def test_any_network_is_harmless_lines(told: dict[str, Any]) -> None:
+def test_any_network_is_shown_as_printable_lines(told: dict[str, Any]) -> None:
     lines = network.describe(told).splitlines()
     assert all(line.isprintable() for line in lines)
     count = [max(len(v), 1) if isinstance(v, list) else 1 for v in told.values()]
@@ -219,14 +210,14 @@ def test_any_network_is_harmless_lines(told: dict[str, Any]) -> None:
         (40_000_000_000, "40 Gbit/s"),
     ],
 )
-def test_rates_are_short(bits: int, text: str) -> None:
+def test_rates_are_written_with_the_largest_unit(bits: int, text: str) -> None:
     assert rate(bits) == text
 
 
 # reload -----------------------------------------------------------------------
 
 
-def test_reload_says_what_changed(path: str) -> None:
+def test_network_reload_prints_what_changed(path: str) -> None:
     changes = ["network lan: new", "network\x1b default: subnet"]
     with FakeBroker(path, say(encode({"changes": changes}))) as broker:
         done = tapster("network", "reload", broker=path)
@@ -235,39 +226,17 @@ def test_reload_says_what_changed(path: str) -> None:
     assert broker.requests[0]["method"] == "io.tapster.Broker.Reload"
 
 
-def test_reload_of_what_is_the_same(path: str) -> None:
+def test_network_reload_without_a_change_says_so(path: str) -> None:
     with FakeBroker(path, say(encode({"changes": []}))):
         done = tapster("network", "reload", broker=path)
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == "tapster: nothing has changed\n"
 
 
-def test_reload_that_fails(path: str) -> None:
+def test_network_reload_of_a_wrong_configuration_is_an_error(path: str) -> None:
     name = "io.tapster.Broker.ConfigInvalid"
     wrong = error(name, message="a.toml:3:1: unknown key 'mdoe'", hint="mode?")
     with FakeBroker(path, say(wrong)):
         done = tapster("network", "reload", broker=path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "tapster: a.toml:3:1: unknown key 'mdoe' (mode?)\n"
-
-
-# The command line -------------------------------------------------------------
-
-
-@pytest.mark.parametrize("command", network.SUMMARIES)
-def test_help(command: str) -> None:
-    done = tapster("network", command, "--help", broker=None)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"usage: tapster network {command} ")
-    assert "\nexamples:\n" in done.stdout
-    assert f"\n    {command}" in tapster("network", "--help", broker=None).stdout
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [[], ["x"], ["--json"], ["--", "ls"], ["ls", "x"], ["show"], ["reload", "--json"]],
-)
-def test_a_wrong_command_line(arguments: list[str]) -> None:
-    done = tapster("network", *arguments, broker="/nowhere")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("usage: tapster network ")

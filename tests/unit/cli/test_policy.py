@@ -406,14 +406,6 @@ def test_an_error_is_what_the_broker_refuses(text: str) -> None:
 # --- the command line
 
 
-def test_help() -> None:
-    done = tapster("policy", "check", "--help", broker=None)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("usage: tapster policy check ")
-    assert "\nexamples:\n" in done.stdout
-    assert "\n    check" in tapster("policy", "--help", broker=None).stdout
-
-
 @pytest.mark.parametrize(
     "arguments",
     [

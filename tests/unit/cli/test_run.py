@@ -117,20 +117,20 @@ def test_each_placeholder_is_replaced_and_nothing_else(path: str, vmm: str) -> N
 
 
 @pytest.mark.parametrize("end", ["0", "1", "77", "255"])
-def test_the_exit_status_is_the_vmms(path: str, vmm: str, end: str) -> None:
+def test_exit_status_of_run_is_the_vmms(path: str, vmm: str, end: str) -> None:
     with FakeBroker(path):
         done = tapster("run", vmm, broker=path, env={"END": end})
     assert done.returncode == int(end)
 
 
 @pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL", "SIGPIPE"])
-def test_the_signal_that_ends_it_is_the_vmms(path: str, vmm: str, end: str) -> None:
+def test_signal_that_ends_run_is_the_vmms(path: str, vmm: str, end: str) -> None:
     with FakeBroker(path):
         done = tapster("run", vmm, broker=path, env={"END": end})
     assert done.returncode == -signal.Signals[end]
 
 
-def test_the_process_is_the_vmm(path: str, vmm: str) -> None:
+def test_process_of_run_becomes_the_vmm(path: str, vmm: str) -> None:
     with (
         FakeBroker(path),
         subprocess.Popen(
@@ -312,7 +312,7 @@ THEIRS = st.sampled_from(["--network", "--", "-m", "--help", "--rootless", "x", 
 
 
 @given(st.lists(OURS, max_size=4), st.booleans(), st.lists(THEIRS, max_size=5))
-def test_all_behind_the_vmm_is_the_vmms(
+def test_options_behind_the_vmm_are_the_vmms(
     ours: list[list[str]], dashes: bool, theirs: list[str]
 ) -> None:
     words = [word for option in ours for word in option]
@@ -405,7 +405,7 @@ def test_the_taps_are_closed_where_no_vmm_takes_them(
             signal.signal(number, handler)
 
 
-def test_the_broker_says_no(path: str, vmm: str) -> None:
+def test_refused_tap_is_one_line_with_its_hint(path: str, vmm: str) -> None:
     no = error("io.tapster.Broker.NameInUse", message="there is one", hint="end\nit")
     with FakeBroker(path, say(no)):
         done = tapster("run", "--name", "web", vmm, broker=path)
@@ -413,7 +413,7 @@ def test_the_broker_says_no(path: str, vmm: str) -> None:
     assert done.stderr == "tapster: there is one (end it)\n"
 
 
-def test_a_message_cannot_command_the_terminal(path: str, vmm: str) -> None:
+def test_message_of_the_broker_cannot_control_the_terminal(path: str, vmm: str) -> None:
     no = error("io.tapster.Broker.NotAuthorized", message="\x1b]0;x\a\u202e no")
     with FakeBroker(path, say(no)):
         done = tapster("run", vmm, broker=path)
@@ -430,7 +430,7 @@ def test_no_vmm_runs_with_half_of_its_nics(path: str, qemu: str) -> None:
     assert asked(broker) == [{"name": "web"}, {"name": "web-2"}]
 
 
-def test_a_guest_must_know_its_mac(path: str, vmm: str) -> None:
+def test_nic_without_a_mac_is_an_error_of_the_broker(path: str, vmm: str) -> None:
     data = fake.encode({"fd": 0, "nic": {**NIC, "mac": None}})
     with FakeBroker(path, say(data, 1)):
         done = tapster("run", vmm, broker=path)
@@ -438,14 +438,14 @@ def test_a_guest_must_know_its_mac(path: str, vmm: str) -> None:
     assert is_one_line(done.stderr)
 
 
-def test_no_broker(vmm: str) -> None:
+def test_run_without_a_broker_is_an_error(vmm: str) -> None:
     done = tapster("run", vmm, broker="/nowhere")
     assert (done.returncode, done.stdout) == (1, "")
     assert is_one_line(done.stderr)
     assert "see TAPSTER_SOCKET" in done.stderr
 
 
-def test_ctrl_c_before_the_vmm_runs(path: str, vmm: str) -> None:
+def test_ctrl_c_before_the_vmm_runs_has_status_130(path: str, vmm: str) -> None:
     asked = threading.Event()
 
     def hang(peer: fake.Peer) -> None:
@@ -470,7 +470,7 @@ def test_ctrl_c_before_the_vmm_runs(path: str, vmm: str) -> None:
 # Imports ---------------------------------------------------------------------
 
 
-def test_little_is_imported_on_the_way() -> None:
+def test_run_imports_nothing_slow() -> None:
     code = "import sys; import tapster.cli.main, tapster.cli.run; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True

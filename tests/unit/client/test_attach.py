@@ -32,7 +32,7 @@ PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # Attaching ------------------------------------------------------------------
 
 
-def test_attach(path: str) -> None:
+def test_attach_returns_the_tap_with_every_field(path: str) -> None:
     with FakeBroker(path, say(ATTACHED, 1)) as broker:
         with tapster.attach(
             "lan", name="web1", mac="52:54:00:AB:00:01", socket=path
@@ -61,14 +61,14 @@ def test_attach(path: str) -> None:
     ]
 
 
-def test_a_person_may_be_asked(path: str) -> None:
+def test_interactive_attach_waits_for_a_person(path: str) -> None:
     with FakeBroker(path) as broker:
         client.attach(socket=path, interactive=True).close()
     parameters = {"vnet_hdr": True, "interactive": True}
     assert broker.requests[0]["parameters"] == parameters
 
 
-def test_take(path: str) -> None:
+def test_taken_descriptor_is_the_callers(path: str) -> None:
     with FakeBroker(path):
         with client.attach(socket=path, vnet_hdr=False) as nic:
             fd = nic.take()
@@ -76,7 +76,7 @@ def test_take(path: str) -> None:
         os.close(fd)  # raises if somebody else had
 
 
-def test_a_lost_nic_is_closed_and_told(path: str) -> None:
+def test_lost_nic_is_closed_with_a_warning(path: str) -> None:
     with FakeBroker(path):
         nic = client.attach(socket=path)
         with pytest.warns(ResourceWarning, match="unclosed <Nic tapster1"):
@@ -84,7 +84,7 @@ def test_a_lost_nic_is_closed_and_told(path: str) -> None:
             gc.collect()
 
 
-def test_fields_that_may_be_missing_and_ones_from_the_future(path: str) -> None:
+def test_nullable_fields_may_be_missing_and_unknown_ones_are_ignored(path: str) -> None:
     nic = {k: v for k, v in NIC.items() if k not in ("mac", "ipv4", "ipv6", "network")}
     data = encode({"fd": 0, "nic": {**nic, "colour": "red"}, "more": 1}, future=[])
     with FakeBroker(path, say(data, 1)), client.attach(socket=path) as attached:
@@ -93,7 +93,9 @@ def test_fields_that_may_be_missing_and_ones_from_the_future(path: str) -> None:
 
 @pytest.mark.parametrize("field", [f for f, v in fields.NIC.items() if not v[1]])
 @pytest.mark.parametrize("value", [None, [], True])
-def test_a_field_must_be_there(path: str, field: str, value: object) -> None:
+def test_field_that_is_missing_or_of_another_type_is_an_error(
+    path: str, field: str, value: object
+) -> None:
     data = encode({"fd": 0, "nic": {**NIC, field: value}})
     with FakeBroker(path, say(data, 1)), pytest.raises(ProtocolError, match=field):
         client.attach(socket=path)
@@ -111,7 +113,7 @@ NONSENSE: dict[str, Script] = {
 
 
 @pytest.mark.parametrize("kind", NONSENSE)
-def test_an_answer_that_is_no_tap(path: str, kind: str) -> None:
+def test_reply_without_exactly_one_tap_is_an_error(path: str, kind: str) -> None:
     with FakeBroker(path, NONSENSE[kind]), pytest.raises(ProtocolError) as caught:
         client.attach(socket=path)
     assert "\n" not in caught.value.oneline()
@@ -126,7 +128,7 @@ JSON = st.recursive(
 
 @PATIENT
 @given(st.dictionaries(st.sampled_from([*NIC, "x"]), JSON) | JSON)
-def test_any_nic_is_checked(nic: object) -> None:
+def test_any_nic_is_checked_or_refused(nic: object) -> None:
     try:
         checked = check(nic, fields.NIC, "NIC")
     except ProtocolError:
@@ -162,13 +164,15 @@ def test_any_nic_is_checked(nic: object) -> None:
         {"mac": "ff:ff:ff:ff:ff:ff"},
     ],
 )
-def test_wrong_parameters(runtime: str, wrong: dict[str, Any]) -> None:
+def test_wrong_parameters_are_refused_before_the_broker_is_asked(
+    runtime: str, wrong: dict[str, Any]
+) -> None:
     with pytest.raises(errors.InvalidRequest):
         client.attach(**wrong)
 
 
 @pytest.mark.parametrize("name", ["b'\"\\", "fifteen-bytes-x", "brücke", "a" * 15])
-def test_odd_but_good_bridges(path: str, name: str) -> None:
+def test_unusual_but_valid_bridge_names_are_sent(path: str, name: str) -> None:
     with FakeBroker(path) as broker, client.attach(bridge=name, socket=path):
         assert broker.requests[0]["parameters"]["bridge"] == name
 
@@ -176,20 +180,20 @@ def test_odd_but_good_bridges(path: str, name: str) -> None:
 # The other calls ------------------------------------------------------------
 
 
-def test_list(path: str) -> None:
+def test_list_returns_every_field_of_every_nic(path: str) -> None:
     with FakeBroker(path, say(encode({"nics": [NIC, NIC]}))) as broker:
         assert client.list_nics(socket=path) == [NIC, NIC]
     assert broker.requests == [{"method": "io.tapster.Broker.List", "parameters": {}}]
 
 
 @pytest.mark.parametrize("nics", [None, {}, [1], [{}]])
-def test_list_makes_no_sense(path: str, nics: object) -> None:
+def test_list_that_makes_no_sense_is_an_error(path: str, nics: object) -> None:
     script = say(encode({"nics": nics}))
     with FakeBroker(path, script), pytest.raises(ProtocolError):
         client.list_nics(socket=path)
 
 
-def test_detach_and_info(path: str) -> None:
+def test_detach_and_info_are_sent_as_they_are_given(path: str) -> None:
     # An unexpected descriptor is closed: see no_leaked_fd.
     with FakeBroker(path, say(encode({}), 1), say(encode({"version": "1"}))) as broker:
         client.detach("tapster1", socket=path)
@@ -197,7 +201,7 @@ def test_detach_and_info(path: str) -> None:
     assert broker.requests[0]["parameters"] == {"ifname": "tapster1"}
 
 
-def test_watch_until_the_end(path: str) -> None:
+def test_watch_yields_events_until_the_last(path: str) -> None:
     data = b"".join(encode({"event": {"n": n}}, continues=n < 3) for n in range(4))
     for script in (say(data, 1), *[fake.split(data, at) for at in (1, 40, 90)]):
         with FakeBroker(path, script) as broker:
@@ -206,14 +210,14 @@ def test_watch_until_the_end(path: str) -> None:
         assert broker.requests[0]["more"] is True
 
 
-def test_watch_may_be_left(path: str) -> None:
+def test_watch_that_is_left_closes_its_connection(path: str) -> None:
     with FakeBroker(path, fake.say_and_hang(encode({"event": {}}, continues=True))):
         events = client.watch(socket=path)
         assert next(events) == {}
         events.close()  # type: ignore[attr-defined]
 
 
-def test_watch_and_the_broker_dies(path: str) -> None:
+def test_watch_of_a_broker_that_dies_is_an_error(path: str) -> None:
     with FakeBroker(path, say(encode({"event": {}}, continues=True))):
         events = client.watch(socket=path)
         next(events)
@@ -224,7 +228,9 @@ def test_watch_and_the_broker_dies(path: str) -> None:
 # Finding a broker -----------------------------------------------------------
 
 
-def test_order(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broker_is_looked_for_in_order(
+    runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     os.mkdir(f"{runtime}/tapster", 0o700)
     names = ("explicit", "variable", "system", "tapster/io.tapster.Broker")
     paths = [f"{runtime}/{name}" for name in names]
@@ -243,7 +249,9 @@ def test_order(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert client.get_info()["name"] == paths[3]
 
 
-def test_no_falling_back(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_socket_is_the_only_one_tried(
+    runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with FakeBroker(f"{runtime}/system"):
         with pytest.raises(errors.BrokerUnavailable, match="/nowhere: No such file"):
             client.attach(socket="/nowhere")
@@ -253,7 +261,9 @@ def test_no_falling_back(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert caught.value.hint == "see TAPSTER_SOCKET"
 
 
-def test_paths_that_cannot_be(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_socket_path_that_is_too_long_is_an_error(
+    runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(errors.BrokerUnavailable, match="too long"):
         client.attach(socket="/" + "x" * 200)
     long = f"{runtime}/{'x' * 200}"
@@ -263,20 +273,20 @@ def test_paths_that_cannot_be(runtime: str, monkeypatch: pytest.MonkeyPatch) -> 
         client.attach()
 
 
-def test_nothing_is_started_to_look(runtime: str) -> None:
+def test_calls_that_only_look_start_no_broker(runtime: str) -> None:
     with pytest.raises(client.NotRunning, match="no broker is running"):
         client.list_nics()
     assert os.listdir(runtime) == []
 
 
-def test_a_directory_of_somebody_elses_is_not_trusted(runtime: str) -> None:
+def test_directory_of_another_user_is_not_trusted(runtime: str) -> None:
     os.mkdir(f"{runtime}/tapster")
     os.chmod(f"{runtime}/tapster", 0o720)
     with pytest.raises(errors.BrokerUnavailable, match="not a private directory"):
         client.attach()
 
 
-def test_an_idle_broker_that_was_exiting_is_asked_again(runtime: str) -> None:
+def test_rootless_broker_that_was_exiting_is_asked_again(runtime: str) -> None:
     os.mkdir(f"{runtime}/tapster", 0o700)
     rootless = f"{runtime}/tapster/io.tapster.Broker"
     with FakeBroker(rootless, fake.hang_up, say(ATTACHED, 1)) as broker:
@@ -294,7 +304,7 @@ def test_an_idle_broker_that_was_exiting_is_asked_again(runtime: str) -> None:
 # The public API -------------------------------------------------------------
 
 
-def test_public_names() -> None:
+def test_public_names_are_found_at_the_top() -> None:
     kinds = {
         name
         for name, value in vars(errors).items()
@@ -332,7 +342,7 @@ def run_lean(code: str) -> subprocess.CompletedProcess[str]:
         ),
     ],
 )
-def test_imports_are_few(module: str, absent: set[str]) -> None:
+def test_client_imports_nothing_slow(module: str, absent: set[str]) -> None:
     code = f"import sys; had = set(sys.modules); import {module}"
     code += "; print(*set(sys.modules) - had)"
     assert not absent & set(run_lean(code).stdout.split())

@@ -127,7 +127,7 @@ def served(path: str, service: Service, call: Callable[[], None]) -> None:
     asyncio.run(serve())
 
 
-def test_networks(path: str) -> None:
+def test_list_networks_returns_what_the_daemon_writes(path: str) -> None:
     def call() -> None:
         here, gone = manage.list_networks(socket=path)
         assert here == NETWORK
@@ -137,7 +137,7 @@ def test_networks(path: str) -> None:
     served(path, Service(), call)
 
 
-def test_reload(path: str) -> None:
+def test_reload_returns_what_changed(path: str) -> None:
     def call() -> None:
         assert manage.reload(socket=path) == ["network lan: new"]
         with pytest.raises(errors.ConfigInvalid) as caught:
@@ -147,7 +147,7 @@ def test_reload(path: str) -> None:
     served(path, Service(), call)
 
 
-def test_forwards(path: str) -> None:
+def test_forwards_are_added_listed_and_removed(path: str) -> None:
     def call() -> None:
         assert manage.add_forward("tcp/8080", "web", 80, socket=path) == FORWARD
         with pytest.raises(errors.ForwardRefused) as caught:
@@ -169,7 +169,7 @@ def test_forwards(path: str) -> None:
     ]
 
 
-def test_diagnose(path: str) -> None:
+def test_diagnose_returns_the_findings(path: str) -> None:
     def call() -> None:
         bad, good = manage.diagnose(socket=path)
         assert bad == FINDING
@@ -178,7 +178,7 @@ def test_diagnose(path: str) -> None:
     served(path, Service(), call)
 
 
-def test_explain(path: str) -> None:
+def test_explain_returns_the_explanation_with_its_steps(path: str) -> None:
     def call() -> None:
         assert manage.explain(socket=path) == EXPLANATION
         told = manage.explain(
@@ -198,7 +198,7 @@ def test_explain(path: str) -> None:
     ]  # fmt: skip
 
 
-def test_explain_of_what_cannot_be_right_is_not_asked() -> None:
+def test_explain_refuses_wrong_parameters_before_the_broker_is_asked() -> None:
     for wrong in {"network": "lan", "bridge": "br0"}, {"mac": "x"}, {"name": ""}:
         with pytest.raises(errors.InvalidRequest):
             manage.explain(**wrong, socket="/nowhere")
@@ -225,7 +225,7 @@ def test_explain_of_what_cannot_be_right_is_not_asked() -> None:
         {k: v for k, v in EXPLANATION.items() if k != "steps"},
     ],
 )
-def test_an_explanation_that_makes_no_sense(path: str, wrong: object) -> None:
+def test_explanation_that_makes_no_sense_is_an_error(path: str, wrong: object) -> None:
     script = say(encode({"explanation": wrong}))
     with FakeBroker(path, script), pytest.raises(errors.ProtocolError):
         manage.explain(socket=path)
@@ -244,7 +244,7 @@ ASKING: list[tuple[str, Callable[..., object], tuple[object, ...]]] = [
 @pytest.mark.parametrize(
     ("name", "function", "words"), ASKING, ids=[name for name, _, _ in ASKING]
 )
-def test_a_person_is_asked_where_the_caller_says_so_alone(
+def test_interactive_is_sent_only_if_the_caller_wants_it(
     path: str, name: str, function: Callable[..., object], words: tuple[object, ...]
 ) -> None:
     def call() -> None:
@@ -262,7 +262,7 @@ def test_a_person_is_asked_where_the_caller_says_so_alone(
     assert all("interactive" not in r["parameters"] for r in broker.requests)
 
 
-def test_a_person_has_time_to_answer(
+def test_interactive_call_waits_for_a_person(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = []
@@ -288,7 +288,7 @@ CALLS: list[tuple[str, Callable[..., object]]] = [
 
 @pytest.mark.parametrize(("key", "call"), CALLS, ids=[key for key, _ in CALLS])
 @pytest.mark.parametrize("value", [None, {}, "x", [1], [None], [{}]])
-def test_an_answer_that_makes_no_sense(
+def test_reply_that_makes_no_sense_is_an_error(
     path: str, key: str, call: Callable[..., object], value: object
 ) -> None:
     script = say(encode({key: value}))
@@ -297,7 +297,7 @@ def test_an_answer_that_makes_no_sense(
 
 
 @pytest.mark.parametrize("forward", [None, [], {**FORWARD, "static": 1}])
-def test_a_forward_that_makes_no_sense(path: str, forward: object) -> None:
+def test_forward_that_makes_no_sense_is_an_error(path: str, forward: object) -> None:
     script = say(encode({"forward": forward}))
     with FakeBroker(path, script), pytest.raises(errors.ProtocolError):
         manage.add_forward("tcp/8080", "web", 80, socket=path)

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -24,27 +22,13 @@ from tapster.version import __version__
 pytestmark = pytest.mark.usefixtures("no_leaked_fd")
 
 
-def daemon_facts(runtime: str) -> list[dict[str, Any]]:
-    facts = []
-    for name in glob.glob(f"{runtime}/tapster/facts.*"):
-        with open(name) as file:
-            facts.append(json.load(file))
-    return facts
-
-
 @pytest.fixture
 def daemon(runtime: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """`tapsterd` is a fake; it is ended after the test. The runtime directory."""
     command = [sys.executable, "-I", fake.__file__, "--rootless"]
     monkeypatch.setattr(start, "daemon_command", lambda: command)
     yield runtime
-    for fact in daemon_facts(runtime):
-        try:
-            pidfd = os.pidfd_open(fact["pid"])
-        except ProcessLookupError:
-            continue
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        os.close(pidfd)
+    fake.end_daemons(runtime)
 
 
 def children() -> str:
@@ -60,7 +44,9 @@ def test_the_daemon_of_this_installation_is_started() -> None:
     assert start.daemon_command()[0] == sys.executable
 
 
-def test_a_broker_is_started(daemon: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broker_is_started_with_a_clean_process(
+    daemon: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = ("LISTEN_FDS", "WATCHDOG_PID", "WATCHDOG_USEC")
     for name in told:
         monkeypatch.setenv(name, "1")
@@ -77,7 +63,7 @@ def test_a_broker_is_started(daemon: str, monkeypatch: pytest.MonkeyPatch) -> No
         signal.signal(signal.SIGUSR2, handler)
         extra.close()
         other.close()
-    (facts,) = daemon_facts(daemon)
+    (facts,) = fake.daemon_facts(daemon)
     assert children() == before
     assert os.stat(f"/proc/{facts['pid']}")
     assert facts["sid"] == facts["pid"]
@@ -92,7 +78,7 @@ def test_a_broker_is_started(daemon: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert not glob.glob(f"{daemon}/tapster/ready-*")
 
 
-def test_sigchld_ignored_by_the_program_we_are_in(daemon: str) -> None:
+def test_broker_is_started_although_sigchld_is_ignored(daemon: str) -> None:
     handler = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         client.attach().close()
@@ -100,7 +86,9 @@ def test_sigchld_ignored_by_the_program_we_are_in(daemon: str) -> None:
         signal.signal(signal.SIGCHLD, handler)
 
 
-def test_its_own_words(daemon: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_start_repeats_the_last_line_of_the_log(
+    daemon: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FAKE_TAPSTERD", "fail")
     before = children()
     with pytest.raises(errors.BrokerUnavailable) as caught:
@@ -110,28 +98,34 @@ def test_its_own_words(daemon: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert children() == before
 
 
-def test_another_one_was_faster(daemon: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broker_that_another_process_started_is_used(
+    daemon: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ours finds the lock taken, by one that exits: another is started."""
     monkeypatch.setenv("FAKE_TAPSTERD", "locked-once")
     client.attach().close()
-    assert len(daemon_facts(daemon)) == 2
+    assert len(fake.daemon_facts(daemon)) == 2
 
 
-def test_it_takes_too_long(daemon: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broker_that_does_not_start_in_time_is_an_error(
+    daemon: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FAKE_TAPSTERD", "hang")
     monkeypatch.setattr(start, "START_TIMEOUT", 1.0)
     with pytest.raises(errors.BrokerUnavailable, match="did not start in time"):
         client.attach()
 
 
-def test_there_is_no_tapsterd(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tapsterd_is_an_error(
+    runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command = [f"{runtime}/tapsterd", "--rootless"]
     monkeypatch.setattr(start, "daemon_command", lambda: command)
     with pytest.raises(errors.BrokerUnavailable, match=r"cannot be started.*No such"):
         client.attach()
 
 
-def test_it_outlives_us(daemon: str) -> None:
+def test_broker_outlives_the_process_that_started_it(daemon: str) -> None:
     """Also where we become another program, which must not have a child then."""
     code = f"""if True:
         import os, sys
@@ -150,7 +144,7 @@ def test_it_outlives_us(daemon: str) -> None:
         [sys.executable, "-c", code], env=env, check=True, capture_output=True
     )
     assert done.stdout + done.stderr == b""
-    (facts,) = daemon_facts(daemon)
+    (facts,) = fake.daemon_facts(daemon)
     assert os.stat(f"/proc/{facts['pid']}")
 
 
@@ -164,7 +158,7 @@ def test_without_an_interpreter_the_daemon_of_path_is_started(
 @pytest.mark.parametrize(
     ("size", "kept"), [(start.LOG_LIMIT, True), (start.LOG_LIMIT + 1, False)]
 )
-def test_a_log_that_has_grown_too_long_is_emptied(
+def test_log_that_has_grown_too_long_is_emptied(
     daemon: str, size: int, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkdir(f"{daemon}/tapster", 0o700)
