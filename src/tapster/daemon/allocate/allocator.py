@@ -127,7 +127,7 @@ class Allocator:
 
     def _name(self, request: AttachRequest, peer: Peer, target: Target) -> str:
         """The name that was decided about, if it is free."""
-        scope = self._judge.name_key(peer, target)
+        scope = self._judge.name_scope(peer, target)
         if request.name is None:
             return self._ledger.free_name(*scope)
         holder = self._ledger.by_name((*scope, request.name))

@@ -30,7 +30,14 @@ class Admission:
         events: Events,
         find: Callable[[str], Link | None],
     ) -> None:
-        """:param find: the device of a name, as `Bridges.find`."""
+        """
+        :param current: the configuration, which a reload may replace at any time.
+        :param judge: makes decisions.
+        :param consent: has polkit confirm them.
+        :param closing: waits for taps that are closed already.
+        :param events: where refusals are recorded.
+        :param find: finds the device of a name, as `Bridges.find`.
+        """
         self._current = current
         self._judge = judge
         self._consent = consent

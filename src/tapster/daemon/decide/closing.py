@@ -16,7 +16,7 @@ from ..nics.nic import Nic
 from ..provision.tap_fd import TapDescriptor
 from .judge import Judged
 
-TRIES, PAUSE = 40, 0.005  # seconds, each
+TRIES, PAUSE = 40, 0.005  # how often to look again, and seconds between
 
 
 class ClosingTaps:
@@ -24,6 +24,7 @@ class ClosingTaps:
 
     def __init__(self, ledger: Ledger, is_gone: Callable[[Nic], bool]) -> None:
         """
+        :param ledger: the NICs that count.
         :param is_gone: whether a NIC has none of its tap left; clears up if so.
         """
         self._ledger = ledger

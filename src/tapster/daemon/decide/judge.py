@@ -129,11 +129,11 @@ class Judge:
         """A target with its guest; one without a name gets the next that is free."""
         name = request.name
         if name is None and (target.network or target.bridge):
-            name = self._ledger.free_name(*self.name_key(peer, target))
+            name = self._ledger.free_name(*self.name_scope(peer, target))
         return target._replace(name=name, mac=request.mac)
 
-    def name_key(self, peer: Peer, target: Target) -> tuple[str, int]:
-        """What a guest's name is unique in, as `Nic.scope` has it."""
+    def name_scope(self, peer: Peer, target: Target) -> tuple[str, int]:
+        """What a guest's name is unique in: all of its `Nic.name_key` but the name."""
         if target.network is None:
             return on_linux_bridge(target.bridge or ""), peer.uid
         definition = self._current.value.networks.get(target.network)

@@ -43,8 +43,8 @@ class Visibility:
         return sees
 
     def may_see(self, peer: Peer, event: Event) -> bool:
-        """Whether a watcher is told of an event: of its own, and where it manages of
-        all. Polkit is not asked: it would have to be asked at each event."""
+        """Whether a watcher is told of an event. A user is told of its own, and of all
+        where it manages. Polkit is not asked: it would have to be at each event."""
         book = self._current.value.book
         if event.event == "network" and event.owner is None and not peer.is_root:
             # A network of all users: told to all who may know that it exists.
