@@ -222,7 +222,7 @@ class TestIptables:
         ):
             here.host.run("iptables", "-w", *command.split())
 
-    def test_docker(self, here: Situation) -> None:
+    def test_dockers_rules_are_found_and_outdone(self, here: Situation) -> None:
         self.docker(here)
         assert not here.gets_outside(SHORT)
         assert here.has_dns() and here.reaches_the_other()
@@ -251,7 +251,9 @@ class TestIptables:
         outside.sendto(b"in again", ("192.0.2.2", 7777))
         assert service.recv(10) == b"in again"
 
-    def test_forward_and_input_policies(self, here: Situation) -> None:
+    def test_drop_policies_of_iptables_are_found_and_outdone(
+        self, here: Situation
+    ) -> None:
         need("iptables")
         here.host.run("iptables", "-P", "FORWARD", "DROP")
         here.host.run("iptables", "-P", "INPUT", "DROP")
@@ -261,7 +263,9 @@ class TestIptables:
         assert here.findings() == []
         assert here.gets_outside() and here.has_dns() and here.hears_dhcp()
 
-    def test_ip6tables(self, here: Situation) -> None:
+    def test_drop_policies_of_ip6tables_are_found_and_outdone(
+        self, here: Situation
+    ) -> None:
         need("ip6tables")
         here.host.run("ip6tables", "-P", "FORWARD", "DROP")
         here.host.run("ip6tables", "-P", "INPUT", "DROP")
@@ -270,7 +274,7 @@ class TestIptables:
         here.cure()
         assert here.findings() == []
 
-    def test_one_uplink_is_let_through(self, here: Situation) -> None:
+    def test_an_administrators_exceptions_are_seen(self, here: Situation) -> None:
         """Exceptions that an administrator made by hand are seen."""
         need("iptables")
         here.host.run("iptables", "-P", "FORWARD", "DROP")
@@ -282,7 +286,9 @@ class TestIptables:
         )
         assert here.gets_outside() and here.codes() == []
 
-    def test_bridged_frames(self, here: Situation) -> None:
+    def test_filtered_frames_between_guests_are_found_and_outdone(
+        self, here: Situation
+    ) -> None:
         bridged_frames_are_filtered(here)
         assert here.codes() == [] and here.reaches_the_other()
         self.docker(here)
@@ -292,7 +298,9 @@ class TestIptables:
         assert here.findings() == []
         assert here.reaches_the_other() and here.gets_outside()
 
-    def test_frames_of_a_linux_bridge(self, here: Situation) -> None:
+    def test_a_linux_bridge_is_judged_by_its_frames_alone(
+        self, here: Situation
+    ) -> None:
         """One that is not ours is judged by what is bridged, and by its name."""
         bridged_frames_are_filtered(here)
         self.docker(here)
@@ -304,7 +312,9 @@ class TestIptables:
 
 
 class TestNft:
-    def test_firewall_of_ones_own(self, here: Situation) -> None:
+    def test_an_administrators_nft_rules_are_found_and_outdone(
+        self, here: Situation
+    ) -> None:
         here.host.run("nft", "-f", "-", input="""
             table inet filter {
                 chain input {
@@ -328,7 +338,7 @@ class TestNft:
 
 
 class TestUfw:
-    def test_as_it_comes(self, here: Situation) -> None:
+    def test_ufw_as_it_comes_is_found_and_outdone(self, here: Situation) -> None:
         need("ufw")
         private(here.host, "/etc/ufw", "/etc/default")
         here.host.run("mkdir", "-p", "/run/lock")
@@ -345,7 +355,7 @@ class TestUfw:
 
 
 class TestFirewalld:
-    def test_as_it_comes(self, here: Situation) -> None:
+    def test_firewalld_as_it_comes_is_found_and_outdone(self, here: Situation) -> None:
         with firewalld(here.host):
             assert here.is_cut_off()
             assert here.codes() == ["forward-drop", "input-drop"]
@@ -417,7 +427,9 @@ class TestManagers:
     def finding(self, here: Situation) -> list[Finding]:
         return here.findings(root=f"/proc/{here.host.pid}/root")
 
-    def test_networkd(self, here: Situation) -> None:
+    def test_networkd_takes_no_device_of_ours_after_the_remedy(
+        self, here: Situation
+    ) -> None:
         host = here.host
         networkd = "/lib/systemd/systemd-networkd"
         need(networkd)
@@ -449,7 +461,9 @@ class TestManagers:
             until("guests are back", lambda: here.gets_outside(SHORT))
             assert here.reaches_the_other()
 
-    def test_networkmanager(self, here: Situation) -> None:
+    def test_networkmanager_takes_no_device_of_ours_after_the_remedy(
+        self, here: Situation
+    ) -> None:
         host = here.host
         need("NetworkManager")
         need("nmcli")
@@ -475,7 +489,9 @@ class TestManagers:
 
 
 class TestSettings:
-    def test_forwarding_is_switched_off_again(self, here: Situation) -> None:
+    def test_forwarding_that_is_switched_off_again_is_found(
+        self, here: Situation
+    ) -> None:
         here.set("net/ipv4/ip_forward=0")
         assert not here.gets_outside(SHORT) and here.has_dns()
         (finding,) = here.findings()
@@ -483,14 +499,18 @@ class TestSettings:
         here.cure()
         assert here.findings() == [] and here.gets_outside()
 
-    def test_forwarding_is_switched_off_on_the_bridge(self, here: Situation) -> None:
+    def test_forwarding_that_is_switched_off_on_a_bridge_is_found(
+        self, here: Situation
+    ) -> None:
         here.set(f"net/ipv4/conf/{BRIDGE}/forwarding=0")
         assert not here.gets_outside(SHORT)
         assert here.codes() == ["forwarding-off"]
         here.cure()
         assert here.findings() == [] and here.gets_outside()
 
-    def test_forwarding_of_ipv6(self, here: Situation) -> None:
+    def test_forwarding_of_ipv6_that_is_switched_off_is_found(
+        self, here: Situation
+    ) -> None:
         here.set("net/ipv6/conf/all/forwarding=0")
         (finding,) = here.findings()
         assert finding.code == "forwarding-off" and "IPv6" in finding.message
@@ -498,12 +518,16 @@ class TestSettings:
         assert here.findings() == []
 
     @pytest.mark.parametrize("value", ["1", "2"])
-    def test_rp_filter_with_one_way_out(self, here: Situation, value: str) -> None:
+    def test_rp_filter_does_no_harm_with_one_way_out(
+        self, here: Situation, value: str
+    ) -> None:
         here.set(f"net/ipv4/conf/all/rp_filter={value}")
         assert here.gets_outside() and here.hears_dhcp() and here.has_dns()
         assert here.findings() == []
 
-    def test_rp_filter_with_two_ways_out(self, here: Situation) -> None:
+    def test_a_strict_rp_filter_is_found_with_two_ways_out(
+        self, here: Situation
+    ) -> None:
         """Answers come by the second: what is sent goes by the first."""
         host, world = here.host, here.lab.world
         host.run("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth1",
@@ -528,7 +552,7 @@ class TestSettings:
         here.cure()
         assert here.findings() == [] and here.gets_outside()
 
-    def test_ipv6_is_switched_off(self, here: Situation) -> None:
+    def test_ipv6_that_is_switched_off_is_told(self, here: Situation) -> None:
         here.set("net/ipv6/conf/all/disable_ipv6=1")
         (finding,) = here.findings()
         assert (finding.code, finding.severity) == ("no-ipv6", "info")
@@ -539,7 +563,9 @@ class TestSettings:
 
 class TestSubnets:
     @pytest.mark.parametrize("net", ["10.99.0.0/25", "10.0.0.0/8"])
-    def test_vpn_comes_up_over_ours(self, here: Situation, net: str) -> None:
+    def test_a_vpn_that_comes_up_over_our_subnet_is_found(
+        self, here: Situation, net: str
+    ) -> None:
         here.host.run("ip", "link", "add", "vpn0", "type", "bridge")
         here.host.run("ip", "link", "set", "vpn0", "up")
         here.host.run("ip", "route", "add", net, "dev", "vpn0")

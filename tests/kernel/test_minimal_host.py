@@ -45,7 +45,7 @@ def daemon(tmp_path: Path) -> Iterator[tuple[Lab, Daemon]]:
             yield lab, running
 
 
-def test_everything_is_served(daemon: tuple[Lab, Daemon]) -> None:
+def test_a_minimal_host_is_served_in_full(daemon: tuple[Lab, Daemon]) -> None:
     lab, running = daemon
     with attach(lab, USER, name="site"), attach(lab, USER, network="lan"):
         forward(lab, USER, "tcp/8080", "site", 80)

@@ -47,7 +47,9 @@ def started(lab: Lab) -> Daemon:
 
 
 @pytest.mark.parametrize("what", ["", "/tapster.toml"])
-def test_its_own_users_configuration_opens_nothing(lab: Lab, what: str) -> None:
+def test_a_configuration_of_the_brokers_own_user_opens_nothing(
+    lab: Lab, what: str
+) -> None:
     """dnsmasq, which talks to guests, is that user, too."""
     path = inside(lab, f"/run/config{what}")
     os.chown(path, BROKER, BROKER)
@@ -61,7 +63,7 @@ def test_its_own_users_configuration_opens_nothing(lab: Lab, what: str) -> None:
     assert daemon.stop() == 0
 
 
-def test_roots_hooks_run_as_the_broker(lab: Lab) -> None:
+def test_roots_hooks_run_as_the_brokers_user(lab: Lab) -> None:
     path = Path(inside(lab, "/run/config/hooks.d/10-a"))
     path.write_text(HOOK)
     path.chmod(0o700)

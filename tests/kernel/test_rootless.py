@@ -162,7 +162,7 @@ def stop_by_hand() -> None:
 
 
 class TestStart:
-    def test_is_the_first_clients_and_shared(self, lab: Lab) -> None:
+    def test_the_first_client_starts_a_broker_that_others_share(self, lab: Lab) -> None:
         with Holder(lab, "a") as one:
             first = one.nic()
             assert first["network"] == "default" and first["ipv4"]
@@ -176,7 +176,7 @@ class TestStart:
             assert os.stat(inside(lab, RUNTIME)).st_mode & 0o777 == 0o700
         stop_by_hand()
 
-    def test_of_two_first_clients_is_one_broker(self, lab: Lab) -> None:
+    def test_two_first_clients_start_one_broker(self, lab: Lab) -> None:
         with Holder(lab) as one, Holder(lab) as two:
             nics = [one.nic(), two.nic()]
             assert nics[0]["bridge"] == nics[1]["bridge"]
@@ -185,7 +185,9 @@ class TestStart:
             assert len(having("pasta")) == 1
         stop_by_hand()
 
-    def test_is_nobodys_child_and_holds_nothing_of_its_client(self, lab: Lab) -> None:
+    def test_a_broker_is_nobodys_child_and_holds_nothing_of_its_client(
+        self, lab: Lab
+    ) -> None:
         with Holder(lab) as one:
             one.nic()
             for pid in brokers():
@@ -198,7 +200,7 @@ class TestStart:
             assert children.read_text() == ""
         stop_by_hand()
 
-    def test_users_have_their_own(self, lab: Lab) -> None:
+    def test_each_user_has_a_broker_of_its_own(self, lab: Lab) -> None:
         with Holder(lab) as one, Holder(lab, user=OTHER) as two:
             assert one.nic()["ifname"] != two.nic()["ifname"]
             assert len(listed(lab)) == 1
@@ -217,7 +219,7 @@ def pipe_is_its_own(pid: int, target: str, client: int) -> bool:
 
 
 class TestEnd:
-    def test_comes_when_nobody_needs_it(
+    def test_a_broker_ends_when_nobody_needs_it(
         self, lab: Lab, served: subprocess.Popen[Any]
     ) -> None:
         with Holder(lab) as one:
@@ -227,7 +229,7 @@ class TestEnd:
             assert served.poll() is None
         assert served.wait(10) == 0
 
-    def test_comes_on_request_with_a_guest(
+    def test_a_broker_ends_on_request_even_with_a_guest(
         self, lab: Lab, served: subprocess.Popen[Any]
     ) -> None:
         with Holder(lab) as one:
@@ -236,7 +238,7 @@ class TestEnd:
             assert served.wait(10) == 0
             until("its end", lambda: not having("pasta") and not having("dnsmasq"))
 
-    def test_of_the_broker_alone_is_mended(
+    def test_a_broker_that_dies_is_started_again(
         self, lab: Lab, served: subprocess.Popen[Any]
     ) -> None:
         with Holder(lab, "a") as one:
@@ -251,7 +253,7 @@ class TestEnd:
                 assert two.nic()["bridge"] == nic["bridge"]
             assert len(having("dnsmasq")) == len(having("pasta")) == 1
 
-    def test_of_the_supervisor_ends_all(
+    def test_all_processes_end_with_the_supervisor(
         self, lab: Lab, served: subprocess.Popen[Any]
     ) -> None:
         with Holder(lab) as one:
@@ -262,7 +264,7 @@ class TestEnd:
         if os.path.exists(inside(lab, SOCKET)):
             os.unlink(inside(lab, SOCKET))  # of a process that could not
 
-    def test_of_the_supervisor_does_not_keep_the_next_from_starting(
+    def test_a_killed_supervisor_does_not_keep_the_next_from_starting(
         self, lab: Lab
     ) -> None:
         with Holder(lab) as one:
@@ -295,18 +297,20 @@ class TestMissing:
         yield path
         lab.host.run("rm", "-r", path)
 
-    def test_pasta(self, lab: Lab, tools: str) -> None:
+    def test_missing_pasta_is_told(self, lab: Lab, tools: str) -> None:
         said = self.attempt(lab, PATH=tools)
         assert "pasta is not installed" in said and "passt" in said
 
-    def test_dnsmasq(self, lab: Lab, tools: str, tmp_path: Path) -> None:
+    def test_missing_dnsmasq_is_told(
+        self, lab: Lab, tools: str, tmp_path: Path
+    ) -> None:
         with Lab(tmp_path) as own:
             own.host.run("sh", "-ec", HIDE.format(name="dnsmasq"))
             said = self.attempt(own)
             assert "dnsmasq is not installed" in said and "dnsmasq-base" in said
             assert of_users() == {}
 
-    def test_access_to_tun(self, lab: Lab, tmp_path: Path) -> None:
+    def test_missing_access_to_tun_is_told(self, lab: Lab, tmp_path: Path) -> None:
         with Lab(tmp_path) as own:
             own.host.run("chmod", "0600", "/dev/net/tun")
             said = self.attempt(own)
@@ -315,7 +319,7 @@ class TestMissing:
             own.host.run("umount", "/dev/net/tun", check=False)
             assert of_users() == {}
 
-    def test_user_namespaces(self, lab: Lab) -> None:
+    def test_missing_user_namespaces_are_told(self, lab: Lab) -> None:
         """In a user namespace that may have no others in it."""
         # setpriv as the user, then a namespace of its own with the limit at 0.
         limit = 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"'
@@ -340,7 +344,7 @@ done
 """
 
 
-def test_broker_has_two_capabilities_and_no_more(
+def test_a_rootless_broker_has_two_capabilities_and_no_more(
     lab: Lab, served: subprocess.Popen[Any]
 ) -> None:
     with Holder(lab) as one:
@@ -353,7 +357,9 @@ def test_broker_has_two_capabilities_and_no_more(
         assert f"Uid:\t{USER}\t{USER}" in status
 
 
-def test_host_is_untouched_by_it(lab: Lab, served: subprocess.Popen[Any]) -> None:
+def test_the_host_is_untouched_by_a_rootless_broker(
+    lab: Lab, served: subprocess.Popen[Any]
+) -> None:
     with Holder(lab) as one:
         nic = one.nic()
         assert links(lab.host, "tap") == [] and ruleset(lab.host) == []

@@ -114,7 +114,9 @@ def daemon(lab: Lab) -> Iterator[Daemon]:
 class TestLeft:
     """What is left to whom."""
 
-    def test_to_the_broker(self, lab: Lab, daemon: Daemon) -> None:
+    def test_the_broker_has_three_capabilities_and_no_new_privileges(
+        self, lab: Lab, daemon: Daemon
+    ) -> None:
         with attach(lab, USER):
             pid = daemon.process.pid
             for task in os.listdir(f"/proc/{pid}/task"):
@@ -131,7 +133,9 @@ class TestLeft:
             (core,) = [x for x in limits.splitlines() if x.startswith("Max core")]
             assert core.split()[4:6] == ["0", "0"]
 
-    def test_to_the_spawner(self, daemon: Daemon) -> None:
+    def test_the_spawner_has_what_programs_need_and_two_sockets(
+        self, daemon: Daemon
+    ) -> None:
         pid = child(daemon)
         of_spawner = status(pid)
         assert of_spawner["NoNewPrivs"] == "1" and of_spawner["Seccomp"] == "2"
@@ -146,7 +150,9 @@ class TestLeft:
         own = sum(int(sizes[f"Private_{k}"].split()[0]) for k in ("Clean", "Dirty"))
         assert own < 8 * 1024  # KiB
 
-    def test_to_dnsmasq(self, lab: Lab, daemon: Daemon) -> None:
+    def test_dnsmasq_has_its_own_user_and_three_capabilities(
+        self, lab: Lab, daemon: Daemon
+    ) -> None:
         with attach(lab, USER):
             pid = dnsmasq(lab)
             found = status(pid)
@@ -164,7 +170,7 @@ class TestLeft:
                 )
                 assert "lock" not in name
 
-    def test_its_memory_is_nobody_else_s_of_its_user(
+    def test_the_brokers_memory_is_closed_to_its_own_user(
         self, open_directory: Path
     ) -> None:
         """Not even dnsmasq, which talks to guests: both are user tapster."""
@@ -173,7 +179,9 @@ class TestLeft:
             got = own.host.run("cat", f"/proc/{pid}/environ", user=OTHER, check=False)
             assert got.returncode and "Permission denied" in got.stderr
 
-    def test_to_one_that_is_not_root(self, open_directory: Path) -> None:
+    def test_a_broker_that_is_not_root_has_two_capabilities(
+        self, open_directory: Path
+    ) -> None:
         with Lab(open_directory) as own:
             daemon = unprivileged(own)
             found = status(daemon.process.pid)
@@ -183,7 +191,7 @@ class TestLeft:
             assert status(child(daemon))["CapEff"] == DNSMASQ
             assert daemon.stop() == 0
 
-    def test_to_a_rootless_one(self, lab: Lab) -> None:
+    def test_a_rootless_broker_has_two_capabilities(self, lab: Lab) -> None:
         runtime = f"/run/user/{USER}/tapster"
         started = lab.host.popen(
             lab.python, "-m", "tapster.daemon.main", "--rootless", user=USER
@@ -328,7 +336,7 @@ class TestInherited:
         until_nothing_is_left(lab, networks=True)
         assert daemon.stop() == 0
 
-    def test_descriptors_are_closed(self, lab: Lab) -> None:
+    def test_inherited_descriptors_are_closed(self, lab: Lab) -> None:
         made = self.start(lab, "")
         for pid in (made.process.pid, child(made)):
             names = descriptors(pid)
@@ -337,14 +345,16 @@ class TestInherited:
         self.serves(lab, made)
 
     @pytest.mark.parametrize("which", [(0,), (1,), (2,), (0, 1, 2), (1, 2)])
-    def test_no_standard_descriptors(self, lab: Lab, which: tuple[int, ...]) -> None:
+    def test_missing_standard_descriptors_become_dev_null(
+        self, lab: Lab, which: tuple[int, ...]
+    ) -> None:
         made = self.start(lab, f"for fd in {which}: os.close(fd)")
         held = descriptors(made.process.pid)
         for fd in which:
             assert held[fd] == "/dev/null"
         self.serves(lab, made)
 
-    def test_signals_ignored_and_held_back(self, lab: Lab) -> None:
+    def test_ignored_and_blocked_signals_are_reset(self, lab: Lab) -> None:
         more = """
 for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
     signal.signal(number, signal.SIG_IGN)
@@ -357,7 +367,7 @@ signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             assert not ignored >> (signal.SIGCHLD - 1) & 1
         self.serves(lab, made)  # and is ended by SIGTERM
 
-    def test_umask_directory_groups_and_priority(self, lab: Lab) -> None:
+    def test_umask_directory_groups_and_priority_are_reset(self, lab: Lab) -> None:
         more = "os.umask(0); os.chdir('/tmp'); os.setgroups([4, 27]); os.nice(10)"
         made = self.start(lab, more)
         found = status(made.process.pid)
@@ -366,7 +376,7 @@ signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         assert os.getpriority(os.PRIO_PROCESS, made.process.pid) == 0
         self.serves(lab, made)
 
-    def test_a_directory_that_is_gone(self, lab: Lab) -> None:
+    def test_a_working_directory_that_is_gone_does_not_matter(self, lab: Lab) -> None:
         x = "/run/gone"
         made = lab.daemon(
             "--config", "/run/config",
@@ -374,7 +384,7 @@ signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         )  # fmt: skip
         self.serves(lab, made)
 
-    def test_variables_are_not_handed_on(self, lab: Lab) -> None:
+    def test_inherited_variables_are_not_handed_on(self, lab: Lab) -> None:
         more = "os.environ['LD_LIBRARY_PATH'] = '/tmp'; os.environ['BASH_ENV'] = '/x'"
         made = self.start(lab, more)
         words = Path(f"/proc/{child(made)}/environ").read_bytes().split(b"\0")
@@ -386,7 +396,9 @@ signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         ("ulimit -n 100", "descriptors are too few"),
         ("ulimit -f 100", "bytes in a file are too few"),
     ])  # fmt: skip
-    def test_too_little_is_said(self, lab: Lab, limit: str, hint: str) -> None:
+    def test_a_limit_that_is_too_low_is_named(
+        self, lab: Lab, limit: str, hint: str
+    ) -> None:
         with pytest.raises(RuntimeError, match=hint):
             lab.daemon(prefix=("sh", "-c", f'{limit}; exec "$@"', "sh"))
 
@@ -398,7 +410,9 @@ signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 class TestSpawnerDies:
-    def test_broker_ends_and_guests_keep_their_network(self, lab: Lab) -> None:
+    def test_a_broker_without_its_spawner_ends_and_guests_keep_their_network(
+        self, lab: Lab
+    ) -> None:
         first = lab.daemon("--config", "/run/config")
         with attach(lab, USER) as nic:
             serving = dnsmasq(lab)
@@ -413,7 +427,7 @@ class TestSpawnerDies:
         until_nothing_is_left(lab, networks=True)
         assert second.stop() == 0
 
-    def test_spawner_ends_with_a_broker_that_is_killed(self, lab: Lab) -> None:
+    def test_the_spawner_ends_with_a_broker_that_is_killed(self, lab: Lab) -> None:
         made = lab.daemon("--config", "/run/config")
         spawner = child(made)
         made.stop(signal.SIGKILL)

@@ -151,7 +151,7 @@ class Listing:
         definition: NetworkDefinition,
         max_nics: int | None,
     ) -> wire.NetworkInfo:
-        state = views.NetworkState("down", [])
+        state = views.ShownState("down", [])
         if definition.mode is Mode.BRIDGE:
             link = self._bridges.find(definition.bridge or "")
             state = views.bridge_state(definition, link)

@@ -41,7 +41,7 @@ class Running(Protocol):
     def differs(self, wanted: NetworkDefinition) -> list[str]: ...
 
 
-class NetworkState(NamedTuple):
+class ShownState(NamedTuple):
     """In which state a network is, in a word and in sentences for people."""
 
     word: str
@@ -89,9 +89,7 @@ def nic(nic: Nic, link: Link | None) -> wire.Nic:
 # Networks
 
 
-def running_state(
-    running: Running, configured: NetworkDefinition | None
-) -> NetworkState:
+def running_state(running: Running, configured: NetworkDefinition | None) -> ShownState:
     """The state of a network of ours that is up.
 
     :param running: it.
@@ -113,24 +111,24 @@ def running_state(
         notes.append(
             f"changed: {', '.join(waiting)}; takes effect when the last guest has gone"
         )
-    return NetworkState(word, notes)
+    return ShownState(word, notes)
 
 
-def bridge_state(definition: NetworkDefinition, link: Link | None) -> NetworkState:
+def bridge_state(definition: NetworkDefinition, link: Link | None) -> ShownState:
     """The state of a network of mode `bridge`.
 
     :param definition: of the network.
     :param link: the device that has its bridge's name, if there is one.
     """
     if link is not None and link.kind == "bridge":
-        return NetworkState("up", [])
-    return NetworkState("down", [f"there is no bridge {definition.bridge}"])
+        return ShownState("up", [])
+    return ShownState("down", [f"there is no bridge {definition.bridge}"])
 
 
 def network(
     definition: NetworkDefinition,
     running: Running | None,
-    state: NetworkState,
+    state: ShownState,
     *,
     user: str | None,
     forwards: Iterable[str],

@@ -154,7 +154,7 @@ def show(
     return views.network(
         definition,
         running,
-        views.NetworkState("down", ["note"]),
+        views.ShownState("down", ["note"]),
         user="alice" if running else None,
         forwards=["tcp/80 web:80"],
         max_nics=4,
