@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
     from tapster.policy.lint.findings import Finding
 
-DESCRIPTION = "Look at who may have what, as the configuration has it."
+DESCRIPTION = "Check what the configuration says about who may have what."
 SUMMARIES = {"check": "find what is wrong with the configuration"}
 CHECK = f"""\
-Find what the broker would refuse in its configuration, and what may not be meant
-as it is written. Nothing is changed, and no broker is asked.
+Find what the broker would refuse in its configuration, and what its author may not
+have meant. Nothing is changed, and no broker is asked.
 
-Without FILE, {DEFAULT_DIRECTORY}/tapster.toml and conf.d are checked; with FILE,
-these alone, in that order, as if they were all there is. The exit status is 1 if
-there is an error."""
+Without FILE, {DEFAULT_DIRECTORY}/tapster.toml and conf.d are checked. With FILE,
+only these files are, in that order, as if they were the whole configuration. The
+exit status is 1 if there is an error."""
 CHECK_EXAMPLES = (
     "tapster policy check",
     "tapster policy check --strict draft.toml",
@@ -51,10 +51,10 @@ def make_check_parser() -> ArgumentParser:
     parser.add_argument(
         "--config",
         metavar="DIR",
-        help=f"where the configuration is, as of tapsterd; {DEFAULT_DIRECTORY}",
+        help=f"the configuration's directory, as for tapsterd; {DEFAULT_DIRECTORY}",
     )
     parser.add_argument(
-        "--strict", action="store_true", help="the exit status is 1 for warnings, too"
+        "--strict", action="store_true", help="make the exit status 1 for warnings, too"
     )
     parser.add_argument(
         "--json", action="store_true", help="a list of objects, all their words"

@@ -68,7 +68,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for root's fi
 
 
 @as_root
-def test_nothing_to_report(etc: Path) -> None:
+def test_a_configuration_in_order_is_counted(etc: Path) -> None:
     write(etc / "conf.d/1.toml", LAN + RULE)
     done = check("--config", str(etc))
     assert (done.returncode, done.stderr) == (0, "")
@@ -152,7 +152,7 @@ def test_the_exit_status_is_about_errors_or_with_strict_warnings(etc: Path) -> N
 
 
 @as_root
-def test_json_has_all_words(etc: Path) -> None:
+def test_json_has_all_fields_of_a_finding(etc: Path) -> None:
     write(etc / "conf.d/1.toml", LAN + RULE + RULE)
     done = check("--config", str(etc), "--json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -244,7 +244,7 @@ def test_drafts_are_all_there_is_in_their_order(etc: Path) -> None:
     ]
 
 
-def test_a_draft_on_standard_input(etc: Path) -> None:
+def test_a_draft_may_come_on_the_standard_input(etc: Path) -> None:
     conf = (etc / "tapster.toml").read_text()
     done = check("-", stdin=None, input=conf + LAN)
     assert lines(done)[0].startswith(
@@ -256,7 +256,7 @@ def test_a_draft_on_standard_input(etc: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["none", "directory", "fifo", "below a file"])
-def test_what_is_no_draft(etc: Path, kind: str) -> None:
+def test_what_cannot_be_read_is_no_draft(etc: Path, kind: str) -> None:
     path = etc / "draft"
     if kind == "directory":
         path.mkdir()
@@ -413,7 +413,7 @@ def test_an_error_is_what_the_broker_refuses(text: str) -> None:
         ["check", "--config", "x", "y"], ["check", "-", "-"], ["check", "--rootless"],
     ],
 )  # fmt: skip
-def test_a_wrong_command_line(arguments: list[str]) -> None:
+def test_a_wrong_command_line_is_refused(arguments: list[str]) -> None:
     done = tapster("policy", *arguments, broker="/nowhere")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("usage: tapster policy ")

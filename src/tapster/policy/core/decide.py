@@ -51,7 +51,9 @@ def decide(
 ) -> Decision:
     """Decide a request to attach.
 
+    :param peer: the caller.
     :param target: what is asked for, with the guest's name and MAC.
+    :param book: all rules.
     :param facts: None stands for a caller without NICs; a Linux bridge is refused
         then, as bridge.conf was not asked.
     """
@@ -78,8 +80,10 @@ def decide(
 def may_forward(peer: Peer, target: Target, port: Port, book: Rulebook) -> Decision:
     """Decide a request to forward a port of the host to the caller's guest.
 
+    :param peer: the caller.
     :param target: the guest's network, with its name.
     :param port: one port of the host, or a range.
+    :param book: all rules.
     """
     denied = _denied(peer, target, book)
     if denied is not None:
@@ -104,6 +108,11 @@ def may_manage(peer: Peer, target: Target, book: Rulebook) -> Decision:
 
     A rule for guests of some names does not cover a target without a guest's name; a
     rule for some MACs does not cover one without a MAC.
+
+    :param peer: the caller.
+    :param target: the network or bridge, with the name and MAC of the guest that it is
+        about, None where it is about no guest.
+    :param book: all rules.
     """
     if peer.is_root:
         return Decision(True, "root")

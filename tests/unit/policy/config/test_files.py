@@ -20,7 +20,7 @@ def refusal(directory: Path, owner_only: bool = False) -> str:
     return str(caught.value)
 
 
-def test_missing_is_missing(tmp_path: Path) -> None:
+def test_a_configuration_that_does_not_exist_has_no_files(tmp_path: Path) -> None:
     assert read_files(str(tmp_path / "gone"), False) == []
     assert read_files(str(tmp_path), False) == []
 
@@ -57,7 +57,7 @@ def test_a_directory_that_cannot_be_asked_about_is_refused(tmp_path: Path) -> No
     assert refusal(tmp_path / "file" / "conf").endswith(": Not a directory")
 
 
-def test_a_drop_in_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_drop_in_that_is_no_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "conf.d").mkdir()
     drop_in = tmp_path / "conf.d" / "deny.toml"
     link_to_nowhere(drop_in)

@@ -30,7 +30,7 @@ def read(text: str) -> Config:
     return parsed(text)
 
 
-def test_without_files(tmp_path: Path) -> None:
+def test_without_files_all_settings_are_defaults(tmp_path: Path) -> None:
     assert load(str(tmp_path)) == Config()
     assert load(str(tmp_path / "nowhere")) == Config()
 
@@ -48,7 +48,7 @@ def test_later_files_win_key_by_key(tmp_path: Path) -> None:
     assert (limits.connections, limits.connections_per_user) == (20, 2)
 
 
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     os.symlink("nowhere", tmp_path / "tapster.toml")
     with pytest.raises(ConfigError, match=r"tapster\.toml: No such file"):
         load(str(tmp_path))
@@ -58,7 +58,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         load(str(tmp_path))
 
 
-def test_every_type() -> None:
+def test_a_setting_of_each_type_is_read() -> None:
     config = read(
         """
         [authorization]
@@ -121,7 +121,9 @@ def test_every_type() -> None:
         ("a = " + "[" * 5000, 1, 1, ""),
     ],
 )
-def test_the_place_of_an_error(text: str, line: int, column: int, says: str) -> None:
+def test_an_error_has_the_location_of_its_key(
+    text: str, line: int, column: int, says: str
+) -> None:
     message = fails(text)
     assert message.startswith(f"0:{line}:{column}: ")
     assert says in message
@@ -139,7 +141,7 @@ def test_the_place_of_an_error(text: str, line: int, column: int, says: str) -> 
         ("rules = [1]\n", "1 is not a table"),
     ],
 )
-def test_networks_and_rules_are_what_they_must_be(text: str, says: str) -> None:
+def test_networks_and_rules_of_another_type_are_refused(text: str, says: str) -> None:
     assert says in fails(text)
 
 
@@ -178,7 +180,7 @@ def roots(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", [".", "conf.d", "tapster.toml", "conf.d/a.toml"])
-def test_what_others_may_write_is_refused(roots: Path, name: str) -> None:
+def test_a_file_that_others_may_write_is_refused(roots: Path, name: str) -> None:
     assert load(str(roots), owner_only=True) == Config()
     for mode in (0o664, 0o646):
         before = (roots / name).stat().st_mode
@@ -194,7 +196,7 @@ def test_what_others_may_write_is_refused(roots: Path, name: str) -> None:
     assert load(str(roots), owner_only=False) == Config()
 
 
-def test_what_a_link_leads_to_counts(roots: Path) -> None:
+def test_the_owner_of_what_a_link_leads_to_counts(roots: Path) -> None:
     other = roots / "other"
     other.write_text("[limits]\nconnections = 3\n")
     (roots / "tapster.toml").unlink()
@@ -205,7 +207,7 @@ def test_what_a_link_leads_to_counts(roots: Path) -> None:
         load(str(roots), owner_only=True)
 
 
-def test_who_asks_says_whether_owners_count(
+def test_owners_count_if_the_reader_is_root_or_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tapster.toml").touch()
@@ -218,7 +220,7 @@ def test_who_asks_says_whether_owners_count(
 
 
 @pytest.mark.parametrize("owner_only", [True, False])
-def test_what_is_no_file_is_not_waited_for(tmp_path: Path, owner_only: bool) -> None:
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path, owner_only: bool) -> None:
     # Who is not root owns the directory, which is looked at before.
     says = "not a regular file" if not owner_only else "not a regular|belongs to uid"
     os.mkfifo(tmp_path / "tapster.toml", 0o600)
@@ -269,7 +271,7 @@ def test_the_example_shows_every_key() -> None:
 
 
 @given(st.lists(LINES).map("\n".join) | st.lists(TABLES).map("\n".join) | st.text())
-def test_nothing_but_a_config_error(text: str) -> None:
+def test_any_text_is_a_configuration_or_a_config_error(text: str) -> None:
     try:
         config = read(text)
     except ConfigError as error:
@@ -280,7 +282,7 @@ def test_nothing_but_a_config_error(text: str) -> None:
         assert "default" in config.networks
 
 
-def test_the_names_of_this_machine() -> None:
+def test_names_of_users_and_groups_are_looked_up_on_this_host() -> None:
     assert NSS.uid("root") == 0
     for resolve in (NSS.uid, NSS.gid):
         with pytest.raises(KeyError):

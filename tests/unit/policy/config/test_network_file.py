@@ -46,11 +46,11 @@ def net_fails(keys: str) -> str:
 # --- what a network can be
 
 
-def test_a_network_of_its_name_alone() -> None:
+def test_a_network_needs_no_more_than_its_name() -> None:
     assert net("") == NetworkDefinition("x")
 
 
-def test_a_nat_network_of_everything() -> None:
+def test_a_nat_network_may_have_every_key_of_its_mode() -> None:
     found = networks(
         """
         [networks.lab]
@@ -113,7 +113,7 @@ def test_a_nat_network_of_everything() -> None:
     )
 
 
-def test_a_network_of_a_bridge() -> None:
+def test_a_network_on_a_linux_bridge_may_have_every_key_of_its_mode() -> None:
     found = net(
         BRIDGE + 'isolation = true\nrate = {egress = "1gbit"}\n'
         'address_check = "reserved"\nreservations = {web = "192.0.2.1"}'
@@ -129,12 +129,12 @@ def test_a_network_of_a_bridge() -> None:
     )
 
 
-def test_without_ipv6() -> None:
+def test_a_network_may_be_without_ipv6() -> None:
     found = net('subnet6 = "none"\nmtu = 576')
     assert (found.ipv6, found.subnet6, found.mtu) == (False, None, 576)
 
 
-def test_two_networks_of_one_bridge() -> None:
+def test_two_networks_may_be_on_one_bridge() -> None:
     found = networks(
         f"[networks.a]\n{BRIDGE}[networks.b]\n{BRIDGE}address_check = 'off'\n"
     )
@@ -161,13 +161,13 @@ def test_the_default_domain_is_as_if_not_written() -> None:
         ("100000000000", 10**11),
     ],
 )
-def test_rates(text: str, bits: int) -> None:
+def test_a_rate_has_a_decimal_unit_or_is_bits_a_second(text: str, bits: int) -> None:
     assert net(f"rate.ingress = {text}").rate == Rate(0, bits)
 
 
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("key", [key for key in CONVERT if key != "mode"])
-def test_each_mode_has_its_keys(mode: Mode, key: str) -> None:
+def test_a_key_is_refused_for_a_mode_that_it_is_not_for(mode: Mode, key: str) -> None:
     values = {
         "scope": '"shared"',
         "bridge": '"br0"',
@@ -297,14 +297,16 @@ def test_each_mode_has_its_keys(mode: Mode, key: str) -> None:
         ("reservation = {}", "did you mean 'reservations'?"),
     ],
 )
-def test_what_is_refused(text: str, says: str) -> None:
+def test_a_network_with_a_wrong_value_is_refused_with_its_location(
+    text: str, says: str
+) -> None:
     message = net_fails(text)
     assert message.startswith("0:")
     assert says in message
 
 
 @pytest.mark.parametrize("name", ["A", "-a", "a-", "''", "'a.b'", "a_b", "a" * 41])
-def test_names_of_networks(name: str) -> None:
+def test_a_network_s_name_has_to_be_a_label(name: str) -> None:
     message = fails(f"[networks.{name}]\n")
     assert message.startswith("0:1:11: networks")
     assert "is not 1 to 40 lower-case letters" in message
@@ -350,7 +352,7 @@ reservations.b.mac = '0A:00:00:00:00:0F'""",
         ),
     ],
 )
-def test_reservations(text: str, says: str) -> None:
+def test_a_wrong_reservation_is_refused(text: str, says: str) -> None:
     assert says in net_fails(text)
 
 
@@ -366,7 +368,9 @@ def test_reservations(text: str, says: str) -> None:
         ("fd00::1", "fd00::1 is the gateway's"),
     ],
 )
-def test_reservations_are_of_the_subnet(address: str, says: str) -> None:
+def test_a_reserved_address_has_to_be_one_that_a_guest_of_the_subnet_can_have(
+    address: str, says: str
+) -> None:
     text = SHARED + 'subnet = "10.1.2.0/24"\nsubnet6 = "fd00::/64"\n'
     assert says in net_fails(f'{text}reservations.web = "{address}"')
     for good in ("10.1.2.2", "10.1.2.254", "fd00::2", "fd00::ffff:ffff:ffff:ffff"):
@@ -376,7 +380,7 @@ def test_reservations_are_of_the_subnet(address: str, says: str) -> None:
 # --- networks beside each other
 
 
-def test_subnets_that_overlap() -> None:
+def test_overlapping_subnets_are_refused() -> None:
     text = (
         f'[networks.a]\n{SHARED}subnet = "10.0.0.0/16"\n'
         f'[networks.b]\n{SHARED}subnet6 = "fd00::/64"\n[networks.c]\n{SHARED}'
@@ -388,7 +392,7 @@ def test_subnets_that_overlap() -> None:
     assert networks(text + 'subnet = "10.1.0.0/24"\nsubnet6 = "fd00:0:0:1::/64"')
 
 
-def test_a_port_leads_to_one_network() -> None:
+def test_a_port_is_forwarded_to_one_network_only() -> None:
     text = '[networks.{}]\nforward = ["{}/80 web:80"]\n'
     assert "0:4:12: forward: tcp/80 is forwarded already, at 0:2:12" in fails(
         text.format("a", "tcp") + text.format("b", "tcp")
@@ -410,7 +414,7 @@ def test_later_files_win_key_by_key() -> None:
     )
 
 
-def test_reservations_are_added() -> None:
+def test_a_later_file_adds_reservations() -> None:
     found = networks(
         "[networks.x.reservations]\na = '10.0.0.2'\nb = {mac = '02:00:00:00:00:01'}\n",
         "[networks.x.reservations]\nc = '10.0.0.3'\nb = '10.0.0.4'\n",
@@ -423,7 +427,7 @@ def test_reservations_are_added() -> None:
     assert found["b"].mac is None
 
 
-def test_what_comes_out_is_what_must_go_together() -> None:
+def test_keys_have_to_go_together_once_all_files_are_read() -> None:
     shared = '[networks.x]\nscope = "shared"\nsubnet = "10.0.0.0/24"\n'
     # Alone it would not do, but it is not alone.
     assert networks('[networks.x]\nsubnet = "10.0.0.0/24"\n', shared)["x"].subnet
@@ -442,7 +446,7 @@ def test_what_comes_out_is_what_must_go_together() -> None:
 # --- the page
 
 
-def test_every_key_is_in_its_page() -> None:
+def test_every_key_of_a_network_is_in_the_manual_page() -> None:
     part = PAGE.read_text().split(".Ss [networks.NAME]\n")[1].split("\n.Ss ")[0]
     told = dict(re.findall(r"^\.It Cm (\w+)(.*)", part, re.M))
     assert set(told) == {*CONVERT, "reservations"}
@@ -456,7 +460,7 @@ def test_every_key_is_in_its_page() -> None:
     assert networks(text) == {"default": NetworkDefinition("default")}
 
 
-def test_the_examples_of_the_page() -> None:
+def test_the_manual_page_s_example_is_a_configuration() -> None:
     example = PAGE.read_text().split(".Bd -literal\n")[1].split(".Ed")[0]
     config = parsed(example)
     assert list(config.networks) == ["default", "lan", "lab"]

@@ -28,7 +28,7 @@ def rule(keys: str) -> Rule:
     return found
 
 
-def test_a_rule_of_everything() -> None:
+def test_a_rule_may_have_every_key() -> None:
     found = rule(
         """
         users = ["alice", 1001, 1000]
@@ -63,7 +63,7 @@ def test_a_rule_of_everything() -> None:
     assert type(found.effect) is str
 
 
-def test_what_is_left_out() -> None:
+def test_keys_that_are_left_out_have_their_defaults() -> None:
     assert rule('networks = ["*"]') == Rule("0:2", networks=("*",))
     assert rule('bridges = ["br1"]') == Rule("0:2", bridges=("br1",))
     found = rule('networks = ["lan"]\neffect = "deny"\nusers = ["bob"]')
@@ -72,7 +72,7 @@ def test_what_is_left_out() -> None:
     assert rule('networks = ["lan"]\nforward = []').forward == ()
 
 
-def test_rules_of_all_files_in_their_order() -> None:
+def test_rules_of_all_files_are_in_the_order_of_the_files() -> None:
     found = rules(
         '[[rules]]\nnetworks = ["lan"]\n[[rules]]\nnetworks = ["default"]\n',
         '[networks.lan]\n[[rules]]\nbridges = ["b"]\n',
@@ -128,7 +128,9 @@ def test_rules_of_all_files_in_their_order() -> None:
         ("forward = 8080", "forward: 8080 is not a list"),
     ],
 )
-def test_what_is_refused(text: str, says: str) -> None:
+def test_a_rule_with_a_wrong_value_is_refused_with_its_location(
+    text: str, says: str
+) -> None:
     message = fails(f"[networks.lan]\n[[rules]]\n{text}\n")
     assert message.startswith("0:")
     assert says in message
@@ -145,7 +147,7 @@ def test_a_rule_that_denies_has_no_terms(key: str) -> None:
     assert 'not for effect = "deny"' in message
 
 
-def test_a_network_may_be_defined_later() -> None:
+def test_a_rule_s_network_may_be_defined_in_a_later_file() -> None:
     text = '[[rules]]\nnetworks = ["lan"]\n'
     assert fails(text).startswith("0:2:13: networks: there is no network 'lan'")
     assert rules(text, "[networks.lan]\n")
@@ -153,14 +155,14 @@ def test_a_network_may_be_defined_later() -> None:
     assert fails("", "", text).startswith("2:2:13: ")
 
 
-def test_a_place_is_in_the_reason_of_a_decision() -> None:
+def test_a_rule_s_location_is_in_the_reason_of_a_decision() -> None:
     found = rules('\n\n[[rules]]\nusers = ["alice"]\nnetworks = ["default"]\n')
     alice = Peer(1000, 1000, frozenset(), 1)
     decision = decide(alice, Target("default"), Rulebook(found))
     assert decision.reason == "allowed by 0:3"
 
 
-def test_every_key_is_in_its_page() -> None:
+def test_every_key_of_a_rule_is_in_the_manual_page() -> None:
     part = PAGE.read_text().split(".Ss [[rules]]\n")[1].split("\n.Sh ")[0]
     told = re.findall(r"^\.It Cm (\w+)", part, re.M)
     assert told == list(converters(NSS))

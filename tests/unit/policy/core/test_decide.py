@@ -79,7 +79,9 @@ def test_everybody_may_use_the_default_network(nics: int) -> None:
 
 @pytest.mark.parametrize("peer", [ALICE, ROOT])
 @pytest.mark.parametrize("nics", [MAX_NICS, MAX_NICS + 1])
-def test_the_quota(peer: Peer, nics: int) -> None:
+def test_who_has_all_nics_of_the_built_in_rule_is_over_quota(
+    peer: Peer, nics: int
+) -> None:
     decision = decide(peer, DEFAULT, nics, None)
     assert not decision.allowed
     assert decision.over_quota
@@ -98,7 +100,7 @@ def test_a_bridge_is_as_its_verdict_says(peer: Peer) -> None:
 
 @pytest.mark.parametrize("peer", [ALICE, ROOT])
 @pytest.mark.parametrize("target", [Target(), LAN, BR0, Target("", None)])
-def test_default_deny(peer: Peer, target: Target) -> None:
+def test_what_no_rule_allows_is_denied(peer: Peer, target: Target) -> None:
     decision = decide(peer, target, 0, None)
     assert not decision.allowed
     assert not decision.over_quota
@@ -132,7 +134,9 @@ def test_a_bridge_is_never_allowed_as_a_network() -> None:
         (allow(networks=(), bridges=("lan",)), False, False),
     ],
 )
-def test_a_rule_is_about(rule: Rule, alice: bool, bob: bool) -> None:
+def test_a_rule_allows_whom_and_what_it_is_about(
+    rule: Rule, alice: bool, bob: bool
+) -> None:
     assert decide(ALICE, LAN, 0, None, [rule]).allowed is alice
     assert decide(BOB, LAN, 0, None, [rule]).allowed is bob
     assert not decide(ROOT, LAN, 0, None, [replace(rule, users=frozenset({5}))]).allowed
@@ -146,7 +150,7 @@ def test_the_reason_names_the_rule() -> None:
     assert "a.toml:3" in may_forward(ALICE, "lan", Port("tcp", 22, 22), rules).reason
 
 
-def test_the_first_rule_that_allows_says_what() -> None:
+def test_the_first_rule_that_allows_sets_the_terms() -> None:
     rules = [
         allow(users=frozenset({1000}), max_nics=2, trusted=True),
         allow(max_nics=5),
@@ -158,7 +162,7 @@ def test_the_first_rule_that_allows_says_what() -> None:
     assert (quota(ALICE, "lan", rules), quota(BOB, "lan", rules)) == (2, 5)
 
 
-def test_the_quota_of_those_who_may_not() -> None:
+def test_who_may_not_attach_has_a_quota_of_none() -> None:
     assert quota(ALICE, "lan") == 0
     assert quota(ALICE, "lan", [allow(), deny()]) == 0
     assert quota(ALICE, "lan", [allow()]) == MAX_NICS
@@ -206,7 +210,7 @@ def test_the_built_in_rule_stays_with_a_star() -> None:
 BRIDGE = allow(networks=(), bridges=("br0",))
 
 
-def test_either_denies_and_either_allows() -> None:
+def test_either_a_rule_or_bridge_conf_may_deny_and_either_may_allow() -> None:
     no = replace(BRIDGE, effect="deny", location="f:9")
     for verdict, rules, allowed in (
         (YES, [], True),
@@ -221,7 +225,7 @@ def test_either_denies_and_either_allows() -> None:
         assert decide(ALICE, BR0, 0, verdict, rules).allowed is allowed
 
 
-def test_the_verdicts_of_a_real_file() -> None:
+def test_a_verdict_of_bridge_conf_is_weighed_with_a_rule() -> None:
     for text, allowed in (
         (b"deny br0\n", False),
         (b"allow br0\ndeny all\n", False),
@@ -299,7 +303,7 @@ def test_a_rule_for_guests_of_some_names() -> None:
     assert named(None, web).allowed
 
 
-def test_a_denial_of_some_names() -> None:
+def test_a_denial_of_some_names_leaves_the_others() -> None:
     rules = allow(), deny(guests=("gw*",))
     assert not named("gw1", *rules).allowed
     assert named("web", *rules).allowed
@@ -349,7 +353,7 @@ def test_a_policy_that_could_not_be_read_allows_nothing() -> None:
 # --- what is other users'
 
 
-def test_who_manages() -> None:
+def test_a_rule_says_whose_guests_a_user_manages() -> None:
     rules = [
         allow("f:1"),
         allow("f:2", users=frozenset({1000}), manage=True),
@@ -390,7 +394,7 @@ def test_who_manages_some_macs_manages_nothing_that_has_none() -> None:
     ).allowed
 
 
-def test_who_may_reload() -> None:
+def test_who_manages_everything_may_reload() -> None:
     star = allow(networks=("*",), users=frozenset({1000}), manage=True)
     assert policy.may_reload(ALICE, Rulebook([star])).allowed
     assert not policy.may_reload(BOB, Rulebook([star])).allowed
@@ -411,7 +415,7 @@ def test_who_may_reload() -> None:
 # --- who has left groups, and whose uid is no account's
 
 
-def test_who_left_a_group_is_denied_what_it_is_denied() -> None:
+def test_who_left_a_group_is_still_denied_what_the_group_is() -> None:
     """As in a user namespace with ids of subuid(5) and subgid(5)."""
     book = [deny(groups=frozenset({100})), allow(groups=frozenset({200})), allow()]
     in_it = replace(ALICE, groups=frozenset({100}))
@@ -461,7 +465,9 @@ def test_what_everyone_may_is_for_accounts() -> None:
         ((), Port("tcp", 8080, 8080), False),
     ],
 )
-def test_ports(forward: tuple[Port, ...] | None, port: Port, allowed: bool) -> None:
+def test_a_port_may_be_forwarded_if_the_first_rule_that_allows_has_it(
+    forward: tuple[Port, ...] | None, port: Port, allowed: bool
+) -> None:
     rules = [allow(forward=forward), allow()]
     decision = may_forward(ALICE, "lan", port, rules)
     assert decision.allowed is allowed
@@ -469,7 +475,7 @@ def test_ports(forward: tuple[Port, ...] | None, port: Port, allowed: bool) -> N
     assert may_forward(ROOT, "lan", port, rules).allowed
 
 
-def test_ports_on_networks_that_one_may_not_use() -> None:
+def test_no_port_is_forwarded_on_a_network_that_one_may_not_use() -> None:
     port = Port("tcp", 8080, 8080)
     for peer in (ALICE, ROOT):
         assert may_forward(peer, "default", port).allowed

@@ -23,7 +23,7 @@ WORDS = ["".join(w) for n in range(6) for w in itertools.product("ab-", repeat=n
 
 @settings(max_examples=3 * settings().max_examples, deadline=None)
 @given(SIGNS, SIGNS)
-def test_a_pattern_is_within_another(inner: str, outer: str) -> None:
+def test_a_pattern_within_another_matches_no_more(inner: str, outer: str) -> None:
     if is_within(inner, outer):
         for word in WORDS:
             assert fnmatchcase(word, outer) or not fnmatchcase(word, inner)
@@ -44,7 +44,7 @@ def test_a_pattern_is_within_another(inner: str, outer: str) -> None:
         ("52:54:00:*", "52:*:*", True),
     ],
 )
-def test_patterns_within_others(inner: str, outer: str, within: bool) -> None:
+def test_which_patterns_are_within_others(inner: str, outer: str, within: bool) -> None:
     assert is_within(inner, outer) is within
     assert are_within([inner], [outer, "x"]) is within
     assert are_within([inner, "y"], [outer]) is (within and outer == "*")
@@ -61,7 +61,7 @@ LABELS = [
 
 @settings(max_examples=3 * settings().max_examples, deadline=None)
 @given(SIGNS.filter(bool))
-def test_names_that_nobody_can_have(pattern: str) -> None:
+def test_a_pattern_that_matches_no_name_is_found(pattern: str) -> None:
     # Whatever a pattern of five signs matches, it matches one of five letters.
     some = any(fnmatchcase(name, pattern) for name in LABELS)
     assert matches_no_name(pattern) is not some
@@ -80,7 +80,7 @@ def test_names_that_nobody_can_have(pattern: str) -> None:
         ("*-web", False),
     ],
 )
-def test_names_at_their_limits(pattern: str, impossible: bool) -> None:
+def test_a_name_s_length_and_hyphens_are_minded(pattern: str, impossible: bool) -> None:
     assert matches_no_name(pattern) is impossible
 
 
@@ -111,5 +111,5 @@ def test_a_pattern_of_a_mac_matches_it(raw: bytes, data: st.DataObject) -> None:
         ("*0a", False),
     ],
 )
-def test_macs_that_nobody_can_have(pattern: str, impossible: bool) -> None:
+def test_a_pattern_that_matches_no_mac_is_found(pattern: str, impossible: bool) -> None:
     assert matches_no_mac(pattern) is impossible

@@ -25,7 +25,7 @@ def on_disk(tmp_path: Path) -> Verdict:
     return decide(str(tmp_path / "m"), "br0", ME)
 
 
-def test_nothing_but_files_is_opened(tmp_path: Path) -> None:
+def test_no_fifo_device_or_file_of_proc_is_opened(tmp_path: Path) -> None:
     (tmp_path / "m").write_text(f"allow br0\ninclude {tmp_path}/x\n")
     other = tmp_path / "x"
     os.mkfifo(other)
@@ -57,7 +57,7 @@ def test_a_large_file_is_refused(tmp_path: Path) -> None:
     assert on_disk(tmp_path).allowed
 
 
-def test_the_way_is_bounded(tmp_path: Path) -> None:
+def test_lookups_of_all_paths_together_are_bounded(tmp_path: Path) -> None:
     """Who can write an included file, or a link on the way to one, could have the
     broker look up names for minutes."""
     (tmp_path / "d").mkdir()
@@ -162,7 +162,7 @@ def test_descriptors_are_closed(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_links_in_sticky_directories(
+def test_a_stranger_s_link_in_a_sticky_directory_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "f").write_text("allow br0\n")

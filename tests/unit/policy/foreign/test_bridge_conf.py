@@ -44,7 +44,7 @@ def over(files: dict[str, bytes], bridge: str = "br0", strict: bool = False) -> 
 
 
 @given(st.binary(), st.text(max_size=20))
-def test_bytes_never_raise(data: bytes, bridge: str) -> None:
+def test_any_bytes_give_a_verdict(data: bytes, bridge: str) -> None:
     verdict = over({"/m": data}, bridge)
     assert verdict.reason.isprintable()
     assert all(note.isprintable() for note in verdict.notes)
@@ -60,7 +60,7 @@ WORDS = st.sampled_from(
 
 
 @given(st.lists(WORDS).map(b"".join), st.lists(WORDS).map(b"".join))
-def test_nearly_right_files_never_raise(main: bytes, included: bytes) -> None:
+def test_nearly_right_files_give_a_verdict(main: bytes, included: bytes) -> None:
     verdict = over({"/m": main, "/x": included})
     if verdict.allowed:
         assert b"allow" in main + included
@@ -93,7 +93,9 @@ def test_deny_wins_in_any_order(allowed, denied, random) -> None:  # type: ignor
         ({"/m": b"allow br0\ninclude /m"}, False, "/m:2: include /m: a file that incl"),
     ],
 )
-def test_verdict(files: dict[str, bytes], allowed: bool, reason: str) -> None:
+def test_the_verdict_names_the_line_that_decided(
+    files: dict[str, bytes], allowed: bool, reason: str
+) -> None:
     verdict = over(files)
     assert verdict.allowed == allowed
     assert verdict.reason.startswith(reason)
@@ -116,7 +118,7 @@ def test_what_is_ignored_is_told() -> None:
     )
 
 
-def test_notes_are_bounded() -> None:
+def test_not_more_than_some_notes_are_kept() -> None:
     verdict = over({"/m": b"include /gone\n" * 50})
     assert len(verdict.notes) == bridge_conf.MAX_NOTES + 1
     assert verdict.notes[-1] == "and 18 more"
@@ -196,7 +198,9 @@ def test_strict_includes_are_about_includes() -> None:
 
 
 @given(st.lists(WORDS).map(b"".join), st.lists(WORDS).map(b"".join))
-def test_strict_includes_only_refuse(main: bytes, included: bytes) -> None:
+def test_strict_includes_only_refuse_what_was_allowed(
+    main: bytes, included: bytes
+) -> None:
     files = {"/m": main, "/x": included}
     lax, strict = over(files), over(files, strict=True)
     assert strict.allowed <= lax.allowed
@@ -213,7 +217,7 @@ def on_disk(tmp_path: Path, reader: Reader = ME, strict: bool = False) -> Verdic
     return decide(str(tmp_path / "m"), "br0", reader, strict)
 
 
-def test_strict_includes_on_disk(tmp_path: Path) -> None:
+def test_strict_includes_refuse_what_is_missing_on_disk(tmp_path: Path) -> None:
     other = tmp_path / "x"
     (tmp_path / "m").write_text(f"allow br0\ninclude {other}\n")
     location = f"{tmp_path}/m:2: include {other}: "

@@ -29,7 +29,7 @@ def rules(data: bytes) -> list[tuple[bytes, bytes]]:
         (b"allow \xff\xa0", (b"allow", b"\xff\xa0")),
     ],
 )
-def test_line_is_a_rule(line: bytes, rule: tuple[bytes, bytes]) -> None:
+def test_a_line_is_a_rule(line: bytes, rule: tuple[bytes, bytes]) -> None:
     for end in (b"", b"\n"):
         assert rules(line + end) == [rule]
 
@@ -37,7 +37,7 @@ def test_line_is_a_rule(line: bytes, rule: tuple[bytes, bytes]) -> None:
 @pytest.mark.parametrize(
     "line", [b"", b" ", b"#", b" # allow br0", b"\r", b"\0allow br0", b" \0bogus"]
 )
-def test_line_means_nothing(line: bytes) -> None:
+def test_a_line_means_nothing(line: bytes) -> None:
     parsed = parse(line + b"\nallow br0\n")
     assert rules(line + b"\nallow br0\n") == [(b"allow", b"br0")]
     assert parsed.error is None
@@ -58,14 +58,14 @@ def test_line_means_nothing(line: bytes) -> None:
         (b"deny br0 # because of", "name too long"),
     ],
 )
-def test_line_is_an_error_and_ends_the_file(line: bytes, remark: str) -> None:
+def test_a_wrong_line_ends_the_file(line: bytes, remark: str) -> None:
     parsed = parse(b"allow br0\n\n" + line + b"\nallow br1\n")
     assert [rule.argument for rule in parsed.lines] == [b"br0"]
     assert parsed.error is not None
     assert (parsed.error.number, parsed.error.remark) == (3, remark)
 
 
-def test_long_line_goes_on_as_another() -> None:
+def test_a_long_line_goes_on_as_another() -> None:
     assert rules(b"#" + b" " * 4094 + b"allow br0") == [(b"allow", b"br0")]
     assert rules(b"#" + b" " * 4093 + b"allow br0") == []  # cut within `allow`
     assert rules(b"#" * 4095 + b"\nallow br0") == [(b"allow", b"br0")]

@@ -47,7 +47,7 @@ def ask(path: Path, bridge: str = "br0", names: Names = FAKE) -> Grant:
     return look_up(str(path), bridge, ALICE, owner_only=False, names=names)
 
 
-def test_a_file(file: Path) -> None:
+def test_a_file_grants_what_its_line_says(file: Path) -> None:
     assert ask(file) == Grant(4, (f"{file}:1",), (), None, (Allotment("alice", 4),))
     assert ask(file, "br1") == Grant(0, (), (), None)
 
@@ -64,7 +64,7 @@ def test_any_bridge_can_be_asked_about(file: Path, bridge: str) -> None:
     assert ask(file, bridge) == Grant(0, (), (), None)
 
 
-def test_a_bridge_with_any_name(file: Path) -> None:
+def test_a_bridge_may_have_any_name(file: Path) -> None:
     file.write_bytes("alice tap brücke 2\n".encode() + b"alice tap br\xff 3\n")
     assert ask(file, "brücke").nics == 2
     assert ask(file, "br\udcff").nics == 3
@@ -115,7 +115,7 @@ def test_a_file_is_not_relied_on_while_it_is_new(file: Path) -> None:
     assert not lxc_usernet._files[str(file)].is_settled
 
 
-def test_few_files_are_kept(tmp_path: Path) -> None:
+def test_not_more_than_a_few_files_are_remembered(tmp_path: Path) -> None:
     for number in range(20):
         path = tmp_path / str(number)
         path.write_text(f"alice tap br0 {number}\n")
@@ -190,7 +190,7 @@ def test_what_others_may_write_grants_nothing(roots: Path) -> None:
         assert strictly(roots).nics == 4
 
 
-def test_what_a_link_leads_to_counts(roots: Path) -> None:
+def test_the_owner_of_what_a_link_leads_to_counts(roots: Path) -> None:
     target = roots.with_name("target")
     roots.rename(target)
     roots.symlink_to(target)
@@ -362,7 +362,7 @@ def test_a_name_service_may_fail(file: Path, error: type[Exception]) -> None:
     assert (found.nics, found.problem) == (0, None)
 
 
-def test_no_thread_to_be_had_is_nobody_known(
+def test_without_a_thread_nobody_is_known(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: threading.Thread) -> None:
@@ -377,7 +377,7 @@ def test_no_thread_to_be_had_is_nobody_known(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.binary(max_size=300) | st.lists(TEXTS, max_size=5).map(b"\n".join))
-def test_files_never_raise(file: Path, data: bytes) -> None:
+def test_any_file_comes_to_what_its_lines_do(file: Path, data: bytes) -> None:
     file.write_bytes(data)
     found = ask(file)
     assert found.problem is None
@@ -389,7 +389,7 @@ def test_files_never_raise(file: Path, data: bytes) -> None:
     )
 
 
-def test_the_names_of_this_machine(file: Path) -> None:
+def test_names_are_looked_up_on_this_host(file: Path) -> None:
     file.write_text("root tap br0 4\n@root tap br0 3\nno-such-user tap br0 1\n")
     root = Peer(0, 0, frozenset(), 1)
     assert look_up(str(file), "br0", root, owner_only=False).nics == 7

@@ -73,7 +73,9 @@ def weighed(data: bytes, peer: Peer = ALICE) -> Grant:
         (b"alice tap br0 99999999999999999999\n@g tap br0 4\n", 5, 0),
     ],
 )
-def test_numbers_are_lxcs(data: bytes, lxc: int, number: int) -> None:
+def test_a_caller_gets_as_many_nics_as_from_lxc(
+    data: bytes, lxc: int, number: int
+) -> None:
     assert weighed(data).nics == number
     if number != lxc:
         return
@@ -99,7 +101,7 @@ def scanned(line: bytes) -> tuple[bytes, bytes, bytes, int] | None:
 
 @settings(max_examples=5 * settings().max_examples)
 @given(TEXTS)
-def test_fields_are_scanfs(text: bytes) -> None:
+def test_fields_are_split_as_scanf_splits_them(text: bytes) -> None:
     text = text.replace(b"\n", b"")
     found = [line for line in parse(text) if line.nics is not None]
     expected = scanned(text + b"\n")
@@ -154,7 +156,7 @@ def test_lines_come_to_what_they_do_for_lxc(data: bytes) -> None:
 
 
 @given(st.binary() | st.lists(TEXTS).map(b"\n".join))
-def test_bytes_never_raise(data: bytes) -> None:
+def test_any_bytes_come_to_a_grant(data: bytes) -> None:
     found = weighed(data)
     assert found.nics >= 0
     assert all(text.isprintable() for text in (*found.notes, *found.locations))
@@ -202,7 +204,7 @@ def test_what_is_odd_is_told() -> None:
     )
 
 
-def test_notes_are_bounded() -> None:
+def test_not_more_than_some_notes_are_kept() -> None:
     notes = weighed(b"eve tap br0 1\n" * 50).notes
     assert len(notes) == lxc_usernet_lines.MAX_NOTES + 1
     assert notes[-1] == "and 18 more"
@@ -210,7 +212,7 @@ def test_notes_are_bounded() -> None:
     assert len(locations) == lxc_usernet_lines.MAX_LOCATIONS
 
 
-def test_whose_number_it_is_is_told() -> None:
+def test_a_grant_says_which_name_allots_how_many() -> None:
     data = b"@g tap br0 3\nalice tap br0 2\n@g tap br0 4\n@h tap br0 0\n"
     found = weighed(data)
     assert found.allotments == (
@@ -224,7 +226,7 @@ def test_whose_number_it_is_is_told() -> None:
 
 
 @pytest.mark.parametrize("digits", [b"9" * 5000, b"-" + b"9" * 5000])
-def test_numbers_of_any_length(digits: bytes) -> None:
+def test_a_number_of_any_length_is_read(digits: bytes) -> None:
     zeros = b"0" * 5000
     assert weighed(b"alice tap br0 +%s3\n@g tap br0 -%s1\n" % (zeros, zeros)).nics == 3
     assert weighed(b"alice tap br0 " + digits + b"\n@g tap br0 4\n").nics == 0

@@ -38,7 +38,9 @@ BASE = [(1, 7, NONE), (2, 6, 1001), (4, 0, NONE), (8, 4, 2002), (16, 4, NONE)]
         (Reader(1002, 1, frozenset()), READ, True),
     ],
 )
-def test_acl(reader: Reader, want: int, allowed: bool) -> None:
+def test_an_acl_is_weighed_as_the_kernel_weighs_it(
+    reader: Reader, want: int, allowed: bool
+) -> None:
     assert acl_permits(acl(*BASE, (32, 4, NONE)), 50, want, reader) == allowed
 
 

@@ -58,18 +58,18 @@ def said(tree: Tree, *, strict: bool = False, is_root: bool = True) -> list[str]
     return [f"{f.location}: {f.severity}: {f.message}" for f in found]
 
 
-def test_a_file_in_order() -> None:
+def test_of_a_file_in_order_nothing_is_said() -> None:
     tree = {"/m": b"# bridges\nallow br0\ninclude /a\n", "/a": b"deny br1\n"}
     found = check(tree)
     assert found == BridgeConf([], True, True, {"br0": "/m:2"}, {})
     assert found.allowed(["br0", "br1"]) == ["br0"]
 
 
-def test_no_file() -> None:
+def test_of_a_missing_file_nothing_is_said() -> None:
     assert check({}) == BridgeConf([], False, False, {}, {})
 
 
-def test_what_refuses_all() -> None:
+def test_what_has_the_broker_refuse_everything_is_an_error() -> None:
     trees: list[tuple[Tree, str, str]] = [
         ({"/m": b"allow br0\nallow\n"}, "/m:2", "a word alone"),
         ({"/m": b"include /a\n", "/a": b"include /m"}, "/a:1", "includes itself"),
@@ -96,7 +96,7 @@ IGNORED: list[tuple[Tree, str]] = [
 
 
 @pytest.mark.parametrize(("tree", "says"), IGNORED)
-def test_includes_that_are_passed_over(tree: Tree, says: str) -> None:
+def test_an_include_that_is_passed_over_is_told(tree: Tree, says: str) -> None:
     assert said(tree) == [
         says.replace("{}", "ignored: ").replace(": ", ": warning: ", 1)
     ]
@@ -108,7 +108,7 @@ def test_strict_includes_that_fail_are_told_all() -> None:
     assert len(said({"/m": b"include /a\ninclude /b\n"}, strict=True)) == 2
 
 
-def test_what_who_checks_may_not_read() -> None:
+def test_a_file_that_who_checks_may_not_read_is_told_as_not_checked() -> None:
     tree: Tree = {
         "/m": b"include /a\ninclude /b\n",
         "/a": errno.EACCES,
@@ -122,7 +122,7 @@ def test_what_who_checks_may_not_read() -> None:
     assert main.startswith("/m: note: not checked")
 
 
-def test_names_of_bridges() -> None:
+def test_names_that_are_no_bridge_s_are_told_once() -> None:
     text = b"allow br7\nallow br7\ndeny eth0\nallow br0 # why\nallow \xff\nallow a/b\n"
     assert said({"/m": text}) == [
         "/m:1: note: there is no Linux bridge 'br7' on this host",
@@ -133,14 +133,14 @@ def test_names_of_bridges() -> None:
     ]
 
 
-def test_everything_for_everyone() -> None:
+def test_a_main_file_that_allows_everyone_everything_is_told() -> None:
     (found,) = check({"/m": b"allow all\n"}).findings
     assert (found.location, found.code) == ("/m:1", "allows-all-bridges")
     # This may be read by few.
     assert said({"/m": b"include /a\n", "/a": b"allow all"}) == []
 
 
-def test_who_may_write() -> None:
+def test_a_file_that_others_may_write_is_told() -> None:
     tree = {"/open": b"include /alice\n", "/alice": b""}
     found = check(tree, main="/open").findings
     assert [(f.location, f.code) for f in found] == [
@@ -152,7 +152,7 @@ def test_who_may_write() -> None:
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_limits(strict: bool) -> None:
+def test_a_broken_limit_is_told_where_it_is_broken(strict: bool) -> None:
     deep = {f"/{n}": f"include /{n + 1}\n".encode() for n in range(MAX_DEPTH + 5)}
     (found,) = check(deep, main="/0", strict=strict).findings
     assert f"more than {MAX_DEPTH} files deep" in found.message
@@ -175,7 +175,7 @@ TEXTS = st.lists(LINES, max_size=5).map("\n".join).map(str.encode)
 
 @settings(max_examples=4 * settings().max_examples, deadline=None)
 @given(TEXTS, TEXTS, TEXTS, st.booleans())
-def test_what_is_said_is_what_requests_get(
+def test_what_is_said_agrees_with_what_requests_get(
     main: bytes, a: bytes, b: bytes, strict: bool
 ) -> None:
     tree: Tree = {"/m": main, "/a": a, "/b": b, "/c.d": b"", "/fifo": "a FIFO"}

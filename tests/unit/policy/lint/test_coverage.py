@@ -116,7 +116,7 @@ _DEFAULT = Rule("f:0", networks=("default",), effect="polkit", manage=True)
 @example([_DEFAULT, replace(_DEFAULT, location="f:1", effect="allow")])
 @example([replace(_DEFAULT, effect="allow"), replace(_DEFAULT, location="f:1")])
 @given(MANY)
-def test_what_can_never_match_never_decides(rules: list[Rule]) -> None:
+def test_a_shadowed_grant_never_decides(rules: list[Rule]) -> None:
     idle = shadowed_grants(rules, NETWORKS)
     decided = {decision.location for decision in attaching(rules)}
     managed = {decision.location for decision in managing(rules)}
@@ -128,7 +128,7 @@ def test_what_can_never_match_never_decides(rules: list[Rule]) -> None:
 
 @settings(max_examples=settings().max_examples * 3 // 2, deadline=None)
 @given(MANY)
-def test_shadowed_and_vain_denials_may_all_go(rules: list[Rule]) -> None:
+def test_shadowed_and_redundant_denials_may_all_be_removed(rules: list[Rule]) -> None:
     shadowed = {idle.rule for idle in shadowed_denials(rules)}
     before = outcomes(rules) if shadowed else []
     for gone in (shadowed, *({number} for number in shadowed)):
@@ -207,13 +207,13 @@ ALL = ("*",)
          {1: (0,)}),
     ],
 )  # fmt: skip
-def test_rules_that_never_match(
+def test_shadowed_grants_are_found(
     rules: list[Rule], found: dict[int, tuple[int, ...]]
 ) -> None:
     assert {n: by for n, by, _ in shadowed_grants(rules, NETWORKS)} == found
 
 
-def test_a_rule_that_only_manages() -> None:
+def test_a_shadowed_grant_may_still_manage() -> None:
     rules = [allow(), allow(users=BOB, manage=True)]
     assert shadowed_grants(rules, NETWORKS) == [(1, (0,), True)]
     rules.append(deny(users=BOB))
@@ -239,7 +239,7 @@ def test_a_rule_that_only_manages() -> None:
         ([allow(), deny(networks=(), bridges=("lan",))], {}),
     ],
 )  # fmt: skip
-def test_denials_in_the_shadow_of_others(
+def test_shadowed_denials_are_found(
     rules: list[Rule], found: dict[int, tuple[int, ...]]
 ) -> None:
     assert {n: by for n, by, _ in shadowed_denials(rules)} == found

@@ -24,12 +24,14 @@ from tapster.policy.lint import host
         ("passwd: compat\n", False),
     ],
 )
-def test_where_users_can_be_listed(text: str, answer: bool) -> None:
+def test_users_can_be_listed_where_they_are_in_files(text: str, answer: bool) -> None:
     assert host.lists_all(text) is answer
 
 
 @pytest.mark.parametrize("enumerable", [True, False])
-def test_who_is_in_a_group(monkeypatch: pytest.MonkeyPatch, enumerable: bool) -> None:
+def test_a_group_has_members_or_that_cannot_be_told(
+    monkeypatch: pytest.MonkeyPatch, enumerable: bool
+) -> None:
     members = {1: ["x"], 2: [], 3: []}
     monkeypatch.setattr(host, "is_enumerable", lambda: enumerable)
     monkeypatch.setattr(
@@ -57,7 +59,7 @@ def test_a_name_is_looked_up_once() -> None:
     assert asked == ["a", "b"]
 
 
-def test_this_host_s_devices_and_people() -> None:
+def test_this_host_is_asked_for_its_devices_and_people() -> None:
     assert host.is_bridge("lo") is False
     for name in ("no-such-device", "", "..", "a/b", "a\0b", "../net/lo"):
         assert host.is_bridge(name) is None

@@ -10,7 +10,7 @@ from support.linting import HOST
 from tapster.policy.lint.lxc_usernet import lint_usernet
 
 
-def test_lines_of_a_usernet_file() -> None:
+def test_each_odd_line_is_told_with_its_number() -> None:
     text = (
         b"alice tap br0 4\n"
         b"@kvm veth br9 4\n"  # is LXC's own business
@@ -41,6 +41,6 @@ def test_lines_of_a_usernet_file() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_usernet_file_is_survived(data: bytes) -> None:
+def test_any_bytes_give_findings_with_lines(data: bytes) -> None:
     for finding in lint_usernet("/u", data + b" tap br0 1\nalice tap " + data, HOST):
         assert finding.line is not None

@@ -6,7 +6,7 @@ from __future__ import annotations
 from support.linting import findings, one, rules, said
 
 
-def test_linux_bridges_that_are_none() -> None:
+def test_a_linux_bridge_that_is_none_is_told_where_it_is_named_first() -> None:
     text = '[networks.l]\nmode = "bridge"\nbridge = "br7"\n'
     assert said(
         text.replace("br7", "br8"),  # is not in force
@@ -18,7 +18,7 @@ def test_linux_bridges_that_are_none() -> None:
     ]
 
 
-def test_one_address_for_two_guests_of_a_bridge() -> None:
+def test_an_address_for_two_guests_of_a_bridge_is_told() -> None:
     def network(name: str, bridge: str, guest: str) -> str:
         text = f'[networks.{name}]\nmode = "bridge"\nbridge = "{bridge}"\n'
         text += f'reservations.{guest} = {{mac = "52:54:00:00:00:01"}}\n'

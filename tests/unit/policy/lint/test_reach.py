@@ -36,7 +36,7 @@ ALL = ("*",)
         ([deny(networks=(), bridges=("br0",)), allow(bridges=("br0",))], []),
     ],
 )  # fmt: skip
-def test_denials_of_what_nothing_allows(rules: list[Rule], vain: list[int]) -> None:
+def test_redundant_denials_are_found(rules: list[Rule], vain: list[int]) -> None:
     assert redundant_denials(rules, bridges_elsewhere=False) == vain
     with_bridges = [n for n in vain if not rules[n].bridges]
     assert redundant_denials(rules, bridges_elsewhere=True) == with_bridges
@@ -56,7 +56,7 @@ def test_denials_of_what_nothing_allows(rules: list[Rule], vain: list[int]) -> N
         ([allow(effect="polkit"), allow(networks=("wan",))], []),
     ],
 )
-def test_networks_that_nobody_may_use(rules: list[Rule], closed: list[str]) -> None:
+def test_closed_networks_are_found(rules: list[Rule], closed: list[str]) -> None:
     assert closed_networks(rules, NETWORKS) == closed
 
 
@@ -78,7 +78,7 @@ BR0: dict[str, Any] = {"networks": (), "bridges": ("br0",)}
         ([deny(**BR0), allow(networks=("default",))], []),
     ],
 )
-def test_ways_around_a_rule(
+def test_bypasses_are_found(
     rules: list[Rule], found: list[tuple[int, str, str]]
 ) -> None:
     assert list(bypasses(rules, ON)) == found

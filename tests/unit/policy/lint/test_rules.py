@@ -39,14 +39,14 @@ ALL = 'networks = ["lan"]'
         rules('bridges = ["br0"], guests = ["web-*"], macs = ["52:54:00:*"]'),
     ],
 )
-def test_what_is_well_said(text: str) -> None:
+def test_of_rules_in_order_nothing_is_said(text: str) -> None:
     assert findings(text) == []
 
 
 # --- rules and rules
 
 
-def test_a_rule_that_can_never_match() -> None:
+def test_a_rule_that_can_never_match_is_told_with_who_decides() -> None:
     finding = one(NETWORKS, f"[[rules]]\n{ALL}\n", rules(f"{ALICE}, max_nics = 9"))
     assert finding == Finding(
         Severity.WARNING,
@@ -60,7 +60,7 @@ def test_a_rule_that_can_never_match() -> None:
     )
 
 
-def test_a_rule_that_is_denied_whole() -> None:
+def test_a_rule_whose_requests_are_all_denied_is_told() -> None:
     finding = one(lan(f"{ALL}, effect = 'deny', users = ['alice']", ALL, ALICE))
     assert finding.location == "0:3:1"
     assert finding.message.endswith(": 0:1 denies all that it is about")
@@ -88,12 +88,12 @@ def test_the_last_rule_that_names_the_default_network_is_told_apart() -> None:
     assert "the built-in rule would hold again" in (finding.hint or "")
 
 
-def test_a_rule_that_only_manages() -> None:
+def test_a_rule_of_which_only_manage_has_an_effect_is_told() -> None:
     finding = one(lan(ALL, f"{ALICE}, manage = true, max_nics = 3"))
     assert (finding.location, finding.code) == ("0:2:1", "only-manages")
 
 
-def test_denials_without_effect() -> None:
+def test_a_denial_without_effect_is_told() -> None:
     texts = rules(
         'networks = ["*"], groups = ["staff"]',
         'networks = ["default"], users = ["alice", "bob"], effect = "deny"',
@@ -112,7 +112,7 @@ def test_denials_without_effect() -> None:
 # --- networks that nobody may use
 
 
-def test_a_network_without_rules() -> None:
+def test_a_network_that_no_rule_allows_is_told() -> None:
     finding = one(
         "", "[networks.lab]\nmode = 'isolated'\n[networks.lab.reservations]\n"
     )
@@ -141,7 +141,7 @@ def test_a_network_closed_on_purpose_is_worth_a_note() -> None:
     )
 
 
-def test_a_network_whose_users_are_all_denied() -> None:
+def test_a_network_whose_users_are_all_denied_is_told() -> None:
     text = lan(ALICE, f"{ALICE}, effect = 'deny'")
     assert said(text) == [
         "0:1:10 warning never-matches",

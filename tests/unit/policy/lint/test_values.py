@@ -9,7 +9,7 @@ from support.linting import findings, lan, one, rules, said
 from tapster.policy.lint.findings import Severity
 
 
-def test_names_of_people() -> None:
+def test_a_user_or_group_that_is_named_twice_or_has_no_name_is_told() -> None:
     keys = 'networks = ["lan"], users = ["alice", 1000, "alice", 1001, "bob", 7]'
     keys += ', groups = ["kvm", 36, "ghosts", 4711, "ldap", "ghosts"]'
     found = {(f.column, f.code): f.message for f in findings(lan(keys))}
@@ -39,7 +39,7 @@ def test_an_empty_group_is_told_of_once() -> None:
     assert [f.code for f in findings(text)] == ["empty-group"]
 
 
-def test_patterns_that_match_nothing() -> None:
+def test_a_pattern_that_matches_nothing_is_told() -> None:
     keys = 'macs = ["52:54:00", "52:*", "01:*"], guests = ["web-", "web-*"]'
     assert said(rules(f'bridges = ["br0"], {keys}')) == [
         "0:1:38 warning impossible-mac",
@@ -62,13 +62,13 @@ def test_patterns_that_match_nothing() -> None:
         ("trusted = false, manage = false, forward = []", []),
     ],
 )
-def test_what_everyone_may(keys: str, codes: list[str]) -> None:
+def test_what_should_not_be_for_everyone_is_told(keys: str, codes: list[str]) -> None:
     found = findings(rules(f'networks = ["default"], {keys}'))
     assert [f.code for f in found] == codes
     assert all(f.severity is Severity.WARNING for f in found)
 
 
-def test_no_checks_on_any_network() -> None:
+def test_no_checks_against_spoofing_on_any_network_is_told() -> None:
     finding = one(rules('networks = ["*"], users = ["root"], trusted = true'))
     assert (finding.location, finding.code) == ("0:1:47", "trusted-everywhere")
 
@@ -82,7 +82,7 @@ def test_no_checks_on_any_network() -> None:
         ('networks = ["*"]', False),
     ],
 )
-def test_forwarding_to_where_it_is_not_done(networks: str, vain: bool) -> None:
+def test_forward_without_a_nat_network_is_told(networks: str, vain: bool) -> None:
     keys = f'{networks}, users = ["bob"], forward = ["tcp/8080"]'
     found = findings(
         lan(keys, 'networks = ["lan"], forward = []', 'networks = ["default"]')
