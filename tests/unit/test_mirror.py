@@ -76,7 +76,6 @@ SHOWN_BY = {
     "networks/ip_forwarding": "kernel/test_sysctl.py",
     "networks/managed_network": "kernel/test_network.py",
     "networks/own_bridge": "kernel/test_network.py",
-    "policy/config/": "unit/policy/config/test_network_file.py",
     "policy/lint/": "unit/cli/test_policy.py",
     "version": "unit/cli/test_main.py",
 }

@@ -68,7 +68,7 @@ def rules(draw: st.DrawFn) -> Values:
 
 @st.composite
 def short_rules(draw: st.DrawFn) -> Values:
-    """The same of few keys, so that two of them often have none in common."""
+    """A rule of few keys, so that two of them often have none in common."""
     values: Values = {}
     for key in draw(st.sampled_from(["", "", "users", "groups", "guests"])).split():
         values |= {key: draw({**WHOM, **GUESTS}[key])}
@@ -169,7 +169,7 @@ def joined(parts: Sequence[Block]) -> str:
 def test_what_is_written_is_what_is_read(
     main: list[Block], more: list[list[Block]]
 ) -> None:
-    """In the order of the files, each with its place."""
+    """In the order of the files, each with its location."""
     files = [main, *([b for b in parts if b.values is not None] for parts in more)]
     config = parse([(str(n), joined(parts)) for n, parts in enumerate(files)], NAMES)
     expected = []
@@ -180,9 +180,9 @@ def test_what_is_written_is_what_is_read(
                 expected.append((f"{number}:{line}", meant(part.values)))
             line += part.text.count("\n")
     found = [(rule.location, rule) for rule in config.rules]
-    assert [place for place, _ in found] == [place for place, _ in expected]
-    for (place, rule), (_, wanted) in zip(found, expected, strict=True):
-        assert {**fields(rule), "location": ""} == fields(wanted), place
+    assert [location for location, _ in found] == [location for location, _ in expected]
+    for (location, rule), (_, wanted) in zip(found, expected, strict=True):
+        assert {**fields(rule), "location": ""} == fields(wanted), location
     assert sorted(config.networks) == sorted(NETWORKS)
 
 
@@ -206,7 +206,7 @@ PIECES = st.sampled_from(
 
 @settings(max_examples=4 * settings().max_examples, deadline=None)
 @given(st.data(), blocks(), st.sampled_from(["main.toml", "more.toml"]))
-def test_broken_files_are_refused_with_a_place(
+def test_broken_files_are_refused_with_a_location(
     data: st.DataObject, parts: list[Block], broken: str
 ) -> None:
     text = joined(parts)
@@ -257,7 +257,7 @@ FACTS = Facts(verdict=Verdict(True, "allowed by bridge.conf", None, ()))
 
 
 def denials(config: Config) -> dict[tuple[Peer, Target], str]:
-    """What a rule denies: whom, what, and the place of the rule."""
+    """What a rule denies: whom, what, and the location of the rule."""
     found = {}
     for peer, target in product(PEERS, TARGETS):
         facts = FACTS if target.bridge else Facts()
@@ -290,13 +290,13 @@ class Damaged(NamedTuple):
     last: int
 
 
-def damages(raw: bytes, place: int) -> Iterator[Damaged]:
+def damages(raw: bytes, offset: int) -> Iterator[Damaged]:
     """A byte is another, or is gone, or one too many, or the end is missing."""
-    yield Damaged(raw[:place], place, len(raw))
-    yield Damaged(raw[:place] + raw[place + 1 :], place, place)
+    yield Damaged(raw[:offset], offset, len(raw))
+    yield Damaged(raw[:offset] + raw[offset + 1 :], offset, offset)
     for byte in (b"#", b"\n", b" ", b"[", b'"', b"x", b"="):
-        yield Damaged(raw[:place] + byte + raw[place + 1 :], place, place)
-        yield Damaged(raw[:place] + byte + raw[place:], place, place)
+        yield Damaged(raw[:offset] + byte + raw[offset + 1 :], offset, offset)
+        yield Damaged(raw[:offset] + byte + raw[offset:], offset, offset)
 
 
 @settings(max_examples=settings().max_examples // 5, deadline=None)
@@ -315,9 +315,9 @@ def test_damage_opens_nothing_that_a_whole_rule_denies(
     # Most damage is an error. What is not is where lines begin and end.
     ends = [found.end() for found in re.finditer(rb"\n", raw)]
     near = {end + step for end in ends for step in (-1, 0, 1)} | {0, 1}
-    places = near | set(random.sample(range(len(raw)), 10))
-    for place in sorted(place for place in places if place < len(raw)):
-        for damaged in damages(raw, place):
+    offsets = near | set(random.sample(range(len(raw)), 10))
+    for offset in sorted(offset for offset in offsets if offset < len(raw)):
+        for damaged in damages(raw, offset):
             try:
                 after = denials(parse([("f", damaged.data.decode())], NAMES))
             except (ConfigError, UnicodeDecodeError):

@@ -151,7 +151,7 @@ def test_a_rule_s_network_may_be_defined_in_a_later_file() -> None:
     text = '[[rules]]\nnetworks = ["lan"]\n'
     assert fails(text).startswith("0:2:13: networks: there is no network 'lan'")
     assert rules(text, "[networks.lan]\n")
-    # The place is that of the file whose rule it is.
+    # The location is that of the file whose rule it is.
     assert fails("", "", text).startswith("2:2:13: ")
 
 

@@ -416,7 +416,7 @@ def test_who_manages_everything_may_reload() -> None:
 
 
 def test_who_left_a_group_is_still_denied_what_the_group_is() -> None:
-    """As in a user namespace with ids of subuid(5) and subgid(5)."""
+    """A user namespace with ids of subuid(5) and subgid(5) lets its user do that."""
     book = [deny(groups=frozenset({100})), allow(groups=frozenset({200})), allow()]
     in_it = replace(ALICE, groups=frozenset({100}))
     left = replace(ALICE, account_groups=frozenset({100, 200}))
@@ -424,7 +424,7 @@ def test_who_left_a_group_is_still_denied_what_the_group_is() -> None:
         assert decide(peer, LAN, 0, None, book).allowed is allowed
     # What groups are given is for those who are in them now.
     assert not decide(left, LAN, 0, None, book[1:2]).allowed
-    # Where nobody knows, it may be that group.
+    # If the groups of its account are not known, it may have been in that one.
     unknown = replace(ALICE, account_groups=None)
     assert not decide(unknown, LAN, 0, None, book).allowed
     others = [deny(users=frozenset({7})), allow()]
@@ -552,7 +552,7 @@ def test_the_quota_is_what_a_decision_holds_to(
 
 
 def test_a_bridge_conf_that_cannot_be_judged_denies_what_a_rule_allows() -> None:
-    """Who knows what the rest of it would have denied."""
+    """A line that could not be read may deny it."""
     assert not decide(ALICE, BR0, 0, BROKEN, [BRIDGE]).allowed
     assert decide(ALICE, BR0, 0, SILENT, [BRIDGE]).allowed
 

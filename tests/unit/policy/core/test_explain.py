@@ -40,7 +40,7 @@ def test_an_explanation_is_of_the_same_decision(
         [decision.location] if decision.rule else []
     )
     # A rule that is said not to be about this decides nothing: without it all is
-    # as it was, save that the built-in rule may come back.
+    # as it was, except that the built-in rule may come back.
     for step in steps:
         if step.outcome.startswith("not ") and step.location.startswith("f:"):
             rest = [rule for rule in rules if rule.location != step.location]

@@ -307,7 +307,7 @@ def test_names_that_nobody_answers_for_hold_nobody_up(
 def test_many_bridges_are_not_waited_for_one_by_one(
     file: Path, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As all of them are asked about when a caller wants to know which it may use."""
+    """A caller who asks which bridges it may use has all of them looked up."""
     file.write_text("".join(f"alice tap br{number} 4\n" for number in range(5)))
     service.may_answer.clear()
     slow: list[bool] = []

@@ -102,7 +102,7 @@ def test_a_denial_without_effect_is_told() -> None:
         'bridges = ["br0"], effect = "deny"',
     )
     assert said(texts) == ["0:3:1 warning shadowed-deny", "0:5:1 note vain-deny"]
-    # Who knows what bridge.conf allows.
+    # bridge.conf may allow it.
     finding = one(texts, elsewhere=Elsewhere(may_allow=True))
     assert finding.message == (
         "this rule denies nothing that is not denied already: 0:2 denies it"
