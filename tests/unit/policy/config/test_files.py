@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`tapster.policy.config.files`: what is there and cannot be had is never taken for
-missing, for who knows what it denies."""
+"""A file that exists but cannot be read is never taken for missing: it may deny."""
 
 from __future__ import annotations
 
