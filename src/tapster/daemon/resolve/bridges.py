@@ -40,7 +40,7 @@ class Bridges:
     def find(self, name: str) -> Link | None:
         """The device of that name, whatever its kind; None if there is none.
 
-        If it is a bridge, only its index, name, kind, MTU and address are current.
+        Of a bridge only index, name, kind, MTU and address may be relied on.
         """
         try:
             index = netdevice.index_of(self._socket, name)
