@@ -9,17 +9,18 @@ done
 echo "tapster-bridge-helper: there is no python3 (install Python 3.11 or later)" >&2
 exit 1
 
-What QEMU executes to get a tap, because it can ask for one in no other way.
+The program that QEMU executes to get a tap: QEMU can ask for one in no other way.
 
 `-netdev bridge` and `-netdev tap,helper=` start a program, wait for it without
-any limit, and take the file descriptor it sends. This program has no privilege:
-it asks the broker, hands the answer on, and ends, in a few milliseconds and
-never later than a few seconds after its start, as QEMU, and libvirtd with all
-its guests, stand still for as long.
+any limit, and take the file descriptor that it sends. This program has no privilege:
+it asks the broker and passes on the answer. QEMU stands still for as long, and so
+does libvirtd with all its guests. So the program ends in a few milliseconds if all
+goes well, and within five seconds whatever happens.
 
-It is one self-contained file, run by an interpreter without `site`, and imports
-C modules only on its way to success: `socket` and `json` alone would double its
-time. The lines above this text are the shell's; Python sees one long string.
+It is one self-contained file, run by an interpreter without `site`. Unless something
+goes wrong it imports only modules written in C: `socket` and `json` alone would
+double its time. The lines above this text are for the shell; to Python they are the
+beginning of this string.
 """
 
 from __future__ import annotations
@@ -50,14 +51,14 @@ TIME_LIMIT = 4.5  # seconds; with the interpreter's start, well within five
 REPLY_LIMIT = 1 << 16
 SYSTEM_SOCKET = b"/run/tapster/io.tapster.Broker"
 SOCKET_NAME = b"io.tapster.Broker"
-# connect() says one of these where no broker is, or none that we may talk to.
+# What connect(2) fails with if no broker is there, or none that we may talk to.
 UNREACHABLE = (
     FileNotFoundError,
     NotADirectoryError,
     ConnectionRefusedError,
     PermissionError,
 )
-# What a service manager told our ancestors is not meant for the broker.
+# What a service manager told one of our ancestors. The broker must not obey it.
 NOT_INHERITED = (
     b"LISTEN_FDNAMES",
     b"LISTEN_FDS",
@@ -69,7 +70,7 @@ NOT_INHERITED = (
 
 
 class Failure(Exception):
-    """The one line on stderr that explains a non-zero exit."""
+    """Why the program fails; its text is the one line on stderr."""
 
     def __init__(self, cause: str, remedy: object = None) -> None:
         super().__init__(cause)
@@ -83,20 +84,20 @@ class Failure(Exception):
 
 
 class Usage(Exception):
-    """The arguments are not what QEMU passes."""
+    """The arguments are not those that QEMU passes."""
 
 
 class Gone(Exception):
-    """The broker hung up without a word: it may have been about to exit."""
+    """The broker closed the connection without a reply: it may have been exiting."""
 
 
 def parse_arguments(arguments: list[bytes]) -> tuple[bool, bytes, int]:
     """Whether vnet headers are wanted, the bridge's name, the socket's number.
 
-    As QEMU's own helper does, options may come in any order and the last one
-    wins. The two words of the interface first proposed to QEMU are taken too.
+    Options may come in any order and the last one wins, as with QEMU's own helper.
+    Two plain words are accepted too, as in the interface first proposed to QEMU.
 
-    :raises Usage: for anything else.
+    :raises Usage: the arguments are anything else.
     """
     vnet = False
     bridge: bytes | None = None
@@ -123,9 +124,11 @@ def parse_arguments(arguments: list[bytes]) -> tuple[bool, bytes, int]:
 
 
 def check_bridge(name: bytes) -> str:
-    """The name as text, where it can be a bridge's at all.
+    """The name of a bridge as text.
 
-    The broker checks again. Here, it is about an answer that names the cause.
+    The broker checks it again; a check here can say better what is wrong.
+
+    :raises Failure: no bridge can have this name.
     """
     try:
         text = name.decode()
@@ -188,9 +191,9 @@ def too_late() -> Failure:
 
 
 def remaining(deadline: float) -> float:
-    """Seconds left.
+    """Seconds until the deadline.
 
-    :raises Failure: none is.
+    :raises Failure: it has passed.
     """
     left = deadline - monotonic()
     if left <= 0:
@@ -199,9 +202,10 @@ def remaining(deadline: float) -> float:
 
 
 def connect(path: bytes, deadline: float) -> _socket.socket:
-    """Connect, waiting only where the broker's backlog is full.
+    """Connect to a socket; if the broker's backlog is full, wait for a place in it.
 
-    :raises OSError: what connect() said.
+    :raises OSError: connect(2) failed.
+    :raises Failure: the deadline has passed.
     """
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
@@ -217,7 +221,7 @@ def connect(path: bytes, deadline: float) -> _socket.socket:
 
 
 def connect_in_line(sock: _socket.socket, path: bytes, deadline: float) -> None:
-    """Connect as one of many; `tapster.connection` says how."""
+    """Connect to a socket whose backlog is full; see `tapster.client.connection`."""
     sock.settimeout(None)
     while True:
         left = remaining(deadline)
@@ -265,9 +269,9 @@ def find_broker(deadline: float) -> tuple[_socket.socket, bool]:
 
 
 def private_directory(path: bytes, forbidden: int) -> bool:
-    """Whether the directory exists.
+    """Whether the directory exists. One that does is this user's own.
 
-    :raises Failure: it is somebody else's, or its mode has `forbidden` bits.
+    :raises Failure: it belongs to somebody else, or its mode has `forbidden` bits.
     """
     try:
         status = posix.lstat(path)
@@ -282,7 +286,7 @@ def private_directory(path: bytes, forbidden: int) -> bool:
 
 
 def runtime_directory() -> bytes:
-    """Where the user's own broker has its socket; `tapster.client` agrees."""
+    """The directory of the user's own broker, the one of `tapster.paths`."""
     path = posix.environ.get(b"XDG_RUNTIME_DIR", b"")
     if path.startswith(b"/"):
         return path
@@ -300,7 +304,12 @@ def runtime_directory() -> bytes:
 def start_broker(runtime: bytes, path: bytes, deadline: float) -> _socket.socket:
     """Start the rootless broker and connect to it as soon as it listens.
 
-    It is our child only until we exit, so QEMU will never have to wait for it.
+    The broker is our child only until we exit, so QEMU never has to wait for it.
+
+    :param runtime: the directory that is its XDG_RUNTIME_DIR.
+    :param path: of the socket at which it will listen.
+    :param deadline: of `monotonic()`.
+    :raises Failure: it did not start.
     """
     program = find_daemon()
     directory = runtime + b"/tapster"
@@ -337,8 +346,8 @@ def start_broker(runtime: bytes, path: bytes, deadline: float) -> _socket.socket
                 cause = "cannot start a broker: " + last.removeprefix("tapsterd: ")
                 raise Failure(cause, remedy)
             if ended:
-                # Another one holds the lock. It is about to serve, or to exit,
-                # in which case ours is needed after all.
+                # Another broker holds the lock. It is about to serve, or it is
+                # about to exit; then ours is started again.
                 child, patience = 0, now + 0.3
         raise Failure("the broker did not start in time", remedy)
     finally:
@@ -360,10 +369,16 @@ def find_daemon() -> bytes:
 
 
 def spawn(program: bytes, runtime: bytes, log: int) -> int:
-    """Fork a daemon that inherits nothing of QEMU's. Returns its pid."""
+    """Fork a daemon that inherits nothing from QEMU.
+
+    :param program: path of the daemon.
+    :param runtime: the directory that is its XDG_RUNTIME_DIR.
+    :param log: descriptor that its stderr is written to.
+    :returns: its pid.
+    """
     import signal
 
-    # An ignored SIGCHLD would hide how the child ended.
+    # If SIGCHLD were ignored, we could not tell how the child ended.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     environment = {k: v for k, v in posix.environ.items() if k not in NOT_INHERITED}
     environment[b"XDG_RUNTIME_DIR"] = runtime
@@ -441,7 +456,7 @@ def ask(sock: _socket.socket, request: bytes, deadline: float) -> int:
 
 
 def open_requester(number: int) -> _socket.socket:
-    """The inherited socket, without taking its descriptor away from anybody.
+    """The inherited socket. Others may have the descriptor too: it is not closed.
 
     :raises Failure: it is not what QEMU passes; nothing was sent.
     """
@@ -462,9 +477,14 @@ def open_requester(number: int) -> _socket.socket:
 
 
 def deliver(requester: _socket.socket, tap: int, deadline: float) -> None:
-    """Send one zero byte and the tap: what QEMU takes for success.
+    """Send a zero byte and the tap, which QEMU waits for.
 
-    The socket may be somebody else's too, so its O_NONBLOCK is left alone.
+    Another process may use the socket too, so its O_NONBLOCK is not changed.
+
+    :param requester: the socket that QEMU passed.
+    :param tap: the descriptor, which the caller closes.
+    :param deadline: of `monotonic()`.
+    :raises Failure: QEMU does not take it.
     """
     rights = tap.to_bytes(4, sys.byteorder)
     ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)]
@@ -484,8 +504,12 @@ def deliver(requester: _socket.socket, tap: int, deadline: float) -> None:
 
 
 def attach(vnet: bool, bridge: str, number: int, deadline: float) -> None:
-    """The whole way: QEMU has the tap when this returns.
+    """Ask the broker for a tap and send it to QEMU.
 
+    :param vnet: whether frames carry a virtio-net header.
+    :param bridge: name of the bridge.
+    :param number: of the descriptor that QEMU passed.
+    :param deadline: of `monotonic()`.
     :raises Failure: QEMU got nothing.
     """
     requester = open_requester(number)
@@ -502,8 +526,8 @@ def attach(vnet: bool, bridge: str, number: int, deadline: float) -> None:
                 tap = ask(broker, request, deadline)
                 break
             except Gone:
-                # An idle rootless broker may have been exiting. A tap that it
-                # made and could not send is gone with it, so asking again is safe.
+                # An idle rootless broker may have been exiting. If it had made a
+                # tap, it could not send it, and the tap is gone: ask again.
                 if not rootless:
                     raise Failure("the broker hung up without an answer") from None
                 rootless = False
@@ -518,7 +542,7 @@ def attach(vnet: bool, bridge: str, number: int, deadline: float) -> None:
 
 
 def complain(line: str, deadline: float) -> None:
-    """Write a line to stderr, unless that would block: nobody reads there then."""
+    """Write a line to stderr, unless nobody reads there and it would block."""
     import select
 
     poll = select.poll()
@@ -528,7 +552,12 @@ def complain(line: str, deadline: float) -> None:
 
 
 def main(arguments: list[bytes], time_limit: float = TIME_LIMIT) -> int:
-    """Returns the exit status: 0 only if the descriptor was sent."""
+    """Run the program.
+
+    :param arguments: those of the command line.
+    :param time_limit: seconds until it has to end.
+    :returns: the exit status: 0 only if the descriptor was sent.
+    """
     deadline = monotonic() + time_limit
     for word, text in (b"--help", HELP), (b"--version", f"{VERSION}\n"):
         if arguments == [word]:
@@ -553,5 +582,5 @@ def main(arguments: list[bytes], time_limit: float = TIME_LIMIT) -> int:
 
 if __name__ == "__main__":
     encoding = sys.getfilesystemencoding()
-    # Not sys.exit(): the interpreter's tidying up is a tenth of all the time.
+    # Not sys.exit(): to end the interpreter properly takes a tenth of all the time.
     posix._exit(main([a.encode(encoding, "surrogateescape") for a in sys.argv[1:]]))

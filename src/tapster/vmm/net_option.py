@@ -15,7 +15,7 @@ from tapster.vmm.qemuopts import Props, escape
 
 
 class Grant(namedtuple("Grant", ("fd", "mac"))):
-    """What the broker gave for one request. The fd stays the caller's."""
+    """What the broker gave for one request. The caller owns `fd`."""
 
     __slots__ = ()
     fd: int
@@ -27,8 +27,8 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Every network type that some QEMU knows. Which of them this one was built
-# with is for itself to say, but what none knows costs no broker's time.
+# Every network type that some QEMU knows. The QEMU that is started says itself which
+# ones it lacks; a type that none knows is refused before a tap is asked for.
 _TYPES = frozenset(
     [
         "af-xdp",

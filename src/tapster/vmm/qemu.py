@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """QEMU's command line: which taps it asks for, and how it is told their fds.
 
-`tapster run` takes the command line a user has anyway, obtains every tap from
-a broker and executes QEMU with open file descriptors instead, so that QEMU
-needs no helper and no privilege, and its sandbox can stay shut. This module
-only reads and writes the text. It imports little: it runs before each guest.
+`tapster run` takes the command line that a user has, gets each tap from a broker,
+and executes QEMU with open file descriptors instead. So QEMU needs no helper and no
+privilege, and its sandbox can forbid both. This module only reads and writes the
+text. It imports little, as it runs before each guest.
 
-Every `bridge` among `-netdev`, `-nic` and `-net` becomes a `tap` by fd; the
-NIC behind it is told the MAC that the broker assigned, unless it has one,
-which then is the MAC asked for. Files (`-readconfig`) and `-set` are not read.
+Every `bridge` among `-netdev`, `-nic` and `-net` becomes a `tap` by fd. If the NIC
+on it has a MAC, the broker is asked for that one; otherwise the NIC is given the MAC
+that the broker assigns. Files (`-readconfig`) and `-set` are not read.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ class NicRequest(namedtuple("NicRequest", ("bridge", "mac", "option"))):
 
     __slots__ = ()
     bridge: str | None
-    """`br=` as the user wrote it; None: not given"""
+    """`br=` as the user wrote it; None: not given."""
     mac: str | None
-    """as the user wrote it; None: the broker assigns one"""
+    """As the user wrote it; None: the broker assigns one."""
     option: str
-    """for messages: the option as the user wrote it"""
+    """The option as the user wrote it, for messages."""
 
 
-# All options of the system emulators that take no argument, from QEMU 2.0 to
-# 10; whatever else starts with a dash takes one. Only by knowing them it is
-# clear that the text in `-append "-netdev bridge"` is no option.
+# All options of the system emulators that take no argument, from QEMU 2.0 to 10.
+# Anything else that starts with a dash takes one. Without this list, the argument in
+# `-append "-netdev bridge"` could not be told from an option.
 _NO_ARGUMENT = words("""
     S alt-grab async-teardown audio-help ctrl-grab curses daemonize enable-fips
     enable-hax enable-kvm enable-sync-profile full-screen h help jitdump localtime
@@ -53,13 +53,13 @@ _NO_ARGUMENT = words("""
     preconfig s sdl semihosting show-cursor singlestep snapshot usb version
     win2k-hack xen-attach xen-create xen-domid-restrict
 """)
-# With these QEMU prints something and ends: no tap is needed.
+# With these options QEMU prints something and ends: it needs no tap.
 _ONLY_PRINTS = words("audio-help h help version")
 _LISTS_ON_HELP = words("M accel audiodev chardev cpu d display machine object vga")
 
 
 class CommandLine:
-    """What `parse` understood."""
+    """A command line of QEMU's, and the taps that it needs."""
 
     __slots__ = ("_added", "_argv", "_options", "guest_name", "requests")
 
@@ -83,9 +83,10 @@ class CommandLine:
         self._added = added  # a NIC: its place in argv, driver, id
 
     def with_taps(self, grants: Sequence[Grant]) -> list[str]:
-        """The command line that uses these taps, one for each request.
+        """The command line that uses these taps.
 
-        The descriptors must be inheritable when QEMU is executed.
+        :param grants: one for each request, in their order. The descriptors must be
+            inheritable when QEMU is executed.
 
         :raises ValueError: there is not one grant for each request.
         """
@@ -107,7 +108,7 @@ class CommandLine:
 
 
 def is_qemu(program: str) -> bool:
-    """Whether a program of that name has QEMU's system emulator's options."""
+    """Whether a program of that name takes the options of QEMU's system emulator."""
     name = program.rpartition("/")[2]
     return name.startswith("qemu-system-") or name in ("kvm", "qemu", "qemu-kvm")
 
@@ -153,8 +154,8 @@ class _Scan:
 def parse(argv: Sequence[str]) -> CommandLine:
     """Find out which taps a QEMU command line needs.
 
-    What is wrong in it QEMU can say best itself, so it is passed on, except
-    where a tap would have been drawn for nothing.
+    QEMU itself can say best what is wrong with an option. So a wrong option is passed
+    on to QEMU, unless a tap would be made for nothing.
 
     :param argv: the program first.
     :raises UsageError: QEMU would refuse a network option, in about its words.
@@ -180,10 +181,10 @@ def parse(argv: Sequence[str]) -> CommandLine:
 
 
 def _tokens(argv: Sequence[str]) -> tuple[list[tuple[int, str, str]], int]:
-    """(place, name, argument or nothing) of each option, and where all end.
+    """(place, name, argument or "") of each option, and where options can be added.
 
-    That is the end of argv, or the last option if its argument is missing: it
-    would take for its own what is added behind it.
+    Options are added at the end, but before a last option whose argument is missing:
+    it would take the added option for its argument.
     """
     found = []
     at = 1
@@ -204,10 +205,13 @@ def _tokens(argv: Sequence[str]) -> tuple[list[tuple[int, str, str]], int]:
 
 
 def _pair(taps: list[NetOption], options: list[NetOption]) -> list[NicRequest]:
-    """Make each bridge option a request, and find the NIC that has its MAC.
+    """Make each bridge option a request, and find the NIC whose MAC it is about.
 
-    NICs and taps meet at a netdev's id or at a hub, where the first tap is
-    paired with the first NIC, and so on; what is left of taps has the last.
+    NICs and taps meet at a netdev's id or at a hub. At a hub, the first tap is paired
+    with the first NIC, and so on; any further taps are paired with the last NIC.
+
+    :param taps: the bridge options.
+    :param options: all network options.
     """
     hub_of = {
         option.props.get("netdev") or option.props.get("id"): option.props.get("hubid")
@@ -246,9 +250,9 @@ def _pair(taps: list[NetOption], options: list[NetOption]) -> list[NicRequest]:
 def _virtio_net(program: str, machine: str) -> str:
     """The device model of the NIC that is added.
 
-    `-device` rather than `-nic model=virtio`: a machine that cannot have it
-    says so instead of starting without a network (microvm only warns), and it
-    takes no PCI slot that a later `-device` names.
+    It is added by `-device`, not by `-nic model=virtio`: a machine that cannot have
+    it refuses it, where `-nic` may start without a network (microvm only warns), and
+    it does not take a PCI slot that a later `-device` names.
     """
     if machine == "microvm":
         return "virtio-net-device"

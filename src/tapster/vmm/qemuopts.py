@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """QEMU's way to write properties: `key=value,flag,...`, or JSON.
 
-Rewriting an option must change what is meant and nothing else, so each property
-is kept together with its text. This reads as QEMU's own qemu_opts and
-qobject_input do, and knows nothing of networks.
+An option that is rewritten must change in one place only, so each property is kept
+together with its text. Properties are read as QEMU's own qemu_opts and qobject_input
+read them. Nothing here is about networks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Props:
         self._items = list(_read_json(text) if self._json else _split(text, implied))
 
     def get(self, key: str) -> str | None:
-        """What QEMU would take: the last of several; of ids the first."""
+        """The value that QEMU would use: the last of several, but the first id."""
         values = [value for name, value, _ in self._items if name == key]
         if not values:
             return None
@@ -36,10 +36,14 @@ class Props:
         drop: Sequence[str] = (),
         last: Mapping[str, str] | None = None,
     ) -> str:
-        """The value again, with `first` and `last` around what is kept.
+        """The text of the option's value, with some properties changed.
 
-        A key of `first` replaces the user's; its first key is the type, which
-        needs no name. What is kept is kept to the letter.
+        The properties that are kept are kept to the letter.
+
+        :param first: properties at the beginning, which replace the user's own. The
+            first of them is the type, whose key is left out.
+        :param drop: keys of properties that are left out.
+        :param last: properties at the end.
         """
         first, last = first or {}, last or {}
         kept = [item for item in self._items if item[0] not in {*drop, *first}]
@@ -56,7 +60,7 @@ class Props:
 
 
 def escape(value: str) -> str:
-    """The text of a property's value, as QEMU reads it back."""
+    """The text for a property's value that QEMU reads as this value."""
     return value.replace(",", ",,")
 
 
@@ -83,7 +87,7 @@ def _split(text: str, implied: str) -> Iterator[tuple[str, object, str]]:
 
 
 def _value(text: str, start: int) -> tuple[str, int]:
-    """The value that starts there, and where the comma after it is."""
+    """The value that starts at `start`, and the place of the comma after it."""
     end = start
     while (end := text.find(",", end)) >= 0 and text.startswith(",,", end):
         end += 2

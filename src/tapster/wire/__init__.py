@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is said over the socket: the Varlink interface and its errors."""
+"""The protocol on the socket: the Varlink interface, its objects and its errors."""

@@ -42,7 +42,7 @@ from .refusals import errors_to_wire, refused_in_time, wait_for_refusal
 
 
 class Service(Protocol):
-    """What the daemon does behind the interface."""
+    """What the daemon does for each method of the interface."""
 
     async def attach(
         self, peer: Peer, request: AttachRequest
@@ -71,7 +71,7 @@ class Service(Protocol):
     ) -> Explanation: ...
     async def diagnose(self, peer: Peer) -> list[Finding]: ...
     async def until(self, moment: float) -> None:
-        """Wait for a time of the event loop's, exactly."""
+        """Wait until a moment of the event loop's time, exactly."""
         ...
 
 
@@ -83,7 +83,7 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
     errors = ERRORS
 
     def __init__(self, service: Service, peer: Peer) -> None:
-        """One instance a connection: `peer` is who is at its other end."""
+        """Make the interface of one connection; `peer` is at its other end."""
         self.service = service
         self.peer = peer
 
@@ -101,14 +101,14 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
         interactive: bool | None = None,
     ) -> Attached:
         """Make a tap on a network, or on the Linux bridge of that name, and
-        hand it over. The tap lives as long as its descriptor is open
-        somewhere. Without a name the guest gets one. Without a MAC a guest of
-        a network gets one, unless for_parent is set: then the port opens for
-        the first MAC that the guest shows. vnet_hdr (default true) asks for
-        IFF_VNET_HDR. for_parent says that the tap is for the caller's parent
-        process, which cannot be told a MAC: QEMU's helper does. interactive
-        lets polkit ask a person, where a rule wants polkit; the answer may
-        take minutes then.
+        hand it over. The tap exists as long as its descriptor is open
+        somewhere. A guest without a name is given one. A guest of a network
+        without a MAC is given one, unless for_parent is set: then the port
+        opens for the first MAC that the guest uses. vnet_hdr (default true)
+        asks for IFF_VNET_HDR. for_parent says that the tap is for the parent
+        process of the caller, which cannot be told a MAC; QEMU's helper sets
+        it. interactive lets polkit ask a person, if a rule wants polkit; the
+        answer may then take minutes.
         """
         request = AttachRequest(
             network=network,
@@ -125,21 +125,21 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
     @varlinkmethod
     @refused_in_time
     async def Detach(self, *, ifname: str, interactive: bool | None = None) -> None:
-        """Take a NIC away from its guest: the tap is removed, whoever holds
-        its descriptor. The caller's own, or another's that it manages.
+        """Disconnect a NIC that is the caller's, or that the caller manages:
+        the tap is removed, although somebody holds its descriptor.
         """
         await self.service.detach(self.peer, ifname, interactive is True)
 
     @varlinkmethod(return_parameter="nics")
     async def List(self) -> list[Nic]:
-        """The caller's NICs, and those that it manages; root sees all."""
+        """The caller's NICs, and those that the caller manages; for root, all."""
         with errors_to_wire():
             return await self.service.list_nics(self.peer)
 
     @varlinkmethod(return_parameter="event", delay_generator=False)
     async def Watch(self) -> AsyncIterator[Event]:
         """What happens to NICs that the caller may see, from now on. The
-        first event, "watching", says that the watch is in place.
+        first event, "watching", says that no event is missed after it.
         """
         with errors_to_wire():
             async for event in self.service.watch(self.peer):
@@ -156,7 +156,7 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
     @varlinkmethod(return_parameter="networks")
     async def ListNetworks(self) -> list[NetworkInfo]:
         """The networks that the caller may use, with the caller's own instance
-        of each. Root sees all, a network as often as it has instances.
+        of each. Root gets all networks, once for each instance.
         """
         with errors_to_wire():
             return await self.service.list_networks(self.peer)
@@ -164,10 +164,10 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
     @varlinkmethod(return_parameter="changes")
     @refused_in_time
     async def Reload(self, *, interactive: bool | None = None) -> list[str]:
-        """Read the configuration anew, which only root may ask for, or who
-        manages every network, or whose the broker is. Says what changed, and
-        what that waits for. No guest is touched, and a configuration that is
-        wrong changes nothing.
+        """Read the configuration again. Root may ask for that, and a user who
+        manages every network, or whose own the broker is. Says what changed,
+        and what a change waits for. No guest is touched, and a configuration
+        that is wrong changes nothing.
         """
         return await self.service.reload(self.peer, interactive is True)
 
@@ -182,9 +182,9 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
         guest_port: int,
         interactive: bool | None = None,
     ) -> ForwardInfo:
-        """Have what comes to a port of the host, "tcp/8080", go to a port of the
-        caller's guest of that name, now and whenever it is attached again. The
-        network is the default one if none is named.
+        """Forward a port of the host, "tcp/8080", to a port of the caller's guest
+        of that name, now and whenever the guest is attached again. The network
+        is the default one if none is named.
         """
         return await self.service.add_forward(
             self.peer, network, port, guest, guest_port, interactive is True
@@ -199,13 +199,13 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
         port: str,
         interactive: bool | None = None,
     ) -> None:
-        """Undo AddForward, the caller's own or another's that it manages."""
+        """Stop forwarding a port, the caller's or one that the caller manages."""
         await self.service.remove_forward(self.peer, network, port, interactive is True)
 
     @varlinkmethod(return_parameter="forwards")
     async def ListForwards(self) -> list[ForwardInfo]:
-        """The ports that lead to the caller's guests, and those that it manages;
-        root sees all.
+        """The ports that are forwarded to the caller's guests, and those that the
+        caller manages; for root, all.
         """
         with errors_to_wire():
             return await self.service.list_forwards(self.peer)
@@ -222,9 +222,9 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
         mac: str | None = None,
         forward: str | None = None,
     ) -> Explanation:
-        """Whether a user, the caller if none is named, may attach this, or
-        forward that port ("tcp/8080") to its guest, and by which rules: as the
-        broker would decide it now. Only root may ask about others.
+        """Whether a user, the caller if none is named, may attach such a guest, or
+        forward that port ("tcp/8080") to it, and by which rules, as the broker
+        would decide now. Only root may ask about others.
         """
         arrived = asyncio.get_running_loop().time()
         request = AttachRequest(network, bridge, name, mac)
@@ -235,7 +235,7 @@ class BrokerInterface(VarlinkInterface, name=INTERFACE):
 
     @varlinkmethod(return_parameter="findings")
     async def Diagnose(self) -> list[Finding]:
-        """What on this host is in the way of the broker's networks, or will be,
+        """What on this host keeps the broker's networks from working, or will,
         and what to do about it. Severity: "error", "warning" or "info".
         """
         with errors_to_wire():

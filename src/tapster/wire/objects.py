@@ -15,8 +15,10 @@ from asyncvarlink import FileDescriptor
 
 @dataclass
 class Nic:
-    """One attached NIC. Counters are the guest's: rx is what it received.
-    `expires` is when it is taken away, by the host's clock: null for never.
+    """One attached NIC.
+
+    Counters are the guest's: rx is what it received. `expires` is when the NIC will
+    be removed, by the host's clock; null means never.
     """
 
     ifname: str
@@ -43,9 +45,9 @@ class Nic:
 class Event:
     """Something that was decided or has changed; docs/events.md has each field.
 
-    `uid` to `command` are who asked for it; where nobody did, `verb` is null, and
-    they are whose it is. `outcome`: "ok", "denied" or "failed". Durations are in
-    microseconds. Only root is told `executable`, and why a request was not granted.
+    `uid` to `command` say who asked for it. If nobody did, `verb` is null, and they
+    say to whom it belongs. `outcome` is "ok", "denied" or "failed", and durations
+    are in microseconds. Only root is told `executable`, and why a request was denied.
     """
 
     time: str
@@ -86,13 +88,13 @@ class Network:
 
 @dataclass
 class NetworkInfo:
-    """A network with all that is to be known of it, or one user's instance.
+    """Every property of a network, or of one user's instance of it.
 
-    `uid` and `user` are whose instance it is: null where all have the same, and
-    where none is up. State "pending": its definition changed, and takes effect
-    when its last guest has gone; "removed": its definition is gone, and its
-    guests stay. Rates are bits a second, 0 for no limit. `nics` are the
-    caller's, for root all. `notes` are for people.
+    `uid` and `user` say whose instance it is; they are null if all users share one,
+    or if no instance is up. In state "pending", the definition has changed, and takes
+    effect when the last guest has gone. In state "removed", the definition is gone,
+    and guests are still there. Rates are in bits per second, 0 for no limit. `nics`
+    counts those of the caller, for root all. `notes` are for people.
     """
 
     name: str
@@ -124,10 +126,11 @@ class NetworkInfo:
 
 @dataclass
 class ForwardInfo:
-    """A port of the host that leads to a guest.
+    """A port of the host that is forwarded to a guest.
 
-    State "active", or "waiting": the guest is not attached. `static`: the
-    configuration has it; it is nobody's while it waits for anybody's guest.
+    The state is "active", or "waiting" while the guest is not attached. A `static`
+    forward stands in the configuration. While such a forward waits for any user's
+    guest, `uid` and `user` are null.
     """
 
     network: str
@@ -144,7 +147,10 @@ class ForwardInfo:
 
 @dataclass
 class Finding:
-    """Something about the host or the broker that a person should know."""
+    """Something about the host or the broker that a person should know.
+
+    `remedy` says what to do about it, in one or more lines.
+    """
 
     code: str
     severity: str
@@ -154,7 +160,7 @@ class Finding:
 
 @dataclass
 class Step:
-    """A rule about what was asked for, and what came of it."""
+    """A rule about the network or bridge in question, and its outcome."""
 
     place: str
     effect: str
@@ -165,12 +171,12 @@ class Step:
 class Explanation:
     """Whether a user may have something, and why.
 
-    `rule` is where the rule or line stands that decided, and `steps` are all
-    rules about the same, in their order. `polkit` says that polkit has to allow it
-    too; what it says is in `reason` where it could be asked. `max_nics` is how
-    many NICs the user may have by that rule, `nics` how many it has of them;
-    `network_max_nics` and `network_nics` are of all users together. A caller that
-    is not root, and may not, is told no more than that.
+    `rule` is the place of the rule or line that decided. `steps` are all rules about
+    the same network or bridge, in their order. If `polkit` is true, polkit has to
+    allow it too; if polkit could be asked, `reason` has its answer. `max_nics` is how
+    many NICs that rule lets the user have, and `nics` how many of them the user has;
+    `network_max_nics` and `network_nics` are about all users together. A caller who
+    is not root, and would be denied, is told no more than that.
     """
 
     user: str
@@ -197,7 +203,7 @@ class Info(TypedDict):
 
 
 class Attached(TypedDict):
-    """What Attach answers; `fd` is an index into the descriptors sent along."""
+    """What Attach answers; `fd` is an index into the descriptors of the message."""
 
     fd: FileDescriptor
     nic: Nic
