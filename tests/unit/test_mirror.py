@@ -73,7 +73,6 @@ SHOWN_BY = {
     "networks/host_context": "kernel/test_network.py",
     "networks/ip_forwarding": "kernel/test_sysctl.py",
     "networks/managed_network": "kernel/test_network.py",
-    "networks/own_bridge": "kernel/test_network.py",
     "policy/lint/": "unit/cli/test_policy.py",
     "version": "unit/cli/test_main.py",
 }

@@ -31,19 +31,21 @@ PAYLOADS = st.binary(max_size=200) | BODIES
 
 
 @pytest.mark.parametrize("length", range(9))
-def test_attr_is_padded(length: int) -> None:
+def test_attribute_is_padded_to_four_bytes(length: int) -> None:
     raw = netlink.attr(3, b"x" * length)
     assert len(raw) % 4 == 0
     assert [(k, bytes(v)) for k, v in netlink.attrs(raw)] == [(3, b"x" * length)]
 
 
 @given(st.lists(st.tuples(st.integers(0, netlink.NLA_TYPE_MASK), LEAVES)))
-def test_attrs_are_read_as_they_were_packed(pairs: list[tuple[int, bytes]]) -> None:
+def test_attributes_are_read_as_they_were_packed(
+    pairs: list[tuple[int, bytes]],
+) -> None:
     raw = b"".join(netlink.attr(kind, data) for kind, data in pairs)
     assert [(kind, bytes(data)) for kind, data in netlink.attrs(raw)] == pairs
 
 
-def test_nested_is_marked() -> None:
+def test_nested_attribute_is_marked_as_such() -> None:
     raw = netlink.nested(5, netlink.attr_u8(1, 7), netlink.attr_str(2, "x"))
     assert struct.unpack_from("=HH", raw) == (len(raw), 5 | netlink.NLA_F_NESTED)
     [(kind, inner)] = netlink.attrs(raw)
@@ -53,14 +55,14 @@ def test_nested_is_marked() -> None:
 
 
 @given(PAYLOADS, st.integers(0, 300))
-def test_attrs_of_anything(data: bytes, offset: int) -> None:
+def test_attributes_of_garbage_are_read_without_harm(data: bytes, offset: int) -> None:
     for kind, value in netlink.attrs(data, offset):
         assert 0 <= kind <= netlink.NLA_TYPE_MASK
         assert len(value) <= len(data)
 
 
 @given(st.binary(max_size=200))
-def test_messages_of_anything(data: bytes) -> None:
+def test_messages_of_garbage_are_read_without_harm(data: bytes) -> None:
     total = 0
     for _, _, _, payload in netlink.messages(memoryview(data)):
         total += 16 + len(payload)
@@ -68,12 +70,12 @@ def test_messages_of_anything(data: bytes) -> None:
 
 
 @given(PAYLOADS, st.integers(0, 0xFFFF))
-def test_error_text_of_anything(data: bytes, flags: int) -> None:
+def test_error_text_of_garbage_is_read_without_harm(data: bytes, flags: int) -> None:
     assert isinstance(netlink._error_text(memoryview(data), flags), str)
 
 
 @given(PAYLOADS)
-def test_replies_of_anything(data: bytes) -> None:
+def test_replies_of_garbage_are_read_without_harm(data: bytes) -> None:
     reply = Reply(16, memoryview(data))
     link = rtnetlink.parse_link(reply)
     assert link.ifindex == rtnetlink.link_index(reply)
@@ -82,7 +84,7 @@ def test_replies_of_anything(data: bytes) -> None:
     assert 0 <= rtnetlink.link_family(reply) <= 255
 
 
-def test_a_link() -> None:
+def test_link_is_read_with_port_settings_and_names() -> None:
     body = rtnetlink.IFINFO.pack(0, 1, 7, 0x1003, 0)
     body += netlink.attr_str(rtnetlink.IFLA_IFNAME, "tapster1")
     body += netlink.attr_u32(rtnetlink.IFLA_MTU, 9000)
@@ -109,7 +111,7 @@ def test_a_link() -> None:
     )  # fmt: skip
 
 
-def test_mac_bytes() -> None:
+def test_mac_bytes_takes_a_mac_and_nothing_else() -> None:
     assert netlink.mac_bytes("0A:1b:2c:3d:4e:5f") == bytes.fromhex("0a1b2c3d4e5f")
     for wrong in ("", "0a1b2c3d4e5f     ", "a:1b:2c:3d:4e:5f0", "0a:1b:2c:3d:4e"):
         with pytest.raises(ValueError, match=r"."):

@@ -16,7 +16,7 @@ def names(request: pytest.FixtureRequest) -> seccomp.Names:
     return seccomp.Names(request.param)
 
 
-def test_tokens_are_the_kernel_s(names: seccomp.Names) -> None:
+def test_architecture_tokens_are_the_kernel_s(names: seccomp.Names) -> None:
     assert names.token in ARCHITECTURES.values()
     assert names("execve") == {0xC000003E: 59, 0xC00000B7: 221}[names.token]
 

@@ -30,7 +30,7 @@ def test_a_timer_that_is_not_set_never_ends(timer: Timer) -> None:
     timer.clear()
 
 
-def test_it_ends_when_its_time_has_come_and_not_before(timer: Timer) -> None:
+def test_timer_ends_on_time_and_not_before(timer: Timer) -> None:
     moment = time.monotonic() + SOON
     timer.set(moment)
     assert ended(timer, 10)
@@ -38,18 +38,18 @@ def test_it_ends_when_its_time_has_come_and_not_before(timer: Timer) -> None:
 
 
 @pytest.mark.parametrize("moment", [-1.0, 0.0, 1e-12])
-def test_a_time_that_is_past_ends_it_at_once(timer: Timer, moment: float) -> None:
+def test_timer_set_to_the_past_ends_at_once(timer: Timer, moment: float) -> None:
     timer.set(moment)
     assert ended(timer, 10)
 
 
-def test_another_time_replaces_the_first(timer: Timer) -> None:
+def test_timer_that_is_set_again_forgets_the_first_time(timer: Timer) -> None:
     timer.set(0.0)
     timer.set(time.monotonic() + 3600)
     assert not ended(timer, SOON)
 
 
-def test_after_clear_it_may_be_set_again(timer: Timer) -> None:
+def test_timer_that_was_cleared_can_be_set_again(timer: Timer) -> None:
     timer.set(0.0)
     assert ended(timer, 10)
     timer.clear()
@@ -58,7 +58,7 @@ def test_after_clear_it_may_be_set_again(timer: Timer) -> None:
     assert ended(timer, 10)
 
 
-def test_closing_twice_closes_once(timer: Timer) -> None:
+def test_timer_closed_twice_closes_its_descriptor_once(timer: Timer) -> None:
     timer.close()
     assert timer.fileno() == -1
     timer.close()

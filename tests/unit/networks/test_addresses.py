@@ -24,7 +24,7 @@ def test_parts_do_not_run_into_one_another() -> None:
 
 
 @given(st.integers(min_value=0, max_value=2**64 - 1))
-def test_base36(number: int) -> None:
+def test_base36_has_leading_zeros_and_wraps(number: int) -> None:
     text = addresses.base36(number, 8)
     assert len(text) == 8
     assert int(text, 36) == number % 36**8
@@ -32,7 +32,9 @@ def test_base36(number: int) -> None:
 
 
 @given(st.text(), st.integers(0, 2**32))
-def test_guest_macs(name: str, uid: int) -> None:
+def test_guest_macs_are_local_unicast_and_none_of_the_host_or_qemu(
+    name: str, uid: int
+) -> None:
     macs = list(islice(addresses.guest_macs(SEED, "default", uid, name), 4))
     assert macs == list(islice(addresses.guest_macs(SEED, "default", uid, name), 4))
     assert len(set(macs)) == 4
@@ -48,7 +50,7 @@ def test_another_host_gives_other_macs() -> None:
 
 
 @given(MACS)
-def test_host_side_mac(mac: str) -> None:
+def test_host_side_mac_is_high_and_not_the_guests(mac: str) -> None:
     host = addresses.host_side_mac(mac)
     assert host != mac
     assert len(host) == 17
@@ -56,7 +58,7 @@ def test_host_side_mac(mac: str) -> None:
     assert addresses.host_side_mac(mac.upper()).lower() == host
 
 
-def test_eui64() -> None:
+def test_slaac_address_is_made_from_prefix_and_mac() -> None:
     # the example of RFC 4291, appendix A, with its own bits
     prefix = IPv6Network("fd00::/64")
     assert str(addresses.eui64(prefix, "34:56:78:9a:bc:de")) == (
@@ -103,7 +105,7 @@ def test_a_pool_that_is_used_up_is_followed_by_the_next() -> None:
     assert found.subnet_of(addresses.POOLS[2])
 
 
-def test_no_subnet_is_left() -> None:
+def test_host_that_uses_every_pool_has_no_free_subnet() -> None:
     for used in (list(addresses.POOLS), [IPv4Network("0.0.0.0/0")]):
         assert addresses.free_ipv4_subnet(SEED, used, "x") is None
 
@@ -123,13 +125,15 @@ def test_unique_local_subnets_share_the_host_s_prefix() -> None:
     assert one.prefixlen == 64
 
 
-def test_gateway() -> None:
+def test_gateway_is_the_first_address_of_a_subnet() -> None:
     assert str(addresses.gateway(SUBNET)) == "10.70.1.1"
     assert str(addresses.gateway(IPv6Network("fd00::/64"))) == "fd00::1"
 
 
 @given(st.text(), st.sets(st.integers(2, 254)))
-def test_guest_address(name: str, numbers: set[int]) -> None:
+def test_guest_address_is_free_and_neither_the_networks_nor_the_gateways(
+    name: str, numbers: set[int]
+) -> None:
     taken = {str(SUBNET[number]) for number in numbers}
     found = addresses.guest_address(SEED, SUBNET, taken, name)
     again = addresses.guest_address(SEED, SUBNET, taken.__contains__, name)

@@ -34,7 +34,7 @@ def settings(directory: Path, **changes: Any) -> dnsmasq.Settings:
 @pytest.mark.skipif(PROGRAM is None, reason="dnsmasq is not installed")
 @pytest.mark.parametrize("subnet6", [SIX, None])
 @pytest.mark.parametrize("upstream", [(), ("192.0.2.1", "2001:db8::1")])
-def test_dnsmasq_takes_it(
+def test_dnsmasq_takes_the_configuration(
     tmp_path: Path, subnet6: IPv6Network | None, upstream: tuple[str, ...]
 ) -> None:
     assert PROGRAM is not None
@@ -49,7 +49,9 @@ def test_dnsmasq_takes_it(
     assert "OK" in done.stderr
 
 
-def test_what_must_be_there(tmp_path: Path) -> None:
+def test_configuration_serves_reservations_alone_on_its_bridge_alone(
+    tmp_path: Path,
+) -> None:
     lines = dnsmasq.configuration(settings(tmp_path)).splitlines()
     assert {"bind-interfaces", "except-interface=lo", "dhcp-ignore-names"} <= set(lines)
     assert [line for line in lines if line.startswith("interface=")] == [
@@ -61,18 +63,20 @@ def test_what_must_be_there(tmp_path: Path) -> None:
     assert all(",static," in line for line in ranges)
 
 
-def test_without_ipv6(tmp_path: Path) -> None:
+def test_configuration_without_ipv6_has_no_router_advertisements(
+    tmp_path: Path,
+) -> None:
     text = dnsmasq.configuration(settings(tmp_path, subnet6=None))
     assert "enable-ra" not in text
     assert "option6" not in text
 
 
-def test_with_a_resolver_the_host_s_is_not_asked(tmp_path: Path) -> None:
+def test_host_s_resolver_is_asked_only_if_no_other_is_given(tmp_path: Path) -> None:
     assert "no-resolv" in dnsmasq.configuration(settings(tmp_path))
     assert "no-resolv" not in dnsmasq.configuration(settings(tmp_path, upstream=()))
 
 
-def test_the_directory_is_not_everybody_s(tmp_path: Path) -> None:
+def test_directory_is_closed_to_others(tmp_path: Path) -> None:
     dnsmasq.prepare_directory(settings(tmp_path / "net"))
     for path in (tmp_path / "net", tmp_path / "net/dhcp", tmp_path / "net/hosts"):
         assert path.stat().st_mode & 0o007 == 0

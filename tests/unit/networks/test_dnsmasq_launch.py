@@ -51,7 +51,7 @@ def test_process_without_our_pid_file_is_not_ours(tmp_path: Path) -> None:
     assert not dnsmasq_launch.is_ours(os.getpid(), str(tmp_path))
 
 
-def test_the_log_is_kept_short(tmp_path: Path) -> None:
+def test_log_that_is_too_long_is_emptied(tmp_path: Path) -> None:
     log = tmp_path / "dnsmasq.log"
     dnsmasq_launch.trim_log(str(tmp_path))
     log.write_bytes(b"x" * dnsmasq_launch.LOG_LIMIT)

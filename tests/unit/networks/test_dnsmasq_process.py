@@ -73,7 +73,7 @@ def run(work: Callable[[DnsmasqProcess], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
-def test_restarts_at_once_leave_one(programs: Programs) -> None:
+def test_restarts_at_the_same_time_leave_one_process(programs: Programs) -> None:
     async def work(service: DnsmasqProcess) -> None:
         await asyncio.gather(*(service.restart() for _ in range(3)))
         assert programs.alive == [service.pid]
@@ -84,7 +84,7 @@ def test_restarts_at_once_leave_one(programs: Programs) -> None:
     assert set(programs.alive_at_start) == {0}  # never two that want one address
 
 
-def test_restart_that_the_end_overtakes_starts_none(programs: Programs) -> None:
+def test_restart_that_a_stop_overtakes_starts_no_process(programs: Programs) -> None:
     async def work(service: DnsmasqProcess) -> None:
         restarting = asyncio.create_task(service.restart())
         await asyncio.sleep(0)
@@ -95,7 +95,7 @@ def test_restart_that_the_end_overtakes_starts_none(programs: Programs) -> None:
     run(work)
 
 
-def test_restart_of_one_that_has_ended_starts_none(programs: Programs) -> None:
+def test_restart_after_a_stop_starts_no_process(programs: Programs) -> None:
     async def work(service: DnsmasqProcess) -> None:
         await service.stop()
         await service.restart()
@@ -104,7 +104,9 @@ def test_restart_of_one_that_has_ended_starts_none(programs: Programs) -> None:
     run(work)
 
 
-def test_one_that_dies_in_a_restart_is_replaced_once(programs: Programs) -> None:
+def test_process_that_dies_during_a_restart_is_replaced_once(
+    programs: Programs,
+) -> None:
     async def work(service: DnsmasqProcess) -> None:
         programs.started[0].kill()
         await asyncio.gather(service.restart(), service.restart())

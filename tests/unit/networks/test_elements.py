@@ -30,7 +30,7 @@ def lines(text: str) -> list[tuple[str, str, str]]:
     return found
 
 
-def test_a_guest_of_a_network_is_known_by_all_it_may_be() -> None:
+def test_elements_of_a_port_are_all_that_its_guest_may_say() -> None:
     entries = elements.of_port(Guest("tapstern1", 7, "n", MAC, IP, IP6))
     assert [(e.set, e.text()) for e in entries] == [
         ("ports", "tapstern1 : goto nat"),
@@ -42,7 +42,7 @@ def test_a_guest_of_a_network_is_known_by_all_it_may_be() -> None:
     ]
 
 
-def test_the_bytes_are_the_same_as_the_text() -> None:
+def test_bytes_and_text_of_an_element_say_the_same() -> None:
     name = (7).to_bytes(4, sys.byteorder)
     mac = bytes.fromhex("0200000000010000")
     six, local = (
@@ -86,7 +86,7 @@ OWN = ["claimed6", "guests6", "macs", "ports"]
         (Guest("tapstert1", 7, "t", MAC, limited=True), ["ports"], "trusted_limited"),
     ],
 )  # fmt: skip
-def test_a_port_of_another_kind(
+def test_trusted_waiting_and_lan_ports_have_only_the_elements_they_need(
     guest: Guest, wanted: list[str], chain: str | None
 ) -> None:
     entries = elements.of_port(guest)
@@ -109,7 +109,9 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=range(len(NETWORKS)))
-def test_a_network_is_taken_away_as_it_was_added(network: Network) -> None:
+def test_network_is_deleted_with_the_elements_it_was_added_with(
+    network: Network,
+) -> None:
     added = lines(elements.add_network(network))
     deleted = lines(elements.delete_network(network))
     assert [e[1:] for e in added] == [e[1:] for e in deleted]
@@ -122,7 +124,7 @@ def test_a_network_is_taken_away_as_it_was_added(network: Network) -> None:
 
 
 @pytest.mark.parametrize("new", NETWORKS[:8], ids=range(8))
-def test_a_change_is_the_difference(new: Network) -> None:
+def test_change_of_a_network_touches_only_what_differs(new: Network) -> None:
     old = NETWORKS[0]
     before, after = (
         {e[1:] for e in lines(elements.add_network(n))} for n in (old, new)
@@ -134,7 +136,7 @@ def test_a_change_is_the_difference(new: Network) -> None:
     assert elements.change_network(new, new) == ""
 
 
-def test_a_forward_is_for_both_families_as_far_as_the_guest_has_them() -> None:
+def test_forward_has_an_element_for_each_address_of_its_guest() -> None:
     rule = Forward(Port("tcp", 8080, 8080), "web", 80)
     assert lines(elements.forward("add", rule, IP, IP6)) == [
         ("add", "forwards4", f"tcp . 8080 : {IP} . 80"),

@@ -145,14 +145,14 @@ class TestReservations:
         six=Reservation(ipv6=SUBNET6[0x66]),
     )
 
-    def test_are_for_their_user(self) -> None:
+    def test_reservation_with_a_user_is_for_that_user_alone(self) -> None:
         assert ipv4(self.NETWORK, "web") == str(SUBNET[5])
         assert ipv4(self.NETWORK, "web", OTHER) != str(SUBNET[5])
         assert ipv4(self.NETWORK, "db", OTHER) == str(SUBNET[6])
         assert reservation_for(self.NETWORK, "web", OTHER) is None
         assert reservation_for(self.NETWORK, "nobody", ME) is None
 
-    def test_are_nobody_elses_also_while_they_are_free(self) -> None:
+    def test_reserved_address_is_given_to_nobody_else_while_it_is_free(self) -> None:
         state = NetworkState(SUBNET, {"old": str(SUBNET[5])})
         address, changed = wanted(self.NETWORK, "old").ipv4(SEED, state, set())
         assert changed and address != str(SUBNET[5])
@@ -160,7 +160,7 @@ class TestReservations:
         with pytest.raises(AddressesExhausted):
             wanted(self.NETWORK, "more").ipv4(SEED, NetworkState(SUBNET), taken)
 
-    def test_that_are_in_use_are_told_as_such(self) -> None:
+    def test_reserved_address_that_is_in_use_is_refused_by_name(self) -> None:
         """By a guest that had it before it was reserved."""
         with pytest.raises(AddressesExhausted) as raised:
             wanted(self.NETWORK, "web").ipv4(
@@ -169,13 +169,13 @@ class TestReservations:
         assert str(SUBNET[5]) in str(raised.value)
         assert raised.value.hint == "end the guest that has it"
 
-    def test_of_ipv6(self) -> None:
+    def test_reserved_ipv6_address_comes_before_the_one_of_the_mac(self) -> None:
         assert wanted(self.NETWORK, "web").ipv6() == str(SUBNET6[0x55])
         assert wanted(self.NETWORK, "six", OTHER).ipv6() == str(SUBNET6[0x66])
         made = IPv6Address("fd00:1:2:3::ff:fe00:1")
         assert wanted(self.NETWORK, "web", OTHER).ipv6() == str(made)
 
-    def test_without_an_ipv4_address_leave_that_open(self) -> None:
+    def test_reservation_without_an_ipv4_address_leaves_it_open(self) -> None:
         address = IPv4Address(ipv4(self.NETWORK, "six"))
         assert address in SUBNET and address not in (SUBNET[5], SUBNET[6])
 

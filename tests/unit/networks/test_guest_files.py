@@ -29,7 +29,7 @@ def files(directory: Path) -> set[str]:
     return {str(path.relative_to(directory)) for path in found}
 
 
-def test_guest_lines() -> None:
+def test_lines_of_a_guest_are_as_dnsmasq_reads_them() -> None:
     mac, four, six = "02:00:00:00:00:01", "10.70.1.5", "fd00::1"
     line = guest_files.reservation(mac, four, None, "web1")
     assert line == "02:00:00:00:00:01,10.70.1.5,web1\n"

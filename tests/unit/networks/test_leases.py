@@ -442,8 +442,8 @@ class TestDhcp6:
         assert all(lease.mac == MAC for lease in found)
 
 
-class TestTold:
-    def test_by_protocol(self) -> None:
+class TestParseLogged:
+    def test_logged_packet_is_read_by_its_protocol(self) -> None:
         header = mac(MAC) + mac(SERVER_MAC) + b"\x86\xdd"
         assert parse_logged(IPV4, header, answer()) == [LEASE]
         assert parse_logged(IPV4, b"", answer()) == [LEASE]
@@ -452,7 +452,7 @@ class TestTold:
         assert parse_logged(IPV4, header, reply(ia_na(ia_address()))) == []
         assert parse_logged(0x0806, header, answer()) == []
 
-    def test_nobody_is_told_of_without_a_destination(self) -> None:
+    def test_ipv6_packet_without_a_destination_mac_says_nothing(self) -> None:
         assert parse_logged(IPV6, bytes(5), reply(ia_na(ia_address()))) == []
 
     @given(
@@ -460,7 +460,7 @@ class TestTold:
         st.binary(max_size=20),
         st.binary(max_size=600),
     )
-    def test_any_bytes_are_nothing(
+    def test_logged_garbage_says_nothing(
         self, protocol: int, header: bytes, payload: bytes
     ) -> None:
         assert parse_logged(protocol, header, payload) == []
@@ -470,7 +470,7 @@ class TestTold:
         st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=4)), max_size=4),
         st.integers(0, 400),
     )
-    def test_any_damage_does_no_harm(
+    def test_damaged_answer_is_read_without_harm(
         self, packet: bytes, damages: list[tuple[int, bytes]], length: int
     ) -> None:
         for offset, data in damages:
@@ -481,7 +481,7 @@ class TestTold:
                 assert lease.seconds is None or 0 < lease.seconds < FOR_EVER
 
 
-def test_rules_say_the_group_and_the_prefix() -> None:
+def test_chains_log_to_the_group_with_the_prefix() -> None:
     text = leases.chains(31344)
     assert f'log prefix "{leases.LOG_PREFIX}" group 31344\n' in text
     assert text.count("log ") == 2 and "%" not in text

@@ -9,7 +9,7 @@ import re
 from tapster.networks import ruleset
 
 
-def test_only_tables_of_ours() -> None:
+def test_ruleset_names_no_table_but_ours() -> None:
     tables = set(re.findall(r"table (\w+ \w+)", ruleset.tables()))
     assert tables == {ruleset.BRIDGE_TABLE, ruleset.INET_TABLE}
     assert re.findall(r"(?:flush|destroy)", ruleset.tables()) == []

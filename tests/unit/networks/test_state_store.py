@@ -19,7 +19,9 @@ def store(tmp_path: Path) -> StateStore:
     return StateStore(str(tmp_path / "state"))
 
 
-def test_the_seed_stays(store: StateStore, tmp_path: Path) -> None:
+def test_seed_is_the_same_for_the_next_broker(
+    store: StateStore, tmp_path: Path
+) -> None:
     assert len(store.seed) == 32
     assert StateStore(str(tmp_path / "state")).seed == store.seed
     assert StateStore(str(tmp_path / "other")).seed != store.seed
@@ -27,7 +29,7 @@ def test_the_seed_stays(store: StateStore, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b"00", b"zz" * 32, b"\xff" * 64, b"00" * 15])
-def test_a_damaged_seed_is_made_anew(
+def test_damaged_seed_is_replaced_by_a_new_one(
     store: StateStore, tmp_path: Path, text: bytes
 ) -> None:
     (tmp_path / "state/seed").write_bytes(text)
@@ -36,11 +38,11 @@ def test_a_damaged_seed_is_made_anew(
     assert StateStore(str(tmp_path / "state")).seed == again.seed
 
 
-def test_a_network_that_is_new(store: StateStore) -> None:
+def test_nothing_is_known_of_a_new_instance(store: StateStore) -> None:
     assert store.load("default-1000") == NetworkState()
 
 
-def test_what_is_saved_is_loaded_in_its_order(store: StateStore) -> None:
+def test_state_is_loaded_in_the_order_it_was_saved_in(store: StateStore) -> None:
     state = NetworkState(SUBNET, {"web1": "10.70.1.9", "db": "10.70.1.2"})
     store.save("default-1000", state)
     found = store.load("default-1000")
@@ -49,7 +51,7 @@ def test_what_is_saved_is_loaded_in_its_order(store: StateStore) -> None:
     assert store.load("default-1001") == NetworkState()
 
 
-def test_the_longest_unused_are_forgotten(store: StateStore) -> None:
+def test_longest_unused_guests_are_forgotten_first(store: StateStore) -> None:
     guests = {f"g{n}": str(SUBNET[0] + n) for n in range(REMEMBERED + 3)}
     store.save("x", NetworkState(SUBNET, guests))
     found = list(store.load("x").guests)
@@ -75,7 +77,7 @@ def test_the_longest_unused_are_forgotten(store: StateStore) -> None:
         b'"' + b"x" * (2 << 20) + b'"',
     ],
 )
-def test_a_damaged_file_is_put_aside(
+def test_damaged_state_is_put_aside(
     store: StateStore, tmp_path: Path, text: bytes
 ) -> None:
     path = tmp_path / "state/networks/x.json"
@@ -86,20 +88,24 @@ def test_a_damaged_file_is_put_aside(
 
 
 @pytest.mark.parametrize("key", ["", ".", "../x", "a/b", "A", "x" * 102, "a\n"])
-def test_what_is_no_key(store: StateStore, key: str) -> None:
+def test_text_that_would_leave_the_directory_is_no_key(
+    store: StateStore, key: str
+) -> None:
     with pytest.raises(ValueError, match="not a key"):
         store.load(key)
     with pytest.raises(ValueError, match="not a key"):
         store.save(key, NetworkState(SUBNET))
 
 
-def test_only_finished_files_are_there(store: StateStore, tmp_path: Path) -> None:
+def test_saving_leaves_no_unfinished_file(store: StateStore, tmp_path: Path) -> None:
     store.save("x", NetworkState(SUBNET))
     store.save("x", NetworkState(SUBNET))
     assert os.listdir(tmp_path / "state/networks") == ["x.json"]
 
 
-def test_what_was_not_finished_goes(store: StateStore, tmp_path: Path) -> None:
+def test_unfinished_files_of_a_killed_broker_are_removed(
+    store: StateStore, tmp_path: Path
+) -> None:
     names = ("seed.new", "forwards.json.new", "networks/x.json.new")
     for name in names:
         (tmp_path / "state" / name).write_text("{")
