@@ -137,7 +137,8 @@ def check_bridge(name: bytes) -> str:
     if not 1 <= len(name) <= 15:
         remedy = "names of bridges have 1 to 15 bytes"
         raise Failure(f"there is no bridge named '{text}'", remedy)
-    if text in (".", "..") or any(c in "/:\0" or c.isspace() for c in text):
+    # Linux takes the byte 0xa0 for white space, too: see tapster.syntax.
+    if name in (b".", b"..") or any(c in b"/:\0 \t\n\v\f\r\xa0" for c in name):
         raise Failure(f"'{text}' cannot be the name of a bridge")
     return text
 

@@ -29,6 +29,7 @@ from fakes.broker import ATTACHED, NIC, FakeBroker, Script, encode, error, say
 from tapster import bridge_helper as helper
 from tapster import paths
 from tapster.client.reply import INTERFACE
+from tapster.syntax import is_interface_name
 
 HELPER = os.path.abspath(helper.__file__)
 QEMU_BLOCKS = (
@@ -626,15 +627,21 @@ def test_any_arguments_are_parsed_or_refused(arguments: list[bytes]) -> None:
 
 
 @PATIENT
-@given(st.binary(max_size=20))
-def test_any_bridge_is_accepted_or_refused(name: bytes) -> None:
+@given(
+    st.binary(max_size=20)
+    | st.text("ab.:/ \t\0\xa0\u0160\u2003", max_size=6).map(str.encode)
+)
+def test_any_bridge_is_accepted_or_refused_as_by_the_rest_of_tapster(
+    name: bytes,
+) -> None:
     try:
         text = helper.check_bridge(name)
     except helper.Failure as failure:
         assert "\n" not in str(failure)
+        assert not is_interface_name(name.decode(errors="surrogateescape"))
     else:
         assert text.encode() == name
-        assert 1 <= len(name) <= 15
+        assert is_interface_name(text)
 
 
 JSON = st.recursive(
