@@ -2,7 +2,7 @@
 """The policy's words on the real broker: names, totals, time, managers, and what
 a configuration that is wrong does not open.
 
-Shows daemon/api/service, daemon/api/listing.
+Shows daemon/api/service.
 """
 
 from __future__ import annotations

@@ -33,7 +33,6 @@ SHOWN_BY = {
     "daemon/api/doctor/finding": "unit/daemon/api/doctor/test_findings.py",
     "daemon/api/doctor/host_facts": "kernel/test_coexistence.py",
     "daemon/api/explain": "kernel/test_explain.py",
-    "daemon/api/listing": "kernel/test_policy.py",
     "daemon/api/service": "kernel/test_policy.py",
     "daemon/detach": "kernel/test_going.py",
     "daemon/main": "kernel/test_sandbox.py",
