@@ -27,14 +27,13 @@ from ..errors import BrokerUnavailable, TapsterError
 from ..kernel import process, tun
 from ..paths import is_private
 from .process import listening, pasta, rootless_namespaces
-from .process.options import Options
+from .process.options import BROKEN, Options
 from .process.pasta import Pasta
 from .process.rootless_namespaces import Namespaces
 from .process.spawned import dnsmasq
 
 _log = logging.getLogger(__name__)
 
-BROKEN = 70  # the broker's exit status for an error nobody foresaw (EX_SOFTWARE)
 _RESTARTS = 5  # a minute
 _SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 

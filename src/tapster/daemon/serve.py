@@ -31,7 +31,7 @@ from .parts import Parts
 from .process import eager_tasks, sandbox, single_instance
 from .process import listening as activation
 from .process.listening import notify
-from .process.options import Options
+from .process.options import BROKEN, Options
 from .process.programs import Programs
 from .process.runtime_directory import RuntimeDirectoryWatch
 from .process.spawner_process import SpawnerProcess
@@ -44,7 +44,6 @@ _log = logging.getLogger(__name__)
 
 DESCRIPTORS = 65536
 _TRIES, _PAUSE = 40, 0.005  # seconds, each; for taps that are closing
-BROKEN = 70  # the exit status for an error nobody foresaw (EX_SOFTWARE)
 
 
 class Rootless(NamedTuple):

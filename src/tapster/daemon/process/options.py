@@ -12,6 +12,9 @@ from ...policy.config.load import DEFAULT_DIRECTORY
 from ...version import __version__
 
 STATE = "/var/lib/tapster"
+# The exit status for an error that nobody foresaw (EX_SOFTWARE): whoever started the
+# broker, a service manager or the supervisor, is to start it again.
+BROKEN = 70
 
 _EPILOG = """\
 examples:
