@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import lab
 from tapster.policy.foreign import mounts
 
 # `make check` tries a tenth of the examples that `make test` does. Whoever asks for
@@ -142,7 +143,11 @@ class Daemons:
             ):
                 return True
             orphan = b"PPid:\t1\n" in (process / "status").read_bytes()
-            return orphan and b"/networks/tapbr" in (process / "cmdline").read_bytes()
+            if not orphan or (process / "ns/mnt").stat().st_ino not in (
+                lab.MOUNT_NAMESPACES
+            ):
+                return False  # another session's, or the machine's own
+            return b"/networks/tapbr" in (process / "cmdline").read_bytes()
         except OSError:
             return False  # it ended
 

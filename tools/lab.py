@@ -70,6 +70,10 @@ def _die_with_us() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+# Of the spaces that are open: what runs in one is of this session, and no other's.
+MOUNT_NAMESPACES: set[int] = set()
+
+
 class Space:
     """One network and mount namespace, held by a process that only waits."""
 
@@ -100,6 +104,8 @@ class Space:
             self._holder.wait()
             raise RuntimeError(f"no namespace: {''.join(lines)}")
         self._namespace = os.stat(f"/proc/{self.pid}/ns/net").st_ino
+        self._mounts = os.stat(f"/proc/{self.pid}/ns/mnt").st_ino
+        MOUNT_NAMESPACES.add(self._mounts)
 
     @property
     def pid(self) -> int:
@@ -199,6 +205,7 @@ class Space:
                 self._holder.wait()
                 for child in self._children:
                     child.wait()
+        MOUNT_NAMESPACES.discard(self._mounts)
         if self._holder.stdout is not None:
             self._holder.stdout.close()
 
