@@ -124,6 +124,10 @@ class _Bugs(logging.Handler):
         self.seen.append(text)
 
 
+# Loggers that say of each bad message that it is one.
+_QUIET = ("tapster", "asyncvarlink")
+
+
 class _Server:
     """One listener for all inputs: what one leaves behind, the next shows."""
 
@@ -135,7 +139,8 @@ class _Server:
         logger = logging.getLogger()
         logger.addHandler(self.bugs)
         self._restore = refusals.REFUSAL_SECONDS, passed_fds.SO_PASSRIGHTS
-        for name in ("tapster", "asyncvarlink"):
+        self._levels = {name: logging.getLogger(name).level for name in _QUIET}
+        for name in _QUIET:
             logging.getLogger(name).setLevel(logging.ERROR)
         self.loop.set_exception_handler(self._failed)
         listening = socket.socket(socket.AF_UNIX)
@@ -157,6 +162,8 @@ class _Server:
         self.loop.close()
         refusals.REFUSAL_SECONDS, passed_fds.SO_PASSRIGHTS = self._restore
         logging.getLogger().removeHandler(self.bugs)
+        for name, level in self._levels.items():
+            logging.getLogger(name).setLevel(level)
         self.directory.cleanup()
 
     async def _start(self) -> None:
