@@ -2,8 +2,7 @@
 """`daemon.server.hangup`, in a connection: a client that goes while its call waits
 for somebody else is noticed, and one that does not go is answered.
 
-Tasks start eagerly, as the daemon's do, and otherwise. What is left open the
-fixture of all tests sees: sockets are closed by a thread, some time later.
+Tasks start eagerly, as the daemon's do, and otherwise.
 """
 
 from __future__ import annotations
@@ -27,6 +26,8 @@ from tapster.daemon.server.connection import Connection
 from tapster.daemon.server.server_state import ServerState
 from tapster.model import Peer
 from tapster.policy.config.load import Limits
+
+pytestmark = pytest.mark.usefixtures("no_leaked_fd")
 
 
 def call(ifname: str = "x", **extra: object) -> bytes:
