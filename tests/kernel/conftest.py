@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from lab import Daemon, Lab, why_not
+from lab import OTHER, USER, Daemon, Lab, why_not
 from support import host, serving
-from support.polkit import Polkitd
+from support.polkit import Asker, Polkitd
 from tapster.kernel import namespaces
 
 
@@ -35,20 +34,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         pytest.skip(reason)
     names = pyfuncitem._fixtureinfo.argnames
     arguments = {name: pyfuncitem.funcargs[name] for name in names}
-    failure: list[BaseException] = []
 
     def work() -> None:
-        try:
-            namespaces.unshare(namespaces.CLONE_NEWNET)
-            pyfuncitem.obj(**arguments)
-        except BaseException as error:  # noqa: BLE001 - raised below
-            failure.append(error)
+        namespaces.unshare(namespaces.CLONE_NEWNET)
+        pyfuncitem.obj(**arguments)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
+    host.in_thread(work)
     return True
 
 
@@ -130,6 +121,20 @@ def polkitd(lab: Lab) -> Iterator[Polkitd]:
     prepared = Polkitd(lab)
     yield prepared
     prepared.close()
+
+
+@pytest.fixture
+def alice(lab: Lab, ready: Polkitd) -> Iterator[Asker]:
+    """A user who asks the broker, while polkit is `ready`."""
+    with Asker(lab, USER) as asker:
+        yield asker
+
+
+@pytest.fixture
+def bob(lab: Lab, ready: Polkitd) -> Iterator[Asker]:
+    """Another one."""
+    with Asker(lab, OTHER) as asker:
+        yield asker
 
 
 @pytest.fixture

@@ -85,20 +85,6 @@ def ready(polkitd: Polkitd, daemon: Daemon, clean: None) -> Iterator[Polkitd]:
         polkitd.kill_bus()
 
 
-@pytest.fixture
-def alice(lab: Lab, ready: Polkitd) -> Iterator[Asker]:
-    """In groups netdev and kvm."""
-    with Asker(lab, USER) as asker:
-        yield asker
-
-
-@pytest.fixture
-def bob(lab: Lab, ready: Polkitd) -> Iterator[Asker]:
-    """In none."""
-    with Asker(lab, OTHER) as asker:
-        yield asker
-
-
 def is_tap(answer: str) -> bool:
     return answer.startswith("tapster")
 

@@ -97,18 +97,6 @@ def ready(lab: Lab, polkitd: Polkitd, daemon: Daemon) -> Iterator[Polkitd]:
 
 
 @pytest.fixture
-def alice(lab: Lab, ready: Polkitd) -> Iterator[Asker]:
-    with Asker(lab, USER) as asker:
-        yield asker
-
-
-@pytest.fixture
-def bob(lab: Lab, ready: Polkitd) -> Iterator[Asker]:
-    with Asker(lab, OTHER) as asker:
-        yield asker
-
-
-@pytest.fixture
 def carol(lab: Lab, ready: Polkitd) -> Iterator[Asker]:
     """The only one whom the rule of managers is about."""
     with Asker(lab, THIRD) as asker:

@@ -161,14 +161,24 @@ class Watcher:
 
 def in_network(space: Space, function: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a call that is made in a space's network namespace."""
+
+    def work() -> Any:
+        with open(f"/proc/{space.pid}/ns/net") as namespace:
+            namespaces.setns(namespace.fileno(), namespaces.CLONE_NEWNET)
+        return function(*arguments)
+
+    return in_thread(work)
+
+
+def in_thread(function: Callable[[], Any]) -> Any:
+    """The result of a call in a thread of its own, which may change what is a
+    thread's; what the call raises is raised here."""
     result: list[Any] = []
     failure: list[BaseException] = []
 
     def work() -> None:
         try:
-            with open(f"/proc/{space.pid}/ns/net") as namespace:
-                namespaces.setns(namespace.fileno(), namespaces.CLONE_NEWNET)
-            result.append(function(*arguments))
+            result.append(function())
         except BaseException as error:  # noqa: BLE001 - raised by the caller below
             failure.append(error)
 
