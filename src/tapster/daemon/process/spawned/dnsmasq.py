@@ -11,7 +11,6 @@ import fcntl
 import os
 import re
 import signal
-from typing import NamedTuple
 
 from . import DEFAULT_PATH, DEFAULT_SIGNALS, Refused
 
@@ -36,11 +35,12 @@ _VALUES = re.compile(
 )
 
 
-class Account(NamedTuple):
-    """Whom dnsmasq changes to; both are empty if it stays who it is."""
+class Account:
+    """Whom dnsmasq changes to; both names are empty if it stays who it is."""
 
-    user: str
-    group: str
+    def __init__(self, user: str, group: str) -> None:
+        self.user = user
+        self.group = group
 
 
 def check_configuration(

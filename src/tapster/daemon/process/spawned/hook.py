@@ -12,7 +12,6 @@ import re
 import signal
 import stat
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from . import DEFAULT_PATH, DEFAULT_SIGNALS, Refused
 
@@ -24,12 +23,18 @@ _ARGUMENT = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _VARIABLE = re.compile(r"(TAPSTER_[A-Z0-9_]+)=([^\0]*)", re.DOTALL)
 
 
-class Started(NamedTuple):
+class Started:
     """A hook that runs. It leads a session and a process group of its own."""
 
-    pid: int
-    seconds: float  # that it may take
-    mark: str  # an entry of its environment, which its children inherit; or empty
+    def __init__(self, pid: int, seconds: float, mark: str) -> None:
+        """
+        :param pid: its own.
+        :param seconds: that it may take.
+        :param mark: an entry of its environment, which its children inherit; or empty.
+        """
+        self.pid = pid
+        self.seconds = seconds
+        self.mark = mark
 
 
 def start(words: list[str], fds: list[int], directory: str) -> Started:
