@@ -40,8 +40,8 @@ from .transport import Transport
 
 _log = logging.getLogger(__name__)
 
-CALL_LIMIT = 16  # calls a client may be ahead before we stop reading
-REPLY_LIMIT = 64  # replies a client may leave unread
+CALL_LIMIT = 16  # calls that a client may be ahead before reading pauses
+REPLY_LIMIT = 64  # replies that a client may leave unread
 
 _ATTACH, _WATCH = f"{INTERFACE}.Attach", f"{INTERFACE}.Watch"
 _COSTS = {f"{INTERFACE}.{name}": cost for name, cost in COSTS.items()}
@@ -73,18 +73,19 @@ class Connection:
 
     ::
 
-              a message              the call waits
-        IDLE ──────────▶ QUEUED ───────────────────▶ RUNNING, STREAMING
-         ▲   ◀────────── ▲    done at once, and           │   │
-         │    no message │    another message: stays      │   │
-         │               └──── done, another message ─────┘   │
-         └──────────────────── done, no message ──────────────┘
+              a message comes          its call has to wait
+        IDLE ────────────────▶ QUEUED ──────────────────────▶ RUNNING
+         ▲                      │  ▲                          STREAMING (Watch)
+         │  no message is left  │  │  another message is there    │
+         └──────────────────────┴──┴──────────────────────────────┘
+                            the call is done
 
-        any of these ── abort() ─▶ CLOSING ── next turn of the loop ─▶ LOST
+        each of these ── abort() ─▶ CLOSING ── next turn of the loop ─▶ LOST
 
-    Reading goes on in IDLE and QUEUED, until a client is CALL_LIMIT calls ahead, and
-    is paused until IDLE from then on, and in RUNNING and STREAMING. A client that
-    sends no more is served to its last reply, and closed in IDLE.
+    In IDLE and QUEUED what comes is read; in RUNNING and STREAMING reading is paused.
+    It is paused in QUEUED, too, when a client is more than CALL_LIMIT calls ahead,
+    until all of them are done. A client that sends no more still gets all its
+    replies; then its connection is closed.
     """
 
     def __init__(
@@ -132,12 +133,13 @@ class Connection:
             self._transport.pause()
 
     @property
-    def _is_lost(self) -> bool:
+    def _is_closing(self) -> bool:
+        """Whether nothing more is done for the client."""
         return self._state is State.CLOSING or self._state is State.LOST
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing has been asked that is not answered, and read."""
+        """Whether all that was asked is answered, and the answers are read."""
         idle = self._state is State.IDLE or self._state is State.CLOSING
         return idle and not self._transport.queued
 
@@ -160,7 +162,7 @@ class Connection:
     def abort(self) -> None:
         """Close, whatever is queued. A call that runs is cancelled only if it is a
         stream, or waits in `until_gone`."""
-        if self._is_lost:
+        if self._is_closing:
             return
         stream = self._running if self._state is State.STREAMING else None
         self._enter(State.CLOSING)
@@ -205,7 +207,7 @@ class Connection:
         :returns: as `_serve`.
         """
         self._is_read_due = False
-        if self._is_lost:
+        if self._is_closing:
             return None
         data = self._transport.read()
         if self._passed_fds.are_too_many:
@@ -234,9 +236,9 @@ class Connection:
     def _serve(self) -> asyncio.Future[None] | None:
         """A turn for the next message.
 
-        :returns: what is running on, unless that is a stream.
+        :returns: the call, if it waits and is no stream: see `fairness.turns.Work`.
         """
-        if self._is_lost:
+        if self._is_closing:
             return None
         try:
             call = decode(self._inbox.take())
@@ -268,7 +270,7 @@ class Connection:
 
         :returns: as `_serve`.
         """
-        if self._is_lost:
+        if self._is_closing:
             return None
         method = call.get("method")
         if method == _ATTACH and is_hung_up(self._transport.socket):
@@ -291,12 +293,12 @@ class Connection:
         if method == _WATCH:
             self._follow_stream(running)
             return None
-        if not self._is_lost:
+        if not self._is_closing:
             self._enter(State.RUNNING)
         return running
 
     def _follow_stream(self, stream: asyncio.Future[None]) -> None:
-        if self._is_lost:
+        if self._is_closing:
             stream.cancel()
             return
         self._enter(State.STREAMING)
@@ -308,7 +310,7 @@ class Connection:
     def _call_ended(self, _: asyncio.Future[None] | None = None) -> None:
         """Have the next message served in a turn of its own, or more of them read."""
         self._running = None
-        if self._is_lost:
+        if self._is_closing:
             return
         self.last_activity = asyncio.get_running_loop().time()
         self._hangup.stop()
@@ -324,7 +326,7 @@ class Connection:
 
     def _send(self, reply: JSONObject, fds: list[int]) -> asyncio.Future[None] | None:
         """As `calls.Send`. Nothing is sent once the client is gone."""
-        if self._is_lost:
+        if self._is_closing:
             return None
         sent = self._transport.send(encode(reply), fds)
         if self._transport.queued > REPLY_LIMIT:
@@ -351,7 +353,7 @@ class Connection:
     @contextmanager
     def until_gone(self, future: asyncio.Future[Any]) -> Iterator[None]:
         """As `Caller.until_gone`."""
-        if self._is_lost:
+        if self._is_closing:
             future.cancel()
             yield
         else:

@@ -19,7 +19,7 @@ from typing import Any
 def is_hung_up(connection: socket.socket) -> bool:
     """Whether the client has hung up by now."""
     poll = select.poll()
-    poll.register(connection, 0)  # POLLHUP always is
+    poll.register(connection, 0)  # POLLHUP is always told
     return bool(poll.poll(0))
 
 
@@ -42,9 +42,10 @@ class HangupWatch:
         :raises OSError: for lack of descriptors.
         """
         if self._epoll is None:
-            # Of its own: the event loop's is told to read.
+            # An epoll of its own: the event loop's knows this socket as one to read
+            # from, or not at all while reading is paused.
             epoll = select.epoll(1)
-            epoll.register(self._socket, 0)  # EPOLLHUP always is
+            epoll.register(self._socket, 0)  # EPOLLHUP is always told
             asyncio.get_running_loop().add_reader(epoll.fileno(), on_hangup)
             self._epoll = epoll
 

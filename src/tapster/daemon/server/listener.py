@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import logging
 import os
 import socket
@@ -24,6 +23,7 @@ from ...wire.interface import Service
 from ..fairness.throttle import OTHERS
 from ..identify.peer import credentials, groups, with_account
 from .connection import Connection
+from .framing import encode
 from .passed_fds import disable_fd_passing
 from .server_state import ServerState
 
@@ -33,12 +33,12 @@ _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _LOST = (errno.ECONNABORTED, errno.EINTR, errno.EPROTO)
 _ACCEPTING = 0.0005  # seconds of accepting until others have their turn
 _CROWDED = 0.002  # seconds; a shorter time between two connections is a crowd
-_BUSY = json.dumps(
+_BUSY = encode(
     {
         "error": f"{INTERFACE}.BrokerBusy",
         "parameters": {"message": "too many connections", "hint": "try again later"},
     }
-).encode()
+)
 
 
 class Listener:
@@ -61,7 +61,7 @@ class Listener:
         self._count = 0
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._sweep: asyncio.TimerHandle | None = None
-        self._accepted = 0.0  # when the last was
+        self._accepted = 0.0  # when the last connection was
         self._is_crowded = False  # the last two came shortly after each other
 
     def __len__(self) -> int:
@@ -99,8 +99,8 @@ class Listener:
         end = now + _ACCEPTING
         while now < end:
             try:
-                # socket.accept() makes an object that we would throw away, at the
-                # price of five more calls of the kernel.
+                # socket.accept() makes an object that would be thrown away here, at
+                # the price of five more system calls.
                 fd, _ = self._listening._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 return
@@ -123,7 +123,8 @@ class Listener:
                 return
 
     def _turn_away(self) -> None:
-        """Out of descriptors: use the spare one to get rid of one connection."""
+        """Use the spare descriptor, as there is no other, to get rid of one
+        connection."""
         self._warn(OTHERS, "out of file descriptors; a connection is turned away")
         os.close(self._spare)
         try:
@@ -222,7 +223,7 @@ class Listener:
     @staticmethod
     def _say_busy(accepted: socket.socket) -> None:
         try:
-            accepted.send(_BUSY + b"\0", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            accepted.send(_BUSY, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError:
             pass
 

@@ -24,6 +24,7 @@ class ServerState:
     """What the connections of a listener have in common."""
 
     def __init__(self, limits: Limits) -> None:
+        """:param limits: calls and requests that each user may make."""
         self.turns = Turns(limits.calls_per_user)
         self.pace = Pace(limits.requests_per_second, limits.requests_at_once)
         self.reaper = FdReaper()
