@@ -269,6 +269,7 @@ class Agent:
         self.asked: Queue[Begun] = Queue()
         self.cancelled: Queue[str] = Queue()
         self._open: dict[str, Message] = {}
+        self._uid = uid
         subject = (
             "unix-process",
             {
@@ -314,14 +315,18 @@ class Agent:
         :raises RuntimeError: polkit does not wait for that any more.
         """
         identity = ("unix-user", {"uid": ("u", 0)})
-        message = new_method_call(
-            AUTHORITY, "AuthenticationAgentResponse2", "us(sa{sv})",
-            (0, cookie, identity),
-        )  # fmt: skip
         with polkit.connect() as connection:
-            reply = connection.send_and_get_reply(message, timeout=10)
-        if reply.header.message_type is MessageType.error:
-            raise RuntimeError(reply.body[0])
+            # The user of an agent is, to polkit 122, the one whose process it is;
+            # to polkit 126 it is the one whom it was registered for.
+            for uid in (0, self._uid):
+                message = new_method_call(
+                    AUTHORITY, "AuthenticationAgentResponse2", "us(sa{sv})",
+                    (uid, cookie, identity),
+                )  # fmt: skip
+                reply = connection.send_and_get_reply(message, timeout=10)
+                if reply.header.message_type is not MessageType.error:
+                    return
+        raise RuntimeError(reply.body[0])
 
     def finish(self, cookie: str) -> None:
         """End a question that was begun, vouched for or not."""
