@@ -201,9 +201,10 @@ class NetworkDefinition:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One [[rules]] of the policy: whom it is about, what, and what then.
+    """One [[rules]] of the policy: which users, which networks, and what is allowed.
 
-    Without users and groups it is about everyone. `location` is its file:line.
+    A rule that names neither users nor groups is about everyone. `location` is its
+    file:line.
     """
 
     location: str = ""

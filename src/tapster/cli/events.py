@@ -36,12 +36,8 @@ EXAMPLES = ("tapster events", "tapster events --json", "tapster events --rootles
 
 def make_parser() -> ArgumentParser:
     parser = common.make_parser("tapster events", DESCRIPTION, EXAMPLES)
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help='print an object a line; the first, "watching", says that none is missed '
-        "from then on",
-    )
+    text = 'print an object a line; after the first, "watching", none is missed'
+    common.add_json(parser, text)
     common.add_rootless(parser)
     return parser
 

@@ -56,9 +56,7 @@ def make_check_parser() -> ArgumentParser:
     parser.add_argument(
         "--strict", action="store_true", help="make the exit status 1 for warnings, too"
     )
-    parser.add_argument(
-        "--json", action="store_true", help="a list of objects, all their words"
-    )
+    common.add_json(parser)
     parser.add_argument(
         "files", nargs="*", metavar="FILE", help="a draft; - is the standard input"
     )
