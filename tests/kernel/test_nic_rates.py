@@ -148,7 +148,7 @@ def test_of_a_nic_that_could_not_be_made_are_taken_back_once(lab: Lab) -> None:
     lab.config(CONFIG.format("80mbit", "160mbit"))
     broken = """if True:
         from tapster.daemon.provision.provisioner import _Making
-        def fail(self, nic):
+        def fail(self):
             raise OSError(5, "no")
         _Making._set_up = fail
     """

@@ -24,13 +24,13 @@ IPV4, IPV6 = 0x0800, 0x86DD  # ETH_P_*
 LOG_PREFIX = "tapster dhcp"
 MAX_ADDRESSES = 8  # of one DHCPv6 reply; a client asks for one or two
 
-# The bridge table sends to `of_server` what has a DHCP server's source port and came in
-# by no port of ours. What a server on the host itself sends comes by `dhcp_output`; its
-# priority is below 0, where br_netfilter takes a frame away from the hooks. `learners`
-# holds the MACs of guests that are held to their leases. @th,288,48 is the client's MAC
-# in the message (8 bytes of UDP, then chaddr at 28), @ll,0,48 the MAC that the frame is
-# to. By looking at what comes in, an answer that is broadcast to a thousand ports is
-# logged once.
+# The bridge table sends to `of_server` what has a DHCP server's source port and came
+# in by no port of ours. What a server on the host itself sends comes by `dhcp_output`;
+# its priority is below 0, where br_netfilter takes a frame away from the hooks.
+# `learners` has the MACs of guests that are held to their leases. @th,288,48 is the
+# client's MAC in the message (8 bytes of UDP, then chaddr at 28), @ll,0,48 the MAC that
+# the frame is to. Answers are logged where they come in: one that is broadcast to a
+# thousand ports is logged once.
 #
 # Each MAC has a limit of its own. So a flood of answers to one guest, which the guest
 # itself may have asked for, does not keep us from hearing of the others.
@@ -61,10 +61,10 @@ _UDP = 17
 _COOKIE = b"\x63\x82\x53\x63"
 _FOR_EVER = 0xFFFFFFFF
 
-# DHCPv4's options, and two of option 53's values
+# Options of DHCPv4, and two values of option 53.
 _LEASE_TIME, _OVERLOAD, _TYPE = 51, 52, 53
 _ACK, _NAK = b"\x05", b"\x06"
-# DHCPv6's options, and one message type
+# Options of DHCPv6, and one message type.
 _IA_NA, _IA_TA, _IA_ADDRESS, _STATUS = 3, 4, 5, 13
 _REPLY = 7
 
