@@ -71,9 +71,13 @@ trusted = true
 users = [23003]
 networks = ["default"]
 ttl = 1
+[[rules]]
+users = [23004]
+networks = ["default"]
+ttl = 600
 """
 BEFORE = ("80mbit", "160mbit", "true", "tcp/22", "any", "192.0.2.1", "0")
-BRIEF, NOBODY = 23003, 65534
+BRIEF, LONGER, NOBODY = 23003, 23004, 65534
 AFTER = ("8mbit", "16mbit", "false", "tcp/23", "none", "192.0.2.2", "24mbit")
 NETS = {
     "closed": Net(nat=False),
@@ -235,7 +239,7 @@ KINDS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "bridge": (USER, {"bridge": "br7"}, {"learns": True}),
     "trusted": (USER, {"bridge": "br8"}, {"trusted": True}),
     "usernet": (NOBODY, {"bridge": "br9"}, {"learns": True}),
-    "ttl": (BRIEF, {}, {}),
+    "ttl": (LONGER, {}, {}),  # one that ends meanwhile is in test_expiry
 }
 EACH_KIND = pytest.mark.parametrize("kind", KINDS)
 
