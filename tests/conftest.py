@@ -35,6 +35,8 @@ settings.register_profile("check", max_examples=10, deadline=None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+gc.disable()  # until all tests are known: nothing of that is garbage
+
 PATIENCE = 2.0  # seconds for the kernel and for threads to finish with something
 _POLL = 0.005
 _OURS = ("tapster", "tapbr")
@@ -181,6 +183,7 @@ def pytest_collection_finish() -> None:
     for each, and some tests look twice for what only an object's end closes."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 _tables = Tables()
