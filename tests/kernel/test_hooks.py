@@ -29,6 +29,7 @@ from support.host import (
     attach,
     commands,
     inside,
+    link,
     links,
     nics,
     plain_socket,
@@ -37,6 +38,7 @@ from support.host import (
 )
 from support.managing import reload
 from support.records import of_log
+from support.tampering import as_user, set_mac
 from tapster import errors
 
 DIRECTORY = "/run/config/hooks.d"
@@ -792,6 +794,30 @@ def test_a_broker_stopped_while_an_attach_is_told_refuses_it(lab: Lab) -> None:
     with broker(lab):
         pass
     assert told(lab) == ["10-slow attach", "10-slow detach"]
+    pairs(lab)
+
+
+def test_taps_are_guarded_until_a_broker_that_is_stopped_has_ended(lab: Lab) -> None:
+    """It may wait for hooks first, and a holder has nothing of that time."""
+    lab.config(CONFIG + '[guard]\non_tamper = "restore"\n')
+    hook(lab, "10-slow", on("detach", WAIT))
+    with broker(lab, ends_well=False) as daemon:
+        with attach(lab, USER) as nic:
+            own = link(lab.host, nic.ifname)["address"]
+            with attach(lab, USER):
+                pass
+            until("the slow hook", lambda: "10-slow detach" in told(lab))
+            with plain_socket(lab, USER) as sock:
+                daemon.process.terminate()
+                assert sock.recv(1) == b""  # it ends, and waits for the hook
+            as_user(USER, lambda: set_mac(nic.fd, "02:00:00:00:00:77"))
+            until("its MAC", lambda: link(lab.host, nic.ifname)["address"] == own)
+            assert daemon.process.poll() is None
+            go(lab)
+            assert daemon.stop() == 0
+        assert "Traceback" not in daemon.log, daemon.log
+    with broker(lab):
+        pass
     pairs(lab)
 
 

@@ -274,7 +274,6 @@ async def _start_watching(
     parts = Parts(options, config, read, host, programs, monitor, lease_log)
     ends.callback(parts.close)
     await parts.reconciler.run(dhcp_snooping.rules(lease_log))
-    ends.push_async_callback(_retire, parts, programs)
     ends.callback(parts.orphans.stop)
     ends.callback(parts.guard.stop)
     parts.watch.start()
@@ -285,6 +284,8 @@ async def _start_watching(
     ends.callback(parts.first_mac.stop)
     if parts.ledger.waiting():
         parts.first_mac.start()
+    # It takes its time, as hooks do, and guests that stay are watched meanwhile.
+    ends.push_async_callback(_retire, parts, programs)
     return parts
 
 
