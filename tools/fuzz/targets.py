@@ -14,6 +14,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Mapping
 
+from tapster import jsonutil
 from tapster.client.reply import parse_reply
 from tapster.daemon.audit import journal, log
 from tapster.daemon.decide.polkit import dbus as bus
@@ -134,10 +135,10 @@ def of_conntrack(data: bytes) -> None:
 
 
 def of_record(data: bytes) -> None:
-    """A NIC's record, as `Ledger.records` reads it."""
+    """A NIC's record, as `RecordDirectory.read_all` reads it."""
     try:
-        nic = nic_from_json(json.loads(data.decode()))
-    except (ValueError, TypeError, KeyError, RecursionError):
+        nic = nic_from_json(jsonutil.parse(data.decode()))
+    except ValueError:
         return
     _ = nic.network_key, nic.name_key
 
@@ -145,14 +146,8 @@ def of_record(data: bytes) -> None:
 def of_network_record(data: bytes) -> None:
     """A network's, as it was brought up; and what is written of it again."""
     try:
-        parsed = json.loads(data.decode())
-    except (ValueError, RecursionError):
-        return
-    if not isinstance(parsed, dict):
-        return
-    try:
-        definition = definition_json.from_json(parsed)
-    except (ValueError, KeyError, TypeError):
+        definition = definition_json.from_json(jsonutil.parse(data.decode()))
+    except ValueError:
         return
     text = json.dumps(definition_json.to_json(definition))
     again = definition_json.from_json(json.loads(text))

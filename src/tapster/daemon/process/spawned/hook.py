@@ -17,6 +17,9 @@ from . import DEFAULT_PATH, DEFAULT_SIGNALS, Refused
 
 MARK = "TAPSTER_RUN"  # a variable in each hook's environment, different for each run
 MAX_SECONDS = 3600.0  # that a hook may take
+# Bytes of a process's environment that are looked at. execve(2) takes 6 MiB at most,
+# but prctl(2) lets any user say that it is all of a process's memory.
+MAX_ENVIRONMENT = 8 << 20
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _ARGUMENT = re.compile(r"[A-Za-z0-9_-]{1,32}")
@@ -134,10 +137,13 @@ def kill_marked(mark: str) -> None:
             pass  # it has ended, or is another user's
 
 
-def processes_with(matches: Callable[[bytes], bool]) -> Iterator[tuple[int, int]]:
+def processes_with(
+    matches: Callable[[bytes], bool], user: int | None = None
+) -> Iterator[tuple[int, int]]:
     """Find processes by their environment, this one aside.
 
     :param matches: decides about one entry, NAME=VALUE.
+    :param user: the uid of those that are looked at; None: all.
     :returns: pid and pidfd of each process that has a matching entry; the pidfd is
         open until the next one is asked for.
     """
@@ -151,8 +157,10 @@ def processes_with(matches: Callable[[bytes], bool]) -> Iterator[tuple[int, int]
         except OSError:
             continue
         try:
-            with open(f"/proc/{name}/environ", "rb") as file:
-                found = any(map(matches, file.read().split(b"\0")))
+            if user is None or os.stat(f"/proc/{name}").st_uid == user:
+                found = any(map(matches, _environment(name)))
+            else:
+                found = False
         except OSError:
             found = False  # it has ended, or is not ours to look at
         try:
@@ -160,3 +168,9 @@ def processes_with(matches: Callable[[bytes], bool]) -> Iterator[tuple[int, int]
                 yield int(name), pidfd
         finally:
             os.close(pidfd)
+
+
+def _environment(pid: str) -> list[bytes]:
+    """:raises OSError: there is no such process, or we may not look at it."""
+    with open(f"/proc/{pid}/environ", "rb") as file:
+        return file.read(MAX_ENVIRONMENT).split(b"\0")

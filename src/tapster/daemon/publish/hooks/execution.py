@@ -190,10 +190,8 @@ def kill_leftovers(directory: str) -> None:
     # Another broker, in another network namespace, can have a directory of that name.
     here, user = os.stat("/proc/self/ns/net"), os.geteuid()
     killed: list[int] = []
-    for pid, pidfd in processes_with(lambda entry: entry.startswith(wanted)):
+    for pid, pidfd in processes_with(lambda entry: entry.startswith(wanted), user):
         try:
-            if os.stat(f"/proc/{pid}").st_uid != user:
-                continue
             if os.path.samestat(os.stat(f"/proc/{pid}/ns/net"), here):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 killed.append(os.dup(pidfd))
