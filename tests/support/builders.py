@@ -54,6 +54,7 @@ class FakePorts:
 
     def __init__(self) -> None:
         self.there: dict[str, Guest] = {}  # by ifname
+        self.limits: dict[str, int] = {}  # bit/s, by ifname
         self.forgotten: list[str] = []  # ports whose rate limit was removed
         self.spared: list[str] = []  # NICs of the same MAC, as `remove` was told
         self.failure: Exception | None = None  # raised once by the next change
@@ -74,6 +75,11 @@ class FakePorts:
 
     def forget_first_mac(self, nic: Nic) -> None:
         pass
+
+    def limit(self, ifname: str, before: int, after: int) -> None:
+        assert self.limits.pop(ifname, 0) == before
+        if after:
+            self.limits[ifname] = after
 
     def forget_limit(self, nic: Nic) -> None:
         if nic.rate_egress:

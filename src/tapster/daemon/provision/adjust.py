@@ -4,6 +4,8 @@ broker had begun to change."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...kernel import rtnetlink
 from ...kernel.netlink import NetlinkSocket, Request
 from ...kernel.rtnetlink import Link
@@ -12,6 +14,8 @@ from ...networks import rates
 from ..nics import expected
 from ..nics.ledger import Ledger
 from ..nics.nic import Nic
+from . import stages
+from .stages import Stage, nothing_to_undo
 
 
 class Adjuster:
@@ -25,32 +29,62 @@ class Adjuster:
         """Set whether a port's guest is kept from those of other ports.
 
         :returns: the NIC as it is from now on.
-        :raises OSError: the kernel refused, or the record can't be written.
+        :raises OSError: the kernel refused, or the record can't be written; nothing
+            has changed.
         """
-        self._netlink.transact(
-            [rtnetlink.set_port(nic.ifindex, nic.ifname, isolated=int(isolated))]
-        )
-        return self._ledger.transition(nic, isolated=isolated)
+
+        def set_port(value: bool) -> None:
+            index, name = nic.ifindex, nic.ifname
+            request = rtnetlink.set_port(index, name, isolated=int(value))
+            self._netlink.transact([request])
+
+        port = Stage("port", lambda: set_port(isolated), lambda: set_port(nic.isolated))
+        return self._change(nic, [port], isolated=isolated)
 
     def limit(self, nic: Nic, rate: Rate) -> Nic:
         """Hold a NIC to other rates than it has.
 
         :returns: the NIC as it is from now on.
-        :raises OSError, NftError: the kernel refused, or the record can't be written.
+        :raises OSError, NftError: the kernel refused, or the record can't be written;
+            nothing has changed.
         """
-        if rate.ingress != nic.rate_ingress:
-            self._netlink.transact([_ingress(nic, rate.ingress)])
+        had, ports, name = nic.rate, self._ledger.ports, nic.ifname
+        steps = []
+        if rate.ingress != had.ingress:
+            steps.append(
+                Stage(
+                    "ingress",
+                    lambda: self._netlink.transact([_ingress(nic, rate.ingress)]),
+                    lambda: self._netlink.transact([_ingress(nic, had.ingress)]),
+                )
+            )
         # The port's elements send frames to the limit: it is there before them, and
         # goes after them.
-        ports, egress = self._ledger.ports, nic.rate_egress
         if rate.egress:
-            ports.limit(nic.ifname, egress, rate.egress)
-        nic = self._ledger.transition(
-            nic, rate_egress=rate.egress, rate_ingress=rate.ingress
+            steps.append(
+                Stage(
+                    "egress",
+                    lambda: ports.limit(name, had.egress, rate.egress),
+                    lambda: ports.limit(name, rate.egress, had.egress),
+                )
+            )
+        nic = self._change(
+            nic, steps, rate_egress=rate.egress, rate_ingress=rate.ingress
         )
         if not rate.egress:
-            ports.limit(nic.ifname, egress, 0)
+            ports.limit(name, had.egress, 0)
         return nic
+
+    def _change(self, nic: Nic, steps: list[Stage], **changes: Any) -> Nic:
+        """Change the kernel and then the ledger, or nothing: the guard would take a
+        difference between them for another program's doing."""
+        changed: list[Nic] = []
+
+        def transition() -> None:
+            changed.append(self._ledger.transition(nic, **changes))
+
+        stages.run([*steps, Stage("ledger", transition, nothing_to_undo)])
+        return changed[0]
 
     def finish(self, nic: Nic, link: Link) -> None:
         """Do what an earlier broker wrote down and was killed before it did: what

@@ -282,7 +282,7 @@ class Guard:
         return self._histories.setdefault(nic.ifname, history or History())
 
     def _keep(self, nic: Nic, **changes: object) -> Nic:
-        """A NIC with other values, also if its record can't be written."""
+        """A NIC with other values; as it is if its record can't be written."""
         try:
             return self._ledger.transition(nic, **changes)
         except OSError as err:
