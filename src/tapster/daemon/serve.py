@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The broker as a process: what it is put together from, in order, and its end."""
+"""The broker as a process: its parts start one after the other, and end in the
+opposite order.
+
+`parts.py` says what a broker is made of. Here each thing that runs, or has to be
+closed, is pushed onto an exit stack as soon as it is there: so the order of the end
+can't differ from the order of the start.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import functools
 import gc
 import logging
 import os
-import resource
 import signal
 import socket
 from contextlib import AsyncExitStack
@@ -28,9 +32,14 @@ from ..networks.state_store import StateStore
 from ..policy.config.load import Config, load
 from .audit.events import Events
 from .parts import Parts
-from .process import eager_tasks, sandbox, single_instance
-from .process import listening as activation
-from .process.listening import notify
+from .process import (
+    eager_tasks,
+    runtime_directory,
+    sandbox,
+    single_instance,
+    startup,
+)
+from .process.listening import listening_socket, notify
 from .process.options import BROKEN, Options
 from .process.programs import Programs
 from .process.runtime_directory import RuntimeDirectoryWatch
@@ -42,22 +51,24 @@ from .watch.netlink import open_monitor
 
 _log = logging.getLogger(__name__)
 
-DESCRIPTORS = 65536
 _TRIES, _PAUSE = 40, 0.005  # seconds, each; for taps that are closing
 
 
 class Rootless(NamedTuple):
     """What the supervisor outside knows and the broker inside can't see."""
 
-    listening: socket.socket
-    upstream: tuple[str, ...]
-    avoid: tuple[IPv4Network | IPv6Network, ...]
+    listening: socket.socket  # stays the supervisor's to close
+    upstream: tuple[str, ...]  # DNS servers
+    avoid: tuple[IPv4Network | IPv6Network, ...]  # the host's addresses and routes
 
 
 def run(options: Options, spawner: SpawnerProcess, rootless: Rootless | None) -> int:
     """Serve until told to stop, or, rootless, until nobody needs it.
 
-    :param spawner: the caller closes it.
+    :param options: of the command line.
+    :param spawner: the process that starts programs; the caller closes it.
+    :param rootless: None for the system's broker.
+    :returns: the exit status.
     :raises BrokerUnavailable: it can't start; the message says why.
     :raises ConfigError: a configuration file is wrong.
     """
@@ -68,8 +79,8 @@ def run(options: Options, spawner: SpawnerProcess, rootless: Rootless | None) ->
             "tapsterd needs CAP_NET_ADMIN in its network namespace",
             "start it as root, or use --rootless",
         )
-    _allow_descriptors()
-    lock, only = _lock(options.runtime), None
+    startup.raise_descriptor_limit()
+    lock, only = runtime_directory.lock(options.runtime), None
     try:
         only = single_instance.acquire()
         listening = _listening(options, rootless)
@@ -87,18 +98,9 @@ def run(options: Options, spawner: SpawnerProcess, rootless: Rootless | None) ->
         os.close(lock)
 
 
-def _allow_descriptors() -> None:
-    """As many as we may have: a forward holds two, and no user's share is to be
-    another's shortage. What we start closes what it inherits."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(hard, DESCRIPTORS) if hard >= 0 else DESCRIPTORS
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
 def _read(options: Options, *, rootless: bool) -> Config:
-    """The configuration. The system's is the administrator's: what another can
-    write to is refused, whoever the broker runs as.
+    """Read the configuration. Files of the system's broker have to be root's alone,
+    whoever the broker runs as.
 
     :raises ConfigError: a file is wrong.
     """
@@ -106,10 +108,10 @@ def _read(options: Options, *, rootless: bool) -> Config:
 
 
 def _read_at_start(options: Options, rootless: Rootless | None) -> Config:
-    """The configuration to begin with. Where the system's is wrong nobody may have
-    anything by it; but guests that run keep what they have, and need a broker.
+    """Read the configuration to begin with. If the system's is wrong, the broker
+    starts all the same and serves nothing: guests that run need one.
 
-    :raises ConfigError: a rootless broker's is wrong: its user waits for it.
+    :raises ConfigError: a rootless broker's is wrong; its user is there to read that.
     """
     try:
         return _read(options, rootless=rootless is not None)
@@ -120,44 +122,11 @@ def _read_at_start(options: Options, rootless: Rootless | None) -> Config:
         return Config(problem=f"the configuration is wrong: {err}")
 
 
-def _lock(runtime: str) -> int:
-    """Be the only broker of a runtime directory."""
-    try:
-        if not os.path.isdir(runtime):
-            os.makedirs(runtime, exist_ok=True)
-            os.chmod(runtime, 0o755)  # noqa: S103 - who may ask is policy
-        what = os.stat(runtime)
-        if what.st_uid not in (0, os.geteuid()) or what.st_mode & 0o022:
-            raise BrokerUnavailable(
-                f"others than root and its own user can write to {runtime}",
-                "what is in there is trusted; see --runtime-dir",
-            )
-        fd = os.open(
-            os.path.join(runtime, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
-    except OSError as err:
-        raise BrokerUnavailable(
-            f"cannot use {runtime}: {err.strerror}", "see --runtime-dir"
-        ) from err
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise BrokerUnavailable(f"another broker uses {runtime}") from None
-    return fd
-
-
 def _listening(options: Options, rootless: Rootless | None) -> socket.socket:
+    """The listening socket, which the caller closes; raises BrokerUnavailable."""
     if rootless is not None:
         return rootless.listening.dup()
-    try:
-        activated = activation.activated_socket()
-    except ValueError as err:
-        raise BrokerUnavailable(f"socket activation: {err}") from err
-    # Everyone may ask; who may have what is policy.
-    return (
-        activated if activated is not None else activation.listen(options.socket, 0o666)
-    )
+    return listening_socket(options.socket)
 
 
 def _host_context(
@@ -196,8 +165,11 @@ def _host_context(
 
 
 def _store(options: Options, rootless: Rootless | None) -> StateStore:
-    """The state directory. A user whose home can't be written gets addresses
-    that last as long as his session."""
+    """Open the state directory. If a user's home can't be written to, the state is
+    kept in the runtime directory, and guests' addresses last as long as the session.
+
+    :raises OSError: the system's can't be used.
+    """
     try:
         return StateStore(options.state)
     except OSError as err:
@@ -217,7 +189,12 @@ async def _serve(
 ) -> int:
     """Start one part after the other, wait, and end them in the opposite order.
 
-    :param lock: descriptor of the file that makes us the only broker.
+    :param options: of the command line.
+    :param config: the configuration to begin with.
+    :param listening: the socket to serve; closed at the end.
+    :param lock: descriptor of the file that makes this the only broker.
+    :param spawner: the process that starts programs.
+    :param rootless: None for the system's broker.
     :returns: the exit status.
     """
     loop = asyncio.get_running_loop()

@@ -58,6 +58,20 @@ def activated_socket() -> socket.socket | None:
     return sock
 
 
+def listening_socket(path: str) -> socket.socket:
+    """The socket to serve: the one that a service manager passed, or else one at
+    `path`. Everyone may connect: who may have what is policy, not file modes.
+
+    :returns: the socket, which the caller closes.
+    :raises BrokerUnavailable: there is none to be had.
+    """
+    try:
+        activated = activated_socket()
+    except ValueError as err:
+        raise BrokerUnavailable(f"socket activation: {err}") from err
+    return activated if activated is not None else listen(path, 0o666)
+
+
 def listen(path: str, mode: int) -> socket.socket:
     """Make a listening socket. One that a dead broker has left there is replaced.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Notices that the runtime directory was removed while the broker runs.
+"""The runtime directory: locked by one broker, and watched while that runs.
 
 If somebody cleans it up, the socket, the lock and all records are gone: nobody can
 connect any more, another broker could start beside this one, and the next broker
@@ -17,9 +17,45 @@ import logging
 import os
 from collections.abc import Callable
 
+from ...errors import BrokerUnavailable
+
 _log = logging.getLogger(__name__)
 
 INTERVAL = 1.0  # seconds
+
+
+def lock(runtime: str) -> int:
+    """Make the runtime directory, and be its only broker.
+
+    :param runtime: path of the directory.
+    :returns: a descriptor that holds the lock for as long as it is open; the caller
+        closes it.
+    :raises BrokerUnavailable: the directory can't be made, others can write to it, or
+        another broker has it.
+    """
+    try:
+        if not os.path.isdir(runtime):
+            os.makedirs(runtime, exist_ok=True)
+            os.chmod(runtime, 0o755)  # noqa: S103 - who may ask is policy
+        what = os.stat(runtime)
+        if what.st_uid not in (0, os.geteuid()) or what.st_mode & 0o022:
+            raise BrokerUnavailable(
+                f"others than root and its own user can write to {runtime}",
+                "what is in there is trusted; see --runtime-dir",
+            )
+        fd = os.open(
+            os.path.join(runtime, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+    except OSError as err:
+        raise BrokerUnavailable(
+            f"cannot use {runtime}: {err.strerror}", "see --runtime-dir"
+        ) from err
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise BrokerUnavailable(f"another broker uses {runtime}") from None
+    return fd
 
 
 class RuntimeDirectoryWatch:

@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 
 # Files for dnsmasq are for its group to read (networks/dnsmasq.py).
 UMASK = 0o027
+DESCRIPTORS = 65536
 
 # Environment variables that we or our libraries read. All others are removed, so
 # that no program that we start inherits them.
@@ -79,6 +80,16 @@ def sanitize() -> None:
     _check_limits()
     _drop_groups()
     _restore_priority()
+
+
+def raise_descriptor_limit() -> None:
+    """Allow ourselves as many descriptors as we may have, DESCRIPTORS at most: a
+    forward holds two, and no user's share is to be another's shortage. Programs that
+    the broker starts close what they inherit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, DESCRIPTORS) if hard >= 0 else DESCRIPTORS
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _reset_signals() -> None:
