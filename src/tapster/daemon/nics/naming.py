@@ -38,7 +38,8 @@ def automatic_name(number: int) -> str:
 def automatic_number(name: str) -> int | None:
     """Which number an automatic name has; None if a person chose that name."""
     digits = name.removeprefix(_AUTOMATIC)
-    return int(digits) if digits.isdecimal() else None
+    number = int(digits) if digits.isdecimal() else None
+    return number if number is not None and automatic_name(number) == name else None
 
 
 def alias(target: str, user: str, guest: str) -> str:

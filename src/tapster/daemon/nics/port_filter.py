@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What nftables knows of each port: the elements of its sets, and its rate limit.
 
-Only the ledger and the stages that make a tap call this. A port's elements follow
-from its NIC alone (`networks/elements.py`), so a change of a NIC is the difference
-between the elements before and after it.
+Only the ledger calls this, and what makes, adjusts or admits a port. A port's
+elements follow from its NIC alone (`networks/elements.py`), so a change of a NIC is
+the difference between the elements before and after it.
 """
 
 from __future__ import annotations

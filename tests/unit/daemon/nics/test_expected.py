@@ -210,7 +210,7 @@ def test_long_names_are_cut_as_the_kernel_cuts_them(user: str, guest: str) -> No
 def test_a_message_is_read_unless_it_says_all_is_well(
     one: Nic, name: str | None
 ) -> None:
-    """Whatever `is_as_set` lets pass, reading would have let pass."""
+    """Whatever `has_settings` lets pass, reading would have let pass."""
     said = {**dict.fromkeys(SETTINGS, 0), **expected.port_settings(one)}
     if name is not None:
         said[name] ^= 1

@@ -17,7 +17,11 @@ def test_a_bridges_key_is_no_networks_name() -> None:
 
 @pytest.mark.parametrize(
     ("name", "number"),
-    [("vm1", 1), ("vm007", 7), ("vm", None), ("vm-1", None), ("web", None)],
+    [
+        ("vm1", 1),
+        ("vm10", 10),
+        *((name, None) for name in ("vm007", "7", "vm", "vm-1", "web")),
+    ],
 )
 def test_only_automatic_names_have_a_number(name: str, number: int | None) -> None:
     assert naming.automatic_number(name) == number
