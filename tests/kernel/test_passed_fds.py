@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from support.serving import serving
 CONFIG = """
 [limits]
 idle_connection_seconds = 2
+connections_per_user = 4
 [broker]
 network_grace_seconds = 0.1
 """
@@ -120,3 +122,49 @@ def test_that_are_slow_to_close_keep_nobody_waiting(lab: Lab, daemon: Daemon) ->
     finally:
         for each in slow:
             each.close()
+
+
+def test_that_are_slow_to_close_and_very_many_keep_nobody_waiting(
+    lab: Lab, daemon: Daemon
+) -> None:
+    slow = Lingering(60)
+    try:
+        with open("/dev/null") as null, plain_socket(lab, USER) as sock:
+            fds = [*[null.fileno()] * 40, slow.ours.fileno()]
+            socket.send_fds(sock, [GET_INFO], fds)
+            slow.ours.close()
+            assert receive(sock) == b""
+        with attach(lab, OTHER):
+            pass
+    finally:
+        slow.close()
+
+
+def test_on_connections_that_are_too_many_keep_nobody_waiting(
+    lab: Lab, daemon: Daemon
+) -> None:
+    slow = [Lingering(60) for _ in range(3)]
+    idle = [plain_socket(lab, USER) for _ in range(4)]
+    turned_away: list[socket.socket] = []
+    try:
+        for sock in idle:
+            sock.sendall(GET_INFO)
+            messages(sock, 1)
+        os.kill(daemon.process.pid, signal.SIGSTOP)
+        try:
+            for each in slow:  # sent before they are accepted
+                sock = plain_socket(lab, USER)
+                turned_away.append(sock)
+                socket.send_fds(sock, [GET_INFO], [each.ours.fileno()])
+                each.ours.close()
+        finally:
+            os.kill(daemon.process.pid, signal.SIGCONT)
+        for sock in turned_away:
+            assert b"BrokerBusy" in receive(sock)
+        with attach(lab, OTHER):
+            pass
+    finally:
+        for each in slow:
+            each.close()
+        for sock in (*idle, *turned_away):
+            sock.close()

@@ -145,7 +145,7 @@ class Listener:
         ):
             self._warn(uid, f"too many connections; uid {uid}, pid {pid} turned away")
             self._say_busy(accepted)
-            accepted.close()
+            self._server.reaper.close_connection(uid, accepted)
             return
         self._of_user.setdefault(uid, {})[accepted] = None
         self._count += 1
@@ -190,8 +190,8 @@ class Listener:
             return False
 
     def _drop(self, uid: int, accepted: socket.socket) -> None:
-        accepted.close()
         self._forget(uid, accepted)
+        self._server.reaper.close_connection(uid, accepted)
 
     def _forget(self, uid: int, which: socket.socket | Connection) -> None:
         theirs = self._of_user.get(uid, {})

@@ -12,15 +12,20 @@ have nothing else to do.
 from __future__ import annotations
 
 import os
-import queue
 import socket
 import threading
 from collections import Counter
 from collections.abc import Iterable
 
+from ..fairness.round_robin import RoundRobin
+
 SO_PASSRIGHTS = 83  # asm-generic/socket.h; not in Python's socket module
 LIMIT = 8  # descriptors that one connection may bring
+# Descriptors that one sendmsg(2) can bring (SCM_MAX_FD, net/scm.h). There is room for
+# all: the kernel would close the others in the context of whoever receives.
+ROOM = 253
 THREADS = 16
+THREADS_PER_USER = 4  # that close one user's descriptors at a time
 PENDING = 32  # of one user, not closed yet: no more of its connections are accepted
 
 
@@ -43,12 +48,17 @@ def may_carry_fds(connection: socket.socket) -> bool:
 
 
 class FdReaper:
-    """Closes descriptors in threads, each started when all others are busy."""
+    """Closes descriptors in threads, each started when all others are busy.
+
+    Users are served in turn, and a user whose descriptors are slow to close keeps no
+    more than THREADS_PER_USER threads busy: what others sent is closed meanwhile.
+    """
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._pending: Counter[int] = Counter()
+        self._changed = threading.Condition()  # guards all of the following
+        self._waiting: RoundRobin[int] = RoundRobin()  # descriptors
+        self._closing: Counter[int] = Counter()  # threads that close one, by user
+        self._pending: Counter[int] = Counter()  # descriptors not closed yet, by user
         self._threads = 0
 
     def close(self, uid: int, fds: Iterable[int]) -> None:
@@ -57,14 +67,35 @@ class FdReaper:
         :param uid: the user whom they came from.
         """
         for fd in fds:
-            with self._lock:
+            with self._changed:
+                self._waiting.add(uid, fd)
                 self._pending[uid] += 1
                 more = self._pending.total() > self._threads < THREADS
                 self._threads += more
+                self._changed.notify()
             if more:
                 # With the name that other threads for closing have.
                 threading.Thread(target=self._work, name="close", daemon=True).start()
-            self._queue.put((uid, fd))
+
+    def close_connection(
+        self, uid: int, connection: socket.socket, *, may_come: bool | None = None
+    ) -> None:
+        """Close a socket, and with it what was sent by it and not received.
+
+        :param uid: the client's.
+        :param connection: its socket.
+        :param may_come: whether descriptors may be in it; None: ask the kernel.
+        """
+        if may_come is None:
+            may_come = may_carry_fds(connection)
+        if not may_come:
+            connection.close()
+            return
+        try:
+            connection.shutdown(socket.SHUT_RDWR)  # the client need not wait
+        except OSError:
+            pass  # the client is gone
+        self.close(uid, (connection.detach(),))
 
     def is_behind(self, uid: int) -> bool:
         """Whether so many of a user's are not closed yet that it is no accident."""
@@ -72,15 +103,26 @@ class FdReaper:
 
     def _work(self) -> None:
         while True:
-            uid, fd = self._queue.get()
+            with self._changed:
+                while (uid := self._next_user()) is None:
+                    self._changed.wait()
+                fd = self._waiting.take(uid)
+                self._closing[uid] += 1
             try:
                 os.close(fd)
             except OSError:
                 pass  # a full disk, for example; the descriptor is closed anyway
-            with self._lock:
-                self._pending[uid] -= 1
-                if not self._pending[uid]:
-                    del self._pending[uid]
+            with self._changed:
+                for counter in (self._closing, self._pending):
+                    counter[uid] -= 1
+                    if not counter[uid]:
+                        del counter[uid]
+
+    def _next_user(self) -> int | None:
+        for uid in self._waiting:
+            if self._closing[uid] < THREADS_PER_USER:
+                return uid
+        return None
 
 
 class PassedFds:
@@ -106,13 +148,11 @@ class PassedFds:
         self._count += len(fds)
         self._reaper.close(self._uid, fds)
 
+    @property
+    def room(self) -> int:
+        """For how many descriptors there has to be room in one recvmsg(2)."""
+        return ROOM if self._may_come else 0
+
     def close(self, connection: socket.socket) -> None:
         """Close the socket, and with it what was sent by it and not received."""
-        if not self._may_come:
-            connection.close()
-            return
-        try:
-            connection.shutdown(socket.SHUT_RDWR)  # the client need not wait
-        except OSError:
-            pass  # the client is gone
-        self._reaper.close(self._uid, (connection.detach(),))
+        self._reaper.close_connection(self._uid, connection, may_come=self._may_come)

@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
-from .passed_fds import LIMIT, PassedFds
+from .passed_fds import PassedFds
 
 READ_SIZE = 4096  # bytes at a time
 
@@ -103,7 +103,8 @@ class Transport:
         if self._owner is None or not self._is_reading or self.is_at_end:
             return None
         try:
-            data, fds, _, _ = socket.recv_fds(self.socket, READ_SIZE, LIMIT + 1)
+            room = self._passed_fds.room
+            data, fds, _, _ = socket.recv_fds(self.socket, READ_SIZE, room)
         except BlockingIOError:
             return None
         except OSError as err:

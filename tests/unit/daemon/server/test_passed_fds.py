@@ -11,7 +11,13 @@ import time
 import pytest
 
 from tapster.daemon.server import passed_fds
-from tapster.daemon.server.passed_fds import PENDING, FdReaper, PassedFds
+from tapster.daemon.server.passed_fds import (
+    PENDING,
+    THREADS,
+    THREADS_PER_USER,
+    FdReaper,
+    PassedFds,
+)
 
 
 def closing(reaper: FdReaper, uid: int) -> bool:
@@ -60,6 +66,26 @@ def test_a_user_with_many_that_are_not_closed_is_behind(
     stuck.set()
     wait_until_closed(reaper, 1)
     assert not reaper.is_behind(1)
+
+
+def test_a_user_whose_are_slow_to_close_leaves_threads_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go, close, slow = threading.Event(), os.close, [os.dup(0) for _ in range(THREADS)]
+
+    def slow_for_some(fd: int) -> None:
+        if fd in slow:
+            go.wait(10)
+        close(fd)
+
+    monkeypatch.setattr(os, "close", slow_for_some)
+    reaper = FdReaper()
+    reaper.close(1, slow)
+    reaper.close(2, [os.dup(0)])
+    wait_until_closed(reaper, 2)
+    assert reaper._closing[1] == THREADS_PER_USER
+    go.set()
+    wait_until_closed(reaper, 1)
 
 
 def test_one_that_can_t_be_closed_does_not_end_its_thread() -> None:
