@@ -24,6 +24,8 @@ CAP_NET_BIND_SERVICE = 10
 CAP_NET_ADMIN = 12
 CAP_NET_RAW = 13
 
+COMMAND_LINE = 16 * 1024  # bytes; no program that we start has as many
+
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0) -> None:
     """prctl(2); the fifth argument is zero.
@@ -63,6 +65,16 @@ def command_name(pid: int) -> str:
             return file.read().rstrip("\n")
     except OSError:
         return ""
+
+
+def command_line(pid: int) -> list[bytes]:
+    """The words of a process's command line, of which COMMAND_LINE bytes are read: any
+    user can have prctl(2) say that it is all of a process's memory.
+
+    :raises OSError: there is no such process.
+    """
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        return file.read(COMMAND_LINE).split(b"\0")
 
 
 def user_ids(pid: int) -> tuple[int, int] | None:

@@ -123,10 +123,8 @@ def _is_written(path: str) -> bool:
 def is_ours(pid: int, directory: str) -> bool:
     """Whether the process `pid` is the dnsmasq of the instance with this directory."""
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return f"--pid-file={directory}/dnsmasq.pid".encode() in file.read().split(
-                b"\0"
-            )
+        mark = f"--pid-file={directory}/dnsmasq.pid".encode()
+        return mark in process.command_line(pid)
     except OSError:
         return False
 
@@ -150,7 +148,7 @@ def end_strays(directory: str, known: set[int]) -> None:
         except OSError:
             continue
         try:
-            if _is_stray(name, mark, here):
+            if _is_stray(int(name), mark, here):
                 _log.warning("ending dnsmasq %s, which no network of ours has", name)
                 stray.send_signal(signal.SIGKILL)
                 poll = select.poll()
@@ -160,11 +158,10 @@ def end_strays(directory: str, known: set[int]) -> None:
             stray.close()
 
 
-def _is_stray(pid: str, mark: bytes, here: os.stat_result) -> bool:
+def _is_stray(pid: int, mark: bytes, here: os.stat_result) -> bool:
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            if not any(word.startswith(mark) for word in file.read().split(b"\0")):
-                return False
+        if not any(word.startswith(mark) for word in process.command_line(pid)):
+            return False
         return os.path.samestat(os.stat(f"/proc/{pid}/ns/net"), here)
     except OSError:
         return False  # it ended

@@ -8,7 +8,8 @@ import select
 
 import pytest
 
-from tapster.kernel.process import Process, has_ended
+from support.liar import claiming_to_be_large
+from tapster.kernel.process import COMMAND_LINE, Process, command_line, has_ended
 
 pytestmark = pytest.mark.usefixtures("no_leaked_fd")
 
@@ -38,3 +39,14 @@ def test_a_process_that_is_not_there_is_not_held() -> None:
     os.waitpid(pid, 0)
     with pytest.raises(ProcessLookupError):
         Process(pid)
+
+
+def test_a_command_line_is_read_word_by_word() -> None:
+    with open("/proc/self/cmdline", "rb") as file:
+        assert b"\0".join(command_line(os.getpid())) == file.read(COMMAND_LINE)
+
+
+def test_no_more_is_read_of_a_command_line_than_ours_have() -> None:
+    with claiming_to_be_large(4 * COMMAND_LINE) as pid:
+        words = command_line(pid)
+    assert len(b"\0".join(words)) == COMMAND_LINE

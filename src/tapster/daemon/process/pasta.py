@@ -110,9 +110,8 @@ def kill_left_behind(runtime: str) -> None:
     # The pid may be another process's by now; the pidfd is that process's, whichever
     # it is, and only a pasta with this very pid file is killed.
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            if path.encode() in file.read().split(b"\0"):
-                running.send_signal(signal.SIGKILL)
+        if path.encode() in process.command_line(pid):
+            running.send_signal(signal.SIGKILL)
     except OSError:
         pass
     finally:

@@ -15,6 +15,7 @@ import signal
 from . import DEFAULT_PATH, DEFAULT_SIGNALS, Refused
 
 MAX_CONFIG = 64 * 1024  # bytes
+MAX_COMMAND = 16 * 1024  # bytes of a command line; ours are shorter
 
 _BRIDGE = re.compile(r"tapbr[0-9a-z]{1,10}")
 _SIGNALS = {
@@ -176,7 +177,7 @@ def send_signal(pidfd: int, name: str, networks: str) -> None:
         with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
             (pid,) = re.findall(r"^Pid:\t(\d+)$", file.read(), re.MULTILINE)
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read().split(b"\0")
+            words = file.read(MAX_COMMAND).split(b"\0")
         mark = os.fsencode(f"--pid-file={networks}/")
         if name in _SIGNALS and any(word.startswith(mark) for word in words):
             signal.pidfd_send_signal(pidfd, _SIGNALS[name])

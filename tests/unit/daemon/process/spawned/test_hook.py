@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import os
 import select
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from support.liar import claiming_to_be_large
 from support.spawned import Spawned
 from tapster.daemon.process.spawned import DEFAULT_PATH, hook
 
@@ -133,48 +132,9 @@ def test_a_variable_that_is_not_ours_is_refused(
     assert run(written(hooks / "it", "true"), word)[0] == "refused"
 
 
-_CLAIMS_A_LARGE_ENVIRONMENT = """
-import ctypes, struct
-fields = open("/proc/self/stat").read().rpartition(")")[2].split()
-stat = lambda number: int(fields[number - 3])  # as proc(5) numbers them
-libc = ctypes.CDLL(None)
-libc.mmap.restype = libc.sbrk.restype = ctypes.c_void_p
-begin = libc.mmap(None, ctypes.c_size_t({size}), 3, 0x4022, -1, 0)  # of zeros
-layout = struct.pack(  # struct prctl_mm_map
-    "11QQIi",
-    *(stat(number) for number in (26, 27, 45, 46, 47)),  # code, data, heap
-    libc.sbrk(0),
-    *(stat(number) for number in (28, 48, 49)),  # stack, arguments
-    *(begin, begin + {size}),  # the environment
-    *(0, 0, -1),
-)
-print(libc.prctl(35, 14, layout, len(layout), 0), flush=True)  # PR_SET_MM_MAP
-input()
-"""
-
-
-@pytest.fixture
-def liar() -> Iterator[subprocess.Popen[str]]:
-    """A process that says that its environment is four times what is read of one."""
-    script = _CLAIMS_A_LARGE_ENVIRONMENT.format(size=4 * hook.MAX_ENVIRONMENT)
-    with subprocess.Popen(
-        [sys.executable, "-c", script],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as running:
-        assert running.stdout is not None
-        if running.stdout.readline() != "0\n":
-            running.kill()
-            pytest.skip("this kernel has no PR_SET_MM_MAP")
-        yield running
-        running.kill()
-
-
-def test_no_more_is_read_of_an_environment_than_a_process_can_be_given(
-    liar: subprocess.Popen[str],
-) -> None:
-    entries = hook._environment(str(liar.pid))
+def test_no_more_is_read_of_an_environment_than_a_process_can_be_given() -> None:
+    with claiming_to_be_large(4 * hook.MAX_ENVIRONMENT) as pid:
+        entries = hook._environment(str(pid))
     assert sum(map(len, entries)) + len(entries) - 1 == hook.MAX_ENVIRONMENT
 
 
