@@ -33,6 +33,7 @@ def no_leaked_fd() -> Iterator[None]:
     they are, on a busy machine: those threads are waited for.
     """
     gc.collect()
+    gc.freeze()  # what is left of earlier tests need not be looked through again
     before = open_fds()
     yield
     gc.collect()

@@ -8,6 +8,7 @@ reach for the kernel, and what has no privilege must not grow one by an import.
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -58,6 +59,11 @@ def where(path: Path) -> str:
 @cache
 def parsed(path: Path) -> ast.Module:
     """The syntax tree of a file, which several tests look at."""
+    return ast.parse(path.read_text(), str(path))
+
+
+@functools.cache
+def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
 
@@ -159,7 +165,7 @@ DAEMON_FILES = [path for path in FILES if where(path) == "daemon"]
 
 def floors() -> list[str]:
     """The order of the rooms, out of the text that newcomers read."""
-    text = ast.get_docstring(ast.parse((DAEMON / "__init__.py").read_text())) or ""
+    text = ast.get_docstring(tree(DAEMON / "__init__.py")) or ""
     listed = text.partition("and itself. ")[2].partition(". In words")[0]
     return listed.replace("\n", " ").replace(" ", "").split(",")
 
@@ -172,7 +178,7 @@ def room_of(dotted: str) -> str:
 def modules_of(path: Path) -> Iterator[str]:
     """The modules of ours that a module imports, by their full names."""
     package = ["tapster", *path.relative_to(SOURCE).parts[:-1]]
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -164,17 +164,19 @@ class Ledger:
         self._enter(nic)
 
     def transition(self, nic: Nic, to: State | None = None, /, **changes: Any) -> Nic:
-        """Replace a NIC by one that differs from it.
+        """Replace a NIC, as it is now, by one that differs from it.
 
-        :param nic: as it is now (`current`).
+        :param nic: which one; it may be a fact of before.
         :param to: the state that it comes to; None: it stays in its own.
         :param changes: fields of `Nic` and their new values; not those that say
             which NIC it is, whose, and on which bridge.
         :returns: the NIC as it is from now on.
+        :raises LookupError: the NIC is gone.
         :raises NetlinkError: nftables refused; nothing has changed.
         :raises OSError: the record can't be written; nothing has changed. What is
             put into quarantine is so all the same, and this is logged.
         """
+        nic = self._nics[nic.ifname]
         if to is not None and to is not nic.state:
             if to not in TRANSITIONS[nic.state]:
                 raise ValueError(f"{nic.ifname}: {nic.state} never becomes {to}")

@@ -248,3 +248,15 @@ def test_all_records_can_be_written_again(ledger: Ledger, tmp_path: Path) -> Non
     os.rmdir(tmp_path / "nics")
     ledger.rewrite_all()
     assert recorded(tmp_path) == nics
+
+
+def test_a_change_is_made_to_what_a_nic_is_now(ledger: Ledger) -> None:
+    before = make_nic(1)
+    ledger.add(before)
+    ledger.transition(before, mtu=9000)
+    after = ledger.transition(before, isolated=True)
+    assert (after.mtu, after.isolated) == (9000, True)
+    ledger.remove(after)
+    with pytest.raises(LookupError):
+        ledger.transition(after, mtu=1500)
+    assert list(ledger) == []
