@@ -90,7 +90,7 @@ WHERE = pytest.mark.parametrize("where", [{}, {"bridge": "br0"}], ids=["nat", "b
 
 class TestTap:
     @WHERE
-    def test_is_locked_down_and_up(
+    def test_a_port_is_locked_down_and_up(
         self, lab: Lab, bridges: None, where: dict[str, str]
     ) -> None:
         with attach(lab, USER, name="web", **where) as nic:
@@ -125,7 +125,7 @@ class TestTap:
                 assert mac == host_side or int(mac[:2], 16) & 1, entry
 
     @WHERE
-    def test_tells_what_it_is_for(
+    def test_a_tap_tells_what_it_is_for(
         self, lab: Lab, bridges: None, where: dict[str, str]
     ) -> None:
         with attach(lab, USER, name="web", **where) as nic:
@@ -139,7 +139,7 @@ class TestTap:
 
     @WHERE
     @pytest.mark.parametrize("asked", [False, True])
-    def test_has_vnet_header_when_asked_for(
+    def test_a_tap_has_a_vnet_header_when_asked_for(
         self, lab: Lab, bridges: None, where: dict[str, str], asked: bool
     ) -> None:
         with attach(lab, USER, vnet_hdr=asked, **where) as nic:
@@ -150,20 +150,22 @@ class TestTap:
             assert bool(flags & tun.IFF_VNET_HDR) is asked
 
     @pytest.mark.parametrize("mtu", [1400, 9000])
-    def test_has_the_mtu_of_its_bridge(self, lab: Lab, bridges: None, mtu: int) -> None:
+    def test_a_tap_has_the_mtu_of_its_bridge(
+        self, lab: Lab, bridges: None, mtu: int
+    ) -> None:
         with attach(lab, USER, bridge=f"br{mtu}") as nic:
             assert nic.mtu == mtu
             assert link(lab.host, nic.ifname)["mtu"] == mtu
             assert link(lab.host, f"br{mtu}")["mtu"] == mtu
 
-    def test_goes_with_its_descriptor(self, lab: Lab, daemon: Daemon) -> None:
+    def test_a_tap_goes_with_its_descriptor(self, lab: Lab, daemon: Daemon) -> None:
         nic = attach(lab, USER)
         assert len(nics(lab)) == 1
         nic.close()
         until_nothing_is_left(lab)
 
     @WHERE
-    def test_is_told_and_listed_alike(
+    def test_a_nic_is_told_and_listed_alike(
         self, lab: Lab, bridges: None, where: dict[str, str]
     ) -> None:
         with attach(lab, USER, name="web", **where) as nic:
@@ -176,7 +178,7 @@ class TestTap:
 
 class TestStartingAgain:
     @WHERE
-    def test_at_once_is_the_same_guest(
+    def test_a_guest_that_starts_again_at_once_is_the_same_guest(
         self, lab: Lab, bridges: None, where: dict[str, str]
     ) -> None:
         """Its name and MAC are its own, however soon it comes back."""
@@ -188,25 +190,25 @@ class TestStartingAgain:
 
 
 class TestMac:
-    def test_asked_for_is_given(self, lab: Lab, bridges: None) -> None:
+    def test_a_mac_that_is_asked_for_is_given(self, lab: Lab, bridges: None) -> None:
         for where in ({}, {"bridge": "br0"}):
             with attach(lab, USER, mac="52:54:00:AA:00:01", **where) as nic:
                 assert nic.mac == "52:54:00:aa:00:01"
 
-    def test_of_the_hosts_kind_gets_another_host_side(
+    def test_a_mac_of_the_hosts_kind_gets_another_host_side(
         self, lab: Lab, daemon: Daemon
     ) -> None:
         with attach(lab, USER, mac="fe:54:00:aa:00:01") as nic:
             assert link(lab.host, nic.ifname)["address"] == "fe:ab:ff:55:ff:fe"
 
-    def test_of_another_guest_is_refused(self, lab: Lab, bridges: None) -> None:
+    def test_a_mac_of_another_guest_is_refused(self, lab: Lab, bridges: None) -> None:
         with (
             attach(lab, USER, bridge="br0", mac="52:54:00:aa:00:01"),
             pytest.raises(errors.MacInUse),
         ):
             attach(lab, OTHER, bridge="br0", mac="52:54:00:aa:00:01")
 
-    def test_of_another_users_guest_on_a_network_of_its_own_is_nobodys_business(
+    def test_a_mac_of_a_guest_on_another_users_network_is_nobodys_business(
         self, lab: Lab, daemon: Daemon
     ) -> None:
         """And what the one is known by stays when the other goes."""
@@ -220,7 +222,7 @@ class TestMac:
         until_nothing_is_left(lab)
         assert "delete port" not in daemon.log
 
-    def test_of_another_station_or_the_bridge_is_refused(
+    def test_a_mac_of_another_station_or_the_bridge_is_refused(
         self, lab: Lab, bridges: None, station: Station
     ) -> None:
         with attach(lab, USER, bridge="br0", vnet_hdr=False) as nic:
@@ -235,7 +237,7 @@ class TestMac:
     @pytest.mark.parametrize(
         "mac", ["01:00:5e:00:00:01", "00:00:00:00:00:00", "52:54:00", "x", "ff" * 6]
     )
-    def test_that_cannot_be_a_guests_is_refused(
+    def test_a_mac_that_cannot_be_a_guests_is_refused(
         self, lab: Lab, daemon: Daemon, mac: str
     ) -> None:
         from support.host import broker
@@ -243,7 +245,9 @@ class TestMac:
         with broker(lab, USER) as wire, pytest.raises(errors.InvalidRequest):
             wire.call("Attach", {"mac": mac})
 
-    def test_differs_between_guests_and_users(self, lab: Lab, daemon: Daemon) -> None:
+    def test_macs_differ_between_guests_and_users(
+        self, lab: Lab, daemon: Daemon
+    ) -> None:
         with (
             attach(lab, USER, name="a") as one,
             attach(lab, USER, name="b") as two,
@@ -255,7 +259,7 @@ class TestMac:
 
 
 class TestBridge:
-    def test_keeps_its_mac_whatever_comes_and_goes(
+    def test_a_bridge_keeps_its_mac_whatever_comes_and_goes(
         self, lab: Lab, bridges: None
     ) -> None:
         before = link(lab.host, "br0")["address"]
@@ -269,12 +273,16 @@ class TestBridge:
         until_nothing_is_left(lab)
         assert link(lab.host, "br0")["address"] == before
 
-    def test_set_by_somebody_keeps_its_mac(self, lab: Lab, bridges: None) -> None:
+    def test_a_bridge_whose_mac_somebody_set_keeps_it(
+        self, lab: Lab, bridges: None
+    ) -> None:
         with attach(lab, USER, bridge="brset"):
             assert link(lab.host, "brset")["address"] == "02:5e:70:00:00:01"
 
     @pytest.mark.parametrize("name", ["br0", "br9000", "br1400"])
-    def test_is_left_as_it_was_found(self, lab: Lab, bridges: None, name: str) -> None:
+    def test_a_bridge_is_left_as_it_was_found(
+        self, lab: Lab, bridges: None, name: str
+    ) -> None:
         def state() -> tuple[dict[str, Any], list[Any], list[str]]:
             shown = link(lab.host, name)
             data = shown["linkinfo"]["info_data"]
@@ -299,7 +307,7 @@ class TestBridge:
         for was, found in zip(before, state(), strict=True):
             assert found == was
 
-    def test_that_refuses_the_port_leaves_nothing(
+    def test_a_bridge_that_refuses_the_port_leaves_nothing(
         self, lab: Lab, bridges: None, station: Station
     ) -> None:
         """MacInUse comes from the middle of the stages."""
@@ -329,7 +337,7 @@ class TestFramesOnALinuxBridge:
         return frames.arp(str(nic.mac), str(nic.mac), "192.0.2.77", "192.0.2.1",
                           dst=dst)  # fmt: skip
 
-    def test_other_source_mac_does_not(
+    def test_a_frame_of_another_source_mac_does_not_pass(
         self, lab: Lab, nic: client.Nic, station: Station
     ) -> None:
         mac = str(nic.mac)

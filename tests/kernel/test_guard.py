@@ -109,7 +109,7 @@ def came_to(lab: Lab, policy: str, nic: client.Nic, event: dict[str, Any]) -> No
 
 class TestStolenMac:
     @WHERE
-    def test_of_another_guest(
+    def test_the_mac_of_another_guest_is_given_back(
         self, lab: Lab, daemon: Daemon, policy: str, watcher: Watcher,
         where: dict[str, str],
     ) -> None:  # fmt: skip
@@ -140,7 +140,7 @@ class TestStolenMac:
                 until("its entry", lambda: is_home(lab, victim))
                 assert gets_through(sender, victim)
 
-    def test_of_another_guest_for_a_moment(
+    def test_the_mac_of_another_guest_taken_for_a_moment_is_told(
         self, lab: Lab, daemon: Daemon, policy: str, watcher: Watcher
     ) -> None:
         """Back at once, the thief's MAC looks as if nothing had been; but the
@@ -164,7 +164,7 @@ class TestStolenMac:
             assert gets_through(sender, victim)
             came_to(lab, policy, thief, event)
 
-    def test_of_its_own_guest(
+    def test_the_mac_of_its_own_guest_is_given_back(
         self, lab: Lab, daemon: Daemon, policy: str, watcher: Watcher
     ) -> None:
         with (
@@ -177,7 +177,7 @@ class TestStolenMac:
                 until("its entry", lambda: is_home(lab, nic))
                 assert gets_through(sender, nic)
 
-    def test_of_the_lans_gateway(
+    def test_the_mac_of_the_lans_gateway_is_given_back(
         self, lab: Lab, daemon: Daemon, policy: str, watcher: Watcher
     ) -> None:
         """It would have what guests send outside end at the host."""
@@ -203,7 +203,7 @@ class TestStolenMac:
             came_to(lab, policy, thief, watcher.wait("tampered", ifname=thief.ifname))
             assert reached()
 
-    def test_of_a_station_that_the_administrator_entered(
+    def test_the_entry_of_a_station_that_the_administrator_made_comes_back(
         self, lab: Lab, daemon: Daemon, policy: str, watcher: Watcher
     ) -> None:
         mac = "02:00:00:00:77:77"
@@ -223,7 +223,7 @@ class TestStolenMac:
             lab.host.run("bridge", "fdb", "del", mac, "dev", "sw0", "master")
 
     @WHERE
-    def test_that_is_low(
+    def test_a_low_mac_does_not_become_the_bridges(
         self, lab: Lab, daemon: Daemon, policy: str, watcher: Watcher,
         where: dict[str, str],
     ) -> None:  # fmt: skip
@@ -237,7 +237,7 @@ class TestStolenMac:
             came_to(lab, policy, nic, watcher.wait("tampered", ifname=nic.ifname))
             assert link(lab.host, nic.bridge)["address"] == before
 
-    def test_again_and_again(
+    def test_a_mac_stolen_again_and_again_ends_in_quarantine(
         self, lab: Lab, daemon: Daemon, policy: str, watcher: Watcher
     ) -> None:
         """Nobody is fought with for ever: a NIC that is put back time and again
@@ -274,7 +274,7 @@ class TestStaying:
 
     @pytest.mark.parametrize("hidden", [False, True], ids=["", "without-carrier"])
     @WHERE
-    def test_persistent_goes_with_its_holder(
+    def test_a_persistent_tap_goes_with_its_holder(
         self, lab: Lab, daemon: Daemon, policy: str, watcher: Watcher,
         where: dict[str, str], hidden: bool,
     ) -> None:  # fmt: skip
@@ -295,7 +295,7 @@ class TestStaying:
         assert len(logged(daemon, "tampered", nic)) == 1
 
     @pytest.mark.parametrize("hidden", [False, True], ids=["", "without-carrier"])
-    def test_persistent_as_its_holder_goes(
+    def test_a_tap_made_persistent_as_its_holder_goes_is_removed(
         self, lab: Lab, daemon: Daemon, policy: str, watcher: Watcher, hidden: bool
     ) -> None:
         """All in one go, before anybody can look."""
@@ -315,7 +315,7 @@ class TestStaying:
         until_nothing_is_left(lab)
 
     @pytest.mark.parametrize("number", ["owner", "group"])
-    def test_given_to_another(
+    def test_a_tap_given_to_another_is_told(
         self, lab: Lab, daemon: Daemon, policy: str, watcher: Watcher, number: str
     ) -> None:
         request = getattr(tampering, f"TUNSET{number.upper()}")
@@ -325,7 +325,7 @@ class TestStaying:
             assert f"{number} none -> {OTHER}" in event["reason"]
             came_to(lab, policy, nic, event)
 
-    def test_persistent_and_taken_up_again(
+    def test_a_persistent_tap_taken_up_again_ends_in_the_end(
         self, lab: Lab, daemon: Daemon, policy: str, watcher: Watcher
     ) -> None:
         """Not even the next broker takes it for anything else than it is."""
@@ -364,7 +364,7 @@ def void(_: object) -> None:
 class TestUse:
     """What holders do in all innocence."""
 
-    def test_is_not_taken_for_tampering(
+    def test_ordinary_use_is_not_taken_for_tampering(
         self, lab: Lab, daemon: Daemon, watcher: Watcher
     ) -> None:
         with (
@@ -408,7 +408,7 @@ class TestUse:
             watcher.wait("detached")
         assert not [e for e in watcher.seen if e["event"] == "tampered"]
 
-    def test_by_an_unprivileged_user_does_not_bring_a_port_down(
+    def test_an_unprivileged_user_does_not_bring_a_port_down(
         self, lab: Lab, daemon: Daemon, watcher: Watcher
     ) -> None:
         """Nor does anything else that takes a socket."""

@@ -164,7 +164,7 @@ BOTH, NEITHER = (True, True), (False, False)
 
 
 class TestLease:
-    def test_holds_the_guest_to_its_address(
+    def test_a_lease_holds_the_guest_to_its_address(
         self, lab: Lab, lan: Station, daemon: list[Daemon]
     ) -> None:
         with Watcher(lab, USER) as watcher, guest(lab, name="a") as one:
@@ -188,7 +188,7 @@ class TestLease:
                 assert arrives(probe, one.tap, lan, good(one)) is passes
             assert one.dhcp(1)[53] == OFFER  # DHCP goes on
 
-    def test_goes_with_its_guest(
+    def test_a_lease_goes_with_its_guest(
         self, lab: Lab, lan: Station, daemon: list[Daemon]
     ) -> None:
         with Watcher(lab, USER) as watcher, guest(lab, name="a") as one:
@@ -200,7 +200,7 @@ class TestLease:
             assert told(lab, again) is None
             assert may_be(again, lan, SUBNET + "7") == BOTH
 
-    def test_that_is_another_frees_the_first(
+    def test_another_lease_frees_the_first_address(
         self, lab: Lab, lan: Station, daemon: list[Daemon]
     ) -> None:
         """The client asks for another free address, and the server agrees."""
@@ -214,7 +214,7 @@ class TestLease:
             assert may_be(one, lan, second) == BOTH
             assert may_be(one, lan, first) == NEITHER
 
-    def test_refused_frees_the_guest(
+    def test_a_refused_lease_frees_the_guest(
         self, lab: Lab, lan: Station, daemon: list[Daemon]
     ) -> None:
         with Watcher(lab, USER) as watcher, guest(lab, name="a") as one:
@@ -225,7 +225,7 @@ class TestLease:
             assert may_be(one, lan, SUBNET + "7") == BOTH
             assert lease(lab, one, watcher) == address
 
-    def test_of_one_guest_is_not_anothers(
+    def test_a_lease_of_one_guest_is_not_anothers(
         self, lab: Lab, lan: Station, daemon: list[Daemon]
     ) -> None:
         with (
@@ -238,7 +238,7 @@ class TestLease:
             assert may_be(one, lan, second) == may_be(two, lan, first) == NEITHER
             assert may_be(one, lan, first) == may_be(two, lan, second) == BOTH
 
-    def test_is_learned_on_the_bridge_by_its_own_name(
+    def test_a_lease_is_learned_on_a_bridge_asked_for_by_its_own_name(
         self, lab: Lab, lan: Station, daemon: list[Daemon]
     ) -> None:
         """As the helper asks for it; the network that is defined there says how."""
@@ -274,7 +274,7 @@ def acknowledgement(mac: str, src: str, address: str, to: str) -> bytes:
 
 
 class TestForgery:
-    def test_of_a_guest_teaches_nothing(
+    def test_an_answer_forged_by_a_guest_teaches_nothing(
         self, lab: Lab, lan: Station, daemon: list[Daemon]
     ) -> None:
         """Neither about another guest nor about itself: the next that is heard
@@ -294,7 +294,7 @@ class TestForgery:
                 assert (event["ifname"], event["ipv4"]) == (each.nic.ifname, real)
             assert told(lab, victim) == told(lab, liar) == real
 
-    def test_for_a_mac_that_is_no_guests_teaches_nothing(
+    def test_an_answer_for_a_mac_that_is_no_guests_teaches_nothing(
         self, lab: Lab, lan: Station, daemon: list[Daemon]
     ) -> None:
         with Watcher(lab, USER) as watcher, guest(lab, name="a") as one:
@@ -304,7 +304,7 @@ class TestForgery:
 
 
 class TestReserved:
-    def test_is_held_to_from_the_first_frame(
+    def test_a_reserved_address_is_held_to_from_the_first_frame(
         self, lab: Lab, lan: Station, daemon: list[Daemon]
     ) -> None:
         with guest(lab, name="fixed") as one:
@@ -312,7 +312,7 @@ class TestReserved:
             assert may_be(one, lan, SUBNET + "20") == BOTH
             assert may_be(one, lan, SUBNET + "7") == NEITHER
 
-    def test_is_what_it_has_whatever_the_server_says(
+    def test_a_reserved_address_is_the_guests_whatever_the_server_says(
         self, lab: Lab, lan: Station, daemon: list[Daemon]
     ) -> None:
         with (
@@ -329,7 +329,7 @@ class TestReserved:
             ]
             assert told(lab, one) == SUBNET + "20"
 
-    def test_strictly_is_all_that_there_is(
+    def test_with_address_check_reserved_there_is_no_other_address(
         self, lab: Lab, lan: Station, daemon: list[Daemon]
     ) -> None:
         with (
@@ -348,7 +348,7 @@ class TestReserved:
             assert told(lab, two) is None
 
 
-def test_off_is_no_check_of_addresses(
+def test_with_address_check_off_no_address_is_checked(
     lab: Lab, lan: Station, daemon: list[Daemon]
 ) -> None:
     with guest(lab, network="lax", name="a") as one:
@@ -363,7 +363,7 @@ def test_off_is_no_check_of_addresses(
 
 
 class TestIsolation:
-    def test_of_a_bridge_network_keeps_its_guests_apart(
+    def test_isolation_of_a_bridge_network_keeps_its_guests_apart(
         self, lab: Lab, lan: Station, daemon: list[Daemon]
     ) -> None:
         with ExitStack() as held:

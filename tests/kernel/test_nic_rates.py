@@ -73,14 +73,14 @@ def reload(lab: Lab, *rates: str) -> None:
         manage.reload(socket="io.tapster.Broker")
 
 
-def test_come_and_go_with_the_nic(lab: Lab, daemon: Daemon) -> None:
+def test_rates_come_and_go_with_the_nic(lab: Lab, daemon: Daemon) -> None:
     with attach(lab, USER) as nic, attach(lab, USER) as other:
         assert limits(lab) == {nic.ifname: 80e6, other.ifname: 80e6}
         assert bucket(lab, nic)["rate"] == 20_000_000  # bytes a second
     until_nothing_is_left(lab)
 
 
-def test_change_under_a_running_guest(lab: Lab, daemon: Daemon) -> None:
+def test_rates_change_under_a_running_guest(lab: Lab, daemon: Daemon) -> None:
     with attach(lab, USER) as nic:
         reload(lab, "8mbit", "0")
         assert limits(lab) == {nic.ifname: 8e6}
@@ -90,7 +90,7 @@ def test_change_under_a_running_guest(lab: Lab, daemon: Daemon) -> None:
         assert bucket(lab, nic)["rate"] == 2_000_000
 
 
-def test_change_on_a_bridge_of_the_hosts(lab: Lab, daemon: Daemon) -> None:
+def test_rates_change_on_a_bridge_of_the_hosts(lab: Lab, daemon: Daemon) -> None:
     lan = """
 [networks.lan]
 mode = "bridge"
@@ -129,7 +129,7 @@ networks = ["lan", "default"]
         lab.host.run("ip", "link", "del", "br-lan")
 
 
-def test_are_kept_by_a_broker_that_starts_again(lab: Lab, daemon: Daemon) -> None:
+def test_rates_are_kept_by_a_broker_that_starts_again(lab: Lab, daemon: Daemon) -> None:
     with attach(lab, USER) as nic:
         daemon.process.send_signal(signal.SIGKILL)
         daemon.process.wait(10)
@@ -143,7 +143,7 @@ def test_are_kept_by_a_broker_that_starts_again(lab: Lab, daemon: Daemon) -> Non
         assert leftovers(lab) == [] and ruleset(lab.host) == []
 
 
-def test_of_a_nic_that_could_not_be_made_are_taken_back_once(lab: Lab) -> None:
+def test_rates_of_a_nic_that_could_not_be_made_are_taken_back_once(lab: Lab) -> None:
     """Its last stage fails, after the rate and all that refers to it are there."""
     lab.config(CONFIG.format("80mbit", "160mbit"))
     broken = """if True:

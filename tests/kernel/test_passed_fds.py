@@ -47,7 +47,7 @@ def not_more_than_before(lab: Lab, daemon: Daemon) -> Iterator[None]:
     until("its descriptors", lambda: descriptors(daemon) <= before)
 
 
-def test_are_closed(lab: Lab, daemon: Daemon) -> None:
+def test_descriptors_that_a_client_sends_are_closed(lab: Lab, daemon: Daemon) -> None:
     reading, writing = os.pipe()
     try:
         with plain_socket(lab, USER) as sock:
@@ -63,7 +63,9 @@ def test_are_closed(lab: Lab, daemon: Daemon) -> None:
             os.close(writing)
 
 
-def test_with_every_byte_end_the_connection(lab: Lab, daemon: Daemon) -> None:
+def test_descriptors_with_every_byte_end_the_connection(
+    lab: Lab, daemon: Daemon
+) -> None:
     memory = os.memfd_create("x")
     try:
         with plain_socket(lab, USER) as sock:
@@ -78,7 +80,7 @@ def test_with_every_byte_end_the_connection(lab: Lab, daemon: Daemon) -> None:
         os.close(memory)
 
 
-def test_too_many_end_the_connection(lab: Lab, daemon: Daemon) -> None:
+def test_too_many_descriptors_end_the_connection(lab: Lab, daemon: Daemon) -> None:
     with open("/dev/null") as null, plain_socket(lab, USER) as sock:
         fds = array.array("i", [null.fileno()] * 200).tobytes()
         for _ in range(3):
@@ -89,7 +91,9 @@ def test_too_many_end_the_connection(lab: Lab, daemon: Daemon) -> None:
         assert receive(sock) == b""
 
 
-def test_that_are_the_connection_itself(lab: Lab, daemon: Daemon) -> None:
+def test_a_connection_that_is_sent_over_itself_does_no_harm(
+    lab: Lab, daemon: Daemon
+) -> None:
     """In a circle, read and unread: the kernel has to find out."""
     for data in (GET_INFO, b"half"):
         for _ in range(5):
@@ -99,7 +103,9 @@ def test_that_are_the_connection_itself(lab: Lab, daemon: Daemon) -> None:
                     messages(sock, 1)
 
 
-def test_that_are_slow_to_close_keep_nobody_waiting(lab: Lab, daemon: Daemon) -> None:
+def test_descriptors_that_are_slow_to_close_keep_nobody_waiting(
+    lab: Lab, daemon: Daemon
+) -> None:
     slow = [Lingering(60) for _ in range(6)]
     try:
         for each in slow[:3]:  # received
@@ -124,7 +130,7 @@ def test_that_are_slow_to_close_keep_nobody_waiting(lab: Lab, daemon: Daemon) ->
             each.close()
 
 
-def test_that_are_slow_to_close_and_very_many_keep_nobody_waiting(
+def test_very_many_descriptors_that_are_slow_to_close_keep_nobody_waiting(
     lab: Lab, daemon: Daemon
 ) -> None:
     slow = Lingering(60)
@@ -140,7 +146,7 @@ def test_that_are_slow_to_close_and_very_many_keep_nobody_waiting(
         slow.close()
 
 
-def test_on_connections_that_are_too_many_keep_nobody_waiting(
+def test_descriptors_on_connections_that_are_turned_away_keep_nobody_waiting(
     lab: Lab, daemon: Daemon
 ) -> None:
     slow = [Lingering(60) for _ in range(3)]

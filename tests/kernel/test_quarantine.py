@@ -82,12 +82,16 @@ def bad(lab: Lab, watcher: Watcher) -> Iterator[client.Nic]:
 
 
 class TestQuarantine:
-    def test_is_shown_with_its_reason(self, lab: Lab, bad: client.Nic) -> None:
+    def test_a_quarantine_is_shown_with_its_reason(
+        self, lab: Lab, bad: client.Nic
+    ) -> None:
         shut(lab, bad)
         done = lab.host.run(*lab.tapster("ls"), user=USER)
         assert "quarantined" in done.stdout and LOW in done.stdout
 
-    def test_lets_no_frame_through(self, lab: Lab, bad: client.Nic) -> None:
+    def test_a_quarantine_lets_no_frame_through(
+        self, lab: Lab, bad: client.Nic
+    ) -> None:
         with attach(lab, USER, bridge="br7", vnet_hdr=False) as other:
             with pytest.raises(OSError):
                 Tap(bad.fd, str(bad.mac)).send(to(other, bad, BROADCAST))
@@ -96,7 +100,9 @@ class TestQuarantine:
             guest.send(to(bad, other, BROADCAST))
             assert list(Tap(bad.fd, str(bad.mac)).frames(0.2)) == []
 
-    def test_gives_nothing_back(self, lab: Lab, bad: client.Nic) -> None:
+    def test_a_quarantine_gives_no_name_mac_or_address_back(
+        self, lab: Lab, bad: client.Nic
+    ) -> None:
         """Name, MAC and place in the quota stay taken."""
         with pytest.raises(errors.NameInUse):
             attach(lab, USER, bridge="br7", name="bad")
@@ -112,7 +118,9 @@ class TestQuarantine:
             for each in held:
                 each.close()
 
-    def test_is_not_left_by_its_holder(self, lab: Lab, bad: client.Nic) -> None:
+    def test_a_quarantine_is_not_left_by_its_holder(
+        self, lab: Lab, bad: client.Nic
+    ) -> None:
         def act() -> None:
             set_mac(bad.fd, "fe" + str(bad.mac)[2:])
             set_carrier(bad.fd, False)
@@ -128,7 +136,7 @@ class TestQuarantine:
             os.write(bad.fd, bytes(60))
         shut(lab, bad)
 
-    def test_is_not_left_by_another_tool(
+    def test_a_quarantine_is_not_left_by_another_tool(
         self, lab: Lab, bad: client.Nic, watcher: Watcher
     ) -> None:
         lab.host.run("ip", "link", "set", bad.ifname, "up", "master", "br7")
@@ -137,7 +145,7 @@ class TestQuarantine:
         shut(lab, bad)
 
     @pytest.mark.parametrize("uid", [USER, 0])
-    def test_is_given_back_by_a_detach(
+    def test_a_nic_in_quarantine_is_given_back_by_a_detach(
         self, lab: Lab, bad: client.Nic, watcher: Watcher, uid: int
     ) -> None:
         with pytest.raises(errors.NoSuchNic):
@@ -149,7 +157,7 @@ class TestQuarantine:
             pass
 
     @pytest.mark.parametrize("hidden", [False, True], ids=["", "persistent"])
-    def test_ends_with_its_holder(
+    def test_a_quarantine_ends_with_its_holder(
         self, lab: Lab, bad: client.Nic, watcher: Watcher, hidden: bool
     ) -> None:
         """Also one that is made persistent only now, of which nothing is told."""
@@ -208,7 +216,7 @@ class TestOnANetwork:
 class TestOtherTools:
     @pytest.mark.parametrize("command", CHANGES)
     @pytest.mark.parametrize("where", [{}, {"bridge": "br7"}], ids=["nat", "bridge"])
-    def test_change_is_told_and_undone(
+    def test_what_another_tool_changes_is_told_and_undone(
         self, lab: Lab, daemon: Daemon, watcher: Watcher, where: dict[str, str],
         command: str,
     ) -> None:  # fmt: skip
@@ -227,7 +235,7 @@ class TestOtherTools:
             assert entry is not None and entry["state"] == "active"
             assert gets_through(other, nic) and gets_through(nic, other)
 
-    def test_that_do_not_give_up_have_a_nic_shut(
+    def test_tools_that_do_not_give_up_have_a_nic_shut(
         self, lab: Lab, daemon: Daemon, watcher: Watcher
     ) -> None:
         with attach(lab, USER, bridge="br7", vnet_hdr=False) as nic:
@@ -282,7 +290,7 @@ class TestOtherTools:
 class TestUnheard:
     """Tampering that the kernel could tell nobody of."""
 
-    def test_more_is_told_than_can_be_kept(
+    def test_what_was_not_heard_is_found_by_looking(
         self, lab: Lab, daemon: Daemon, watcher: Watcher
     ) -> None:
         with (

@@ -87,7 +87,7 @@ def test_quarantine_outlives_a_broker(lab: Lab, daemons: list[Daemon]) -> None:
     ["mac", "persist", "victim", "carrier"],
 )
 @pytest.mark.parametrize("where", [{}, {"bridge": "br7"}], ids=["nat", "bridge"])
-def test_while_no_broker_ran(
+def test_tampering_while_no_broker_ran_ends_as_the_policy_says(
     lab: Lab, daemons: list[Daemon], where: dict[str, str], act: str
 ) -> None:
     with (
@@ -124,7 +124,7 @@ def test_while_no_broker_ran(
 
 
 @pytest.mark.parametrize("hidden", [False, True], ids=["", "without-carrier"])
-def test_persistent_and_left_while_no_broker_ran(
+def test_a_persistent_tap_left_while_no_broker_ran_is_removed(
     lab: Lab, daemons: list[Daemon], hidden: bool
 ) -> None:
     nic = attach(lab, USER, vnet_hdr=False)
