@@ -32,7 +32,14 @@ from ..publish.open_forwards import OpenForwards
 from . import repair
 from .fdb import FdbGuard
 from .orphans import OrphanReaper
-from .reaction import Action, History, Reaction, decide_reaction, irreversible
+from .reaction import (
+    Action,
+    History,
+    Reaction,
+    decide_reaction,
+    irreversible,
+    new_tampering,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -164,9 +171,9 @@ class Guard:
     def _react(self, nic: Nic, link: Link, drift: Sequence[Drift]) -> None:
         if not drift:
             return
-        if any(d.what == expected.MTU for d in drift):
-            nic, drift = self._follow_bridge(nic, drift)
         history = self._histories.get(nic.ifname) or History()
+        if not new_tampering(drift, history):
+            nic, drift = self._follow_bridge(nic, drift)
         now = asyncio.get_running_loop().time()
         policy = self._current.value.guard.on_tamper
         reaction = decide_reaction(nic.state, policy, drift, history, now)
@@ -196,7 +203,9 @@ class Guard:
         self, nic: Nic, drift: Sequence[Drift]
     ) -> tuple[Nic, Sequence[Drift]]:
         """Accept a greater MTU that is the bridge's by now: so it is meant."""
-        (change,) = [d for d in drift if d.what == expected.MTU]
+        change = next((d for d in drift if d.what == expected.MTU), None)
+        if change is None:
+            return nic, drift
         bridge = rtnetlink.get_link(self._netlink, nic.bridge_index)
         if (
             int(change.found) < nic.mtu

@@ -54,6 +54,11 @@ class History:
         return not (full and now - self.restored[0] < WITHIN)
 
 
+def new_tampering(drift: Sequence[Drift], history: History) -> list[Drift]:
+    """What of it the holder did, and nobody was told of yet."""
+    return [d for d in drift if d.is_unprivileged and d not in history.told]
+
+
 def decide_reaction(
     state: State,
     policy: OnTamper,
@@ -73,7 +78,7 @@ def decide_reaction(
     if state is State.QUARANTINED:
         words = f"changed in quarantine: {in_words(drift)}; put back"
         return Reaction(Action.SHUT, drift, words if history.may_restore(now) else "")
-    tampering = [d for d in drift if d.is_unprivileged and d not in history.told]
+    tampering = new_tampering(drift, history)
     if tampering:
         return _to_tampering(policy, drift, tampering, history.may_restore(now))
     rest = [d for d in drift if not d.is_unprivileged]
