@@ -39,6 +39,9 @@ class Pasta:
             "pasta",
             "--foreground",
             "--quiet",
+            # The namespace stays when the process that it was named by, the first
+            # broker, is gone; Debian 13's pasta would end with that process.
+            "--no-netns-quit",
             "--config-net",
             "--no-map-gw",  # no address leads to the host's loopback
             *("--tcp-ports", "none", "--udp-ports", "none"),
