@@ -46,9 +46,8 @@ def test_a_process_that_started_after_the_connection_is_another(
     client: Connected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "pidfd", old_kernel)
-    ticks = os.sysconf("SC_CLK_TCK")
-    later = (int(client.accepted * ticks) + 1) / ticks
-    monkeypatch.setattr(process, "start_time", lambda _: int(later * ticks))
+    later = int(client.accepted * os.sysconf("SC_CLK_TCK")) + 1
+    monkeypatch.setattr(process, "start_time", lambda _: later)
     with pytest.raises(Unclear, match="another process"):
         subject_of(client)
 
