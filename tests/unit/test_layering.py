@@ -8,7 +8,6 @@ reach for the kernel, and what has no privilege must not grow one by an import.
 from __future__ import annotations
 
 import ast
-import functools
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -57,20 +56,20 @@ def where(path: Path) -> str:
 
 
 @cache
-def parsed(path: Path) -> ast.Module:
-    """The syntax tree of a file, which several tests look at."""
-    return ast.parse(path.read_text(), str(path))
-
-
-@functools.cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
+
+
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """A file's syntax tree, which several tests walk through."""
+    return list(ast.walk(tree(path)))
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
     """Line and absolute name of each import, wherever it stands."""
     package = ["tapster", *path.relative_to(SOURCE).parts[:-1]]
-    for node in ast.walk(parsed(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -134,7 +133,7 @@ def test_every_source_says_its_licence() -> None:
 
 def test_every_module_says_why_it_exists() -> None:
     for path in FILES:
-        assert ast.get_docstring(parsed(path)), path
+        assert ast.get_docstring(tree(path)), path
 
 
 # The rooms of policy, as `policy/__init__.py` has them: each imports what stands to
@@ -178,7 +177,7 @@ def room_of(dotted: str) -> str:
 def modules_of(path: Path) -> Iterator[str]:
     """The modules of ours that a module imports, by their full names."""
     package = ["tapster", *path.relative_to(SOURCE).parts[:-1]]
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
