@@ -111,7 +111,8 @@ class _Call:
     def _reply(
         self, signature: VarlinkMethodSignature, result: AnnotatedResult
     ) -> asyncio.Future[None] | None:
-        """Convert and send a result; its descriptors are closed when it is sent."""
+        """Convert and send a result. Its descriptors are closed a turn of the event
+        loop after it is sent; those of a oneway call at once."""
         with FileDescriptorArray.new_managed() as fds:
             parameters = signature.return_type.tojson(
                 result.parameters, {FileDescriptorVarlinkType: fds}
@@ -142,9 +143,9 @@ class _Call:
 
 def _next_turn() -> asyncio.Future[None]:
     """
-    :returns: what lets go of a tap in the next turn of the event loop. Whoever
-        closes a tap last waits for the kernel, some 15 ms. A caller that closes
-        its own at once has done so by then, and need not wait: our threads do.
+    :returns: what is done in the next turn of the event loop. Whoever closes the
+        last descriptor of a tap waits some 20 ms for the kernel. A caller that
+        closes its own at once is usually first then, and one of our threads waits.
     """
     turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     turn.set_result(None)
