@@ -37,16 +37,30 @@ class TapDescriptor:
         if fd < 0:
             return
         cls = TapDescriptor
-        while len(cls._threads) < CLOSERS:
-            thread = threading.Thread(target=cls._work, name="close", daemon=True)
-            cls._threads.append(thread)
-            thread.start()
+        if not cls._start_threads():
+            os.close(fd)  # slow here, but else nobody would do it
+            return
         with cls._lock:
             cls.pending += 1
         cls._queue.put(fd)
 
     def __del__(self) -> None:
         self.close()
+
+    @classmethod
+    def _start_threads(cls) -> bool:
+        """Start those that are missing, as far as the system lets us.
+
+        :returns: whether there is at least one.
+        """
+        while len(cls._threads) < CLOSERS:
+            thread = threading.Thread(target=cls._work, name="close", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                break  # the limit of threads; tried again with the next tap
+            cls._threads.append(thread)
+        return bool(cls._threads)
 
     @classmethod
     def _work(cls) -> None:

@@ -11,6 +11,7 @@ have nothing else to do.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -18,6 +19,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ..fairness.round_robin import RoundRobin
+
+_log = logging.getLogger(__name__)
 
 SO_PASSRIGHTS = 83  # asm-generic/socket.h; not in Python's socket module
 LIMIT = 8  # descriptors that one connection may bring
@@ -74,8 +77,17 @@ class FdReaper:
                 self._threads += more
                 self._changed.notify()
             if more:
-                # With the name that other threads for closing have.
-                threading.Thread(target=self._work, name="close", daemon=True).start()
+                self._start_thread()
+
+    def _start_thread(self) -> None:
+        # With the name that other threads for closing have.
+        thread = threading.Thread(target=self._work, name="close", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as err:  # the limit of threads
+            with self._changed:
+                self._threads -= 1  # tried again with the next descriptor
+            _log.warning("descriptors of clients are closed later: %s", err)
 
     def close_connection(
         self, uid: int, connection: socket.socket, *, may_come: bool | None = None

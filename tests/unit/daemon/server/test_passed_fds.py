@@ -120,3 +120,20 @@ def test_a_kernel_that_has_no_such_option_is_taken_at_its_worst(
     with ours, client:
         passed_fds.disable_fd_passing(ours)
         assert passed_fds.may_carry_fds(ours)
+
+
+def test_a_thread_that_can_not_be_started_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reaper = FdReaper()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", _no_thread)
+        for _ in range(THREADS + 1):
+            reaper.close(1, [os.dup(0)])
+    assert closing(reaper, 1)
+    reaper.close(1, [os.dup(0)])
+    wait_until_closed(reaper, 1)
+
+
+def _no_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
